@@ -1,0 +1,315 @@
+"""The recipe: one YAML file, typed. What is computed, and apart from it `scale`: where and how wide.
+
+A part (`encoder`, `loss`, ...) is a mapping with a `name`; its other keys are the keyword arguments of the class in the
+file of that name (components.catalog).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from components import catalog
+from components.errors import InputError, describe
+
+
+def _absolute(path: str) -> str:
+    """Expands `~` and `$VARIABLES` and makes a local path absolute: Ray's workers change directory."""
+    expanded = os.path.expandvars(path)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise ValueError(f"a path whose environment variables are set ({unset[1]} is not)")
+    if "://" in expanded:
+        raise ValueError("a path of a local or shared file system")
+    return str(Path(expanded).expanduser().absolute())
+
+
+LocalPath = Annotated[str, AfterValidator(_absolute)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Metric = Annotated[str, Field(pattern=r"^(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*$")]
+Part = dict[str, Any]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# data ---------------------------------------------------------------------------------------------------------------
+
+
+class Columns(Section):
+    """The source's names of the columns that are read; `time` may be absent."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+
+
+class Rule(Section):
+    """A row is positive feedback only if `column` is at least (or above) a number; both may be given."""
+
+    column: str
+    at_least: float | None = None
+    above: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Rule:
+        if self.at_least is None and self.above is None:
+            raise ValueError("at_least or above (a number)")
+        return self
+
+
+class KCore(Section):
+    """Every user and every item left has at least this many rows (1: no such demand)."""
+
+    users: Positive = 1
+    items: Positive = 1
+
+
+class RatioSplit(Section):
+    """Per user: the last rows by time, or random ones, become valid and test; at least one row stays in train."""
+
+    by: Literal["ratio"]
+    valid: Fraction = 0.1
+    test: Fraction = 0.1
+    order: Literal["time", "random"] = "random"
+
+    @model_validator(mode="after")
+    def _room_for_train(self) -> RatioSplit:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid and test whose sum is < 1")
+        return self
+
+
+class LeaveOneOut(Section):
+    """Per user: the last row is test, the one before it valid; a user with fewer than three rows only trains."""
+
+    by: Literal["leave_one_out"]
+
+
+class GivenSplit(Section):
+    """The source says which row belongs where, in a column or by file; `valid_fraction` is cut from train per user."""
+
+    by: Literal["given"]
+    column: str = "split"
+    valid_fraction: Fraction = 0.0
+
+
+class Titles(Section):
+    """A file of item titles, for people who read recommendations."""
+
+    source: LocalPath
+    item: str = "item_id"
+    title: str = "title"
+
+
+class Data(Section):
+    """`source` is a file, a folder, a list of them, or a mapping of train, valid and test to them."""
+
+    source: LocalPath | list[LocalPath] | dict[Literal["train", "valid", "test"], LocalPath]
+    format: Literal["auto", "csv", "tsv", "parquet", "inter", "lightgcn"] = "auto"
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    columns: Columns = Columns()
+    keep: list[Rule] = []
+    repeats: Literal["first", "last"] = "first"
+    k_core: KCore = KCore()
+    split: Annotated[RatioSplit | LeaveOneOut | GivenSplit, Field(discriminator="by")] = RatioSplit(by="ratio")
+    titles: Titles | None = None
+
+
+# training -----------------------------------------------------------------------------------------------------------
+
+
+class L2(Section):
+    """weight/2 * sum of squared norms of `rows` (batch and negatives), `positives` (batch only) or whole `tables`.
+
+    `reduce: sum` is divided by nothing; `mean` by the global batch size. The papers differ, and it matters.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    on: Literal["rows", "positives", "tables"] = "positives"
+    reduce: Literal["sum", "mean"] = "mean"
+
+
+class Optimizer(Section):
+    """Dense fused Adam."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    l2: L2 = L2()
+
+
+class Training(Section):
+    """The global batch is cut over the workers, so a changed number of workers changes nothing but rounding.
+
+    `fit_on: train+valid` refits after a choice; `select_on: test` is the protocol of many published logs (best epoch on
+    test) and is labelled so wherever its numbers appear. `patience` counts validations.
+    """
+
+    batch_size: Positive = 2048
+    epochs: Positive = 100
+    validate_every: Positive = 1
+    metric: Metric = "recall@20"
+    patience: Positive = 10
+    min_epochs: Annotated[int, Field(ge=0)] = 0
+    fit_on: Literal["train", "train+valid"] = "train"
+    select_on: Literal["valid", "test", "none"] = "valid"
+    checkpoint_steps: Positive | None = None
+    precision: Literal["float32", "float64"] = "float32"
+
+    @model_validator(mode="after")
+    def _valid_is_not_trained_on(self) -> Training:
+        if self.fit_on == "train+valid" and self.select_on == "valid":
+            raise ValueError("select_on: test or none where fit_on is train+valid")
+        return self
+
+
+class Evaluation(Section):
+    """`ks` are cut-offs; `baselines` are ranked beside the model; `ease_l2` regularises EASE."""
+
+    ks: Annotated[list[Positive], Field(min_length=1)] = [10, 20]
+    baselines: list[Literal["most_popular", "ease"]] = []
+    ease_l2: Annotated[float, Field(gt=0)] = 250.0
+    recommend_k: Positive = 20
+
+
+class Tracking(Section):
+    """`uri` is MLflow's; by default MLFLOW_TRACKING_URI, else one SQLite under the storage path."""
+
+    uri: str | None = None
+    experiment: str = "hardneg"
+
+
+class Search(Section):
+    """Read by tune alone; `space` maps dotted keys to distributions."""
+
+    space: dict[str, Any] = {}
+
+
+class Scale(Section):
+    """Where and how wide: nothing here changes a result beyond rounding."""
+
+    storage_path: LocalPath = Field(default="runs", validate_default=True)
+    num_workers: Positive = 1
+    use_gpu: bool = False
+    cpus_per_worker: Positive = 1
+    max_failures: Annotated[int, Field(ge=0)] = 2
+
+
+# the recipe ---------------------------------------------------------------------------------------------------------
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: Data
+    encoder: Part
+    objective: Part = {"name": "supervised"}
+    loss: Part
+    negatives: Annotated[list[Part], Field(min_length=1)]
+    views: list[Part] = []
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    search: Search = Search()
+    scale: Scale = Scale()
+
+    @field_validator("encoder", "objective", "loss", "negatives", "views")
+    @classmethod
+    def _parts_exist(cls, value: Part | list[Part], info: ValidationInfo) -> Part | list[Part]:
+        kind = str(info.field_name)
+        if isinstance(value, list):
+            for n, part in enumerate(value):
+                catalog.check(kind, part, path=f"{kind}.{n}")
+        else:
+            catalog.check(kind, value, path=kind)
+        return value
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of what is computed: all but the name, the tracking and the scale."""
+        what = self.model_dump(mode="json", exclude={"name", "tracking", "search", "scale"})
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """The one string that crosses Ray, Kubeflow and checkpoints."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        return parse(json.loads(text))
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a YAML recipe and applies `a.b=value` overrides (values are YAML).
+
+    Raises:
+        InputError: names each wrong key in full, what it got and what it takes.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"recipe {path}: {error.strerror}") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"recipe {path}: got {type(tree).__name__}, takes a mapping of sections")
+    for override in overrides:
+        _override(tree, override)
+    return parse(tree)
+
+
+def parse(tree: dict[str, Any]) -> Recipe:
+    """A mapping becomes a Recipe, or a InputError that lists every wrong key."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(describe(error))) from error
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set: got {override!r}, takes KEY=VALUE such as loss.temperature=0.1")
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for depth, name in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_index(node, name, key)]
+        else:
+            node = node.setdefault(name, {})
+        if not isinstance(node, dict | list):
+            raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {node!r}, which has no keys")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: got {value!r}, takes a YAML value") from error
+    if isinstance(node, list):
+        node[_index(node, leaf, key)] = parsed
+    else:
+        node[leaf] = parsed
+
+
+def _index(node: list[Any], name: str, key: str) -> int:
+    if not name.isdigit() or int(name) >= len(node):
+        raise InputError(f"--set {key}: got {name!r}, takes a position from 0 to {len(node) - 1}")
+    return int(name)

@@ -1,0 +1,106 @@
+"""A prepared dataset as training sees it: integer pairs, memory-mapped, written once per node.
+
+    dataset/  users.parquet/ items.parquet/    id, raw, degree[, title]
+              train/ valid/ test/              user, item[, time]
+              quarantine/  manifest.json
+
+Part files in the order of their names hold ascending users; in a user, rows are ordered by time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components import storage
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Rows (user, item) sorted by user; `offsets[u]:offsets[u+1]` are the rows of user u, in the order of time."""
+
+    num_users: int
+    num_items: int
+    users: Ints  # [rows]
+    items: Ints  # [rows]
+    offsets: NDArray[np.int64]  # [num_users + 1]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def items_of(self, user: int) -> Ints:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def item_degrees(self) -> NDArray[np.int64]:
+        """[num_items] rows of each item."""
+        return np.bincount(self.items, minlength=self.num_items)
+
+    @classmethod
+    def of(cls, users: Sequence[int] | Ints, items: Sequence[int] | Ints, num_users: int, num_items: int) -> Interactions:
+        """From rows in any order; a user's rows keep theirs."""
+        order = np.argsort(np.asarray(users), kind="stable")
+        sorted_users = np.asarray(users, dtype=np.int32)[order]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(sorted_users, minlength=num_users))])
+        return cls(num_users, num_items, sorted_users, np.asarray(items, dtype=np.int32)[order], offsets.astype(np.int64))
+
+
+def load(dataset: Path, *splits: str) -> Interactions:
+    """The rows of one or several splits together, memory-mapped from this node's cache (HARDNEG_CACHE, else temporary).
+
+    The first process of a node to ask writes the cache, shard by shard; the others map the same pages.
+
+    Raises:
+        InputError: the dataset is not finished.
+    """
+    manifest = storage.open_finished(dataset, "dataset")
+    home = Path(os.environ.get("HARDNEG_CACHE") or Path(tempfile.gettempdir()) / f"hardneg-{os.getuid()}")
+    folder = home / f"{manifest['fingerprint']}-{'+'.join(splits)}"
+    if not folder.is_dir():
+        _write_cache(dataset, splits, folder, manifest["num_users"])
+    mapped = "r" if (folder / "users.npy").stat().st_size > 128 else None  # an empty array cannot be mapped
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mapped) for name in ("users", "items", "offsets")}
+    return Interactions(manifest["num_users"], manifest["num_items"], **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: int) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    shards = sorted({file.name for split in splits for file in (dataset / split).glob("*.parquet")})
+    files = [[f for split in splits if (f := dataset / split / shard).is_file()] for shard in shards]
+    rows = sum(pq.read_metadata(f).num_rows for shard in files for f in shard)
+    users, items = (_create(partial / f"{name}.npy", rows) for name in ("users", "items"))
+    counts = np.zeros(num_users + 1, np.int64)
+    at = 0
+    for shard in files:
+        table = pa.concat_tables(pq.read_table(f, columns=["user", "item"]) for f in shard)
+        shard_users = table["user"].to_numpy()
+        order = np.argsort(shard_users, kind="stable")  # a user's train rows come before its valid rows
+        users[at : at + len(order)] = shard_users[order]
+        items[at : at + len(order)] = table["item"].to_numpy()[order]
+        ids, degrees = np.unique(shard_users, return_counts=True)
+        counts[ids + 1] += degrees
+        at += len(order)
+    del users, items  # flushed
+    np.save(partial / "offsets.npy", np.cumsum(counts))
+    try:
+        partial.rename(folder)  # whole or not at all; a second writer of the same node finds it there
+    except OSError:
+        shutil.rmtree(partial)
+
+
+def _create(path: Path, rows: int) -> Ints:
+    if rows == 0:  # an empty file cannot be mapped
+        np.save(path, np.zeros(0, np.int32))
+        return np.zeros(0, np.int32)
+    return np.lib.format.open_memmap(path, "w+", np.int32, (rows,))

@@ -1,0 +1,61 @@
+"""What a user wrote wrongly, said once and clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+
+BOUNDS = {
+    "greater_than": ("gt", ">"),
+    "greater_than_equal": ("ge", ">="),
+    "less_than": ("lt", "<"),
+    "less_than_equal": ("le", "<="),
+}
+
+
+class InputError(ValueError):
+    """A mistake in what a user gave: the thing's full name, what it got, what it takes.
+
+    Programs print it without a traceback and leave with exit code 2. One string argument, so that it survives pickling
+    between processes.
+    """
+
+
+def describe(error: ValidationError, path: str = "") -> Iterator[str]:
+    """One line for each wrong key: `loss.temperature: got 0, takes a number > 0`."""
+    for detail in error.errors():
+        if isinstance(detail.get("ctx", {}).get("error"), InputError):
+            yield str(detail["ctx"]["error"])  # a part's own lines, complete already
+            continue
+        name = ".".join([path, *map(str, detail["loc"])] if path else map(str, detail["loc"])) or "recipe"
+        if detail["type"] == "missing":
+            yield f"{name}: missing, {_takes(detail)}"
+        elif detail["type"] == "extra_forbidden":
+            yield f"{name}: unknown key (got {_short(detail['input'])})"
+        else:
+            yield f"{name}: got {_short(detail['input'])}, {_takes(detail)}"
+
+
+def _takes(detail: Any) -> str:
+    context = detail.get("ctx", {})
+    kind = detail["type"]
+    if kind in BOUNDS:
+        key, sign = BOUNDS[kind]
+        return f"takes a number {sign} {context[key]:g}"
+    if kind.startswith("int_"):
+        return "takes a whole number"
+    if kind.startswith(("float_", "finite_")):
+        return "takes a finite number"
+    if kind == "missing":
+        return "takes a value"
+    if kind == "value_error":
+        return f"takes {context['error']}"
+    return "takes: " + detail["msg"][0].lower() + detail["msg"][1:].removeprefix("nput should be ")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
