@@ -293,10 +293,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node: Any = tree
     for depth, name in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_index(node, name, key)]
-        else:
-            node = node.setdefault(name, {})
+        node = node[_index(node, name, key)] if isinstance(node, list) else node.setdefault(name, {})
         if not isinstance(node, dict | list):
             raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {node!r}, which has no keys")
     try:

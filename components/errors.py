@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-
 BOUNDS = {
     "greater_than": ("gt", ">"),
     "greater_than_equal": ("ge", ">="),
