@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def finish(folder: Path, manifest: dict[str, Any]) -> None:
-    """Lists every file below `folder` with its size and checksum and writes the manifest, last."""
-    files = {
-        str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest(f)}
-        for f in sorted(folder.rglob("*"))
-        if f.is_file() and f.name != MANIFEST and f.name != LOCK
-    }
+def finish(folder: Path, manifest: dict[str, Any], only: Iterable[str] | None = None) -> None:
+    """Lists the files below `folder` (or `only` those named) with size and checksum and writes the manifest, last."""
+    if only is None:
+        found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in (MANIFEST, LOCK)]
+    else:
+        found = [folder / name for name in only]
+    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest(f)} for f in found}
     write_json(folder / MANIFEST, {**manifest, "files": files})
 
 

@@ -1,0 +1,18 @@
+"""Encoders: ids become vectors.
+
+An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded, and `scoring_tables()` for
+ranking. Tables looked up by id give sparse gradients, so that workers exchange only the rows of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Embedded(NamedTuple):
+    """Vectors that are scored by inner product, and the table rows behind them, which L2 is taken on."""
+
+    vectors: Tensor  # [N, D]
+    rows: Tensor  # [N, D]

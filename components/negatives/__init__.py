@@ -1,0 +1,20 @@
+"""Where candidates come from.
+
+A source is called with a batch and the vectors of its positives and gives Candidates; `expected_count(batch, items)` says
+how often each of some items is drawn for a row (its n_s q_s(i)), and `excludes_positive` whether a row's own positive never
+is: what the logQ correction needs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Candidates(NamedTuple):
+    """Items that stand against each row's positive: shared by the batch, or per row."""
+
+    items: Tensor  # [C], or [B, N]
+    vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
+    excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count

@@ -1,0 +1,48 @@
+"""Which candidates are known positives of a row's user."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.data.interactions import Interactions
+
+
+class Seen:
+    """Finds false negatives. Memory: two int32 per item, and per batch one entry for each training row of its users."""
+
+    def __init__(self, train: Interactions) -> None:
+        self.train = train
+        self._first = np.zeros(train.num_items, np.int32)  # scratch: where an item's columns begin, and how many it has
+        self._count = np.zeros(train.num_items, np.int32)
+
+    def among(self, users_B: Tensor, items_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns (b, c) such that item c is a training item of user b; each repeated column is found."""
+        candidates = items_C.cpu().numpy()
+        order = np.argsort(candidates, kind="stable")
+        distinct, first, count = np.unique(candidates[order], return_index=True, return_counts=True)
+        self._first[distinct], self._count[distinct] = first, count
+        rows, items = self._histories(users_B.cpu().numpy())
+        hits = np.flatnonzero(self._count[items])  # most history items are no candidates: drop them before repeating
+        rows, items = rows[hits], items[hits]
+        repeats = self._count[items]
+        columns = order[ragged(self._first[items], repeats)]
+        self._count[distinct] = 0
+        pairs = np.stack([np.repeat(rows, repeats), columns])
+        found = torch.from_numpy(pairs).to(users_B.device)
+        return found[0], found[1]
+
+    def _histories(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The training items of each user, end to end, and the row of each."""
+        starts = self.train.offsets[users]
+        counts = self.train.offsets[users + 1] - starts
+        return np.repeat(np.arange(len(users)), counts), self.train.items[ragged(starts, counts)]
+
+
+def ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """starts[0] .. starts[0]+counts[0]-1, then starts[1] .., end to end."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - counts), counts)

@@ -1,0 +1,50 @@
+"""The other positives of the global batch: each worker's queries meet every worker's items."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from components.data.interactions import Interactions
+from components.negatives import Candidates
+from components.negatives._seen import Seen
+from components.training.batches import Batch
+from components.training.collectives import Workers
+
+
+class InBatch:
+    """Candidates: the items of all rows of the global batch, with multiplicity; a row's own slot never counts.
+
+    `exclude` takes out more: `seen`, every training item of the row's user (a repeat of the positive among them); `same_item`,
+    repeats of the positive alone; `nothing`, as in the SSM paper's code, where a repeated item stays a negative.
+
+    Source: Wu et al. 2024, arXiv 2201.02327 (neg_dist = 0 in the official code).
+    """
+
+    def __init__(
+        self, train: Interactions, workers: Workers, /, *, exclude: Literal["seen", "same_item", "nothing"] = "seen"
+    ) -> None:
+        self.workers = workers
+        self.exclude = exclude
+        self.excludes_positive = exclude != "nothing"
+        self._seen = Seen(train)
+        self._share = torch.from_numpy(train.item_degrees() / max(len(train), 1))
+
+    def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
+        items_C = self.workers.gather(batch.items_B, batch.rows)
+        vectors_CD = self.workers.gather(positives_BD, batch.rows)
+        rows = torch.arange(len(batch.items_B), device=items_C.device)
+        if self.exclude == "nothing":
+            excluded = rows, rows + batch.first_row
+        elif self.exclude == "same_item":
+            same = batch.items_B[:, None] == items_C[None, :]
+            excluded = tuple(same.nonzero(as_tuple=True))
+        else:  # the positive is one of the user's training items, so its own slot is among those found
+            excluded = self._seen.among(batch.users_B, items_C)
+        return Candidates(items_C, vectors_CD, excluded)  # pyright: ignore[reportArgumentType]
+
+    def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
+        """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows."""
+        return (batch.rows - 1) * self._share.to(items.device)[items]

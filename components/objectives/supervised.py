@@ -1,0 +1,73 @@
+"""One loss on the positives of the log against candidates from the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.losses import EXCLUDED
+from components.negatives import Candidates
+from components.training.batches import Batch
+
+
+class Outcome(NamedTuple):
+    """The loss of each of this worker's rows, and the table rows that the batch touched."""
+
+    loss_B: Tensor
+    positive_rows: tuple[Tensor, ...]  # users and positives of this worker
+    shared_rows: tuple[Tensor, ...]  # of pools that every worker has alike
+    own_rows: tuple[Tensor, ...]  # of candidates drawn for this worker's rows
+
+
+class Supervised:
+    """queries, positives -> candidates of each source -> one fold of the loss over all of them.
+
+    The dense driver: each source's scores [B, C] exist at once.
+    """
+
+    def __init__(self, encoder: Any, loss: Any, sources: Sequence[Any], /) -> None:
+        self.encoder, self.loss, self.sources = encoder, loss, sources
+
+    def __call__(self, batch: Batch) -> Outcome:
+        query = self.encoder.queries(batch)
+        positive = self.encoder.items(batch.items_B)
+        shared_rows, own_rows = [], []
+        state = self.loss.start((query.vectors * positive.vectors).sum(dim=1), self._log_count_of_positives(batch))
+        for source in self.sources:
+            candidates = source(batch, positive.vectors)
+            vectors = candidates.vectors
+            if vectors is None:
+                vectors, rows = self.encoder.items(candidates.items)
+                (own_rows if candidates.items.dim() == 2 else shared_rows).append(rows)
+            scores_BT = _scores(query.vectors, vectors, candidates)
+            state = self.loss.add(state, scores_BT, self._log_count(batch, candidates.items))
+        return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
+
+    def _log_count(self, batch: Batch, items: Tensor) -> Tensor | None:
+        """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""
+        if not self.loss.logq:
+            return None
+        counts: Iterator[Tensor] = (source.expected_count(batch, items) for source in self.sources)
+        return torch.log(sum(counts, start=torch.zeros((), dtype=torch.float64, device=items.device)))
+
+    def _log_count_of_positives(self, batch: Batch) -> Tensor | None:
+        """log of 1, as the positive is always there, plus its draws by sources that may draw it."""
+        if not self.loss.logq:
+            return None
+        count_B = torch.ones(len(batch.items_B), dtype=torch.float64, device=batch.items_B.device)
+        for source in self.sources:
+            if not source.excludes_positive:
+                count_B = count_B + source.expected_count(batch, batch.items_B)
+        return torch.log(count_B)
+
+
+def _scores(queries_BD: Tensor, vectors: Tensor, candidates: Candidates) -> Tensor:
+    if vectors.dim() == 3:
+        return torch.bmm(vectors, queries_BD.unsqueeze(2)).squeeze(2)
+    scores_BC = queries_BD @ vectors.T
+    if candidates.excluded is not None:
+        scores_BC = scores_BC.index_put(candidates.excluded, scores_BC.new_tensor(EXCLUDED))
+    return scores_BC

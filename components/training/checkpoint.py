@@ -1,0 +1,99 @@
+"""Weights, optimiser and position on disk: safetensors and JSON, nothing that runs when it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from components import catalog, storage
+from components.config import Recipe
+from components.data import interactions
+from components.errors import InputError
+from components.evaluation.scorers import Factors
+
+MODEL, OPTIMIZER, POSITION = "model.safetensors", "optimizer.safetensors", "position.json"
+
+
+def save_model(path: Path, encoder: nn.Module) -> None:
+    """Writes the weights, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def save(
+    folder: Path,
+    encoder: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: dict[str, Any],
+    recipe: Recipe,
+    dataset_fingerprint: str,
+) -> None:
+    """Writes all that the future of a training depends on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / MODEL, encoder)
+    moments = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    save_file(moments, folder / OPTIMIZER)
+    made_for = {"dataset": dataset_fingerprint, "recipe": recipe.fingerprint()}
+    storage.write_json(folder / POSITION, {"position": position, "made_for": made_for})
+
+
+def restore(
+    folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, dataset_fingerprint: str
+) -> dict[str, Any]:
+    """Loads weights and optimiser in place and returns the position.
+
+    Raises:
+        InputError: the checkpoint was made for another dataset or another recipe.
+    """
+    saved = storage.read_json(folder / POSITION)
+    for what, wanted in (("dataset", dataset_fingerprint), ("recipe", recipe.fingerprint())):
+        if saved["made_for"][what] != wanted:
+            raise InputError(f"checkpoint {folder}: made for {what} {saved['made_for'][what]}, takes one of {what} {wanted}")
+    encoder.load_state_dict(load_file(folder / MODEL))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(folder / OPTIMIZER).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return saved["position"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, its best weights loaded."""
+
+    folder: Path
+    dataset: Path
+    recipe: Recipe
+    manifest: dict[str, Any]
+    encoder: Any
+
+    def scorer(self) -> Factors:
+        return Factors(*self.encoder.scoring_tables())
+
+
+def open_run(run: Path, dataset: Path) -> TrainedRun:
+    """Loads a finished run for the dataset that it was trained on.
+
+    Raises:
+        InputError: the run or the dataset is not finished, or the run was trained on another dataset.
+    """
+    manifest = storage.open_finished(run, "run")
+    fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
+    if manifest["dataset"] != fingerprint:
+        raise InputError(f"run {run}: trained on dataset {manifest['dataset']}, takes one trained on dataset {fingerprint}")
+    recipe = Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))
+    train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    encoder = catalog.build("encoder", recipe.encoder, train, torch.Generator().manual_seed(recipe.seed))
+    encoder.load_state_dict(load_file(run / "model" / MODEL))
+    return TrainedRun(run, dataset, recipe, manifest, encoder.eval())

@@ -1,0 +1,21 @@
+"""Waits for the driver of a training to end; if it was killed, ends its MLflow run as KILLED, so that none stays RUNNING."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    if sys.stdin.buffer.read() == b"done":  # end of file without it: the driver is gone
+        return
+    from ray_jobs import _tracking  # imports MLflow only now: the guard costs next to nothing while it waits
+
+    run = Path(sys.argv[1])
+    tracked = _tracking.attach(run)
+    tracked.log(_tracking.read_history(run))
+    tracked.end("KILLED", "the driver was killed")
+
+
+if __name__ == "__main__":
+    main()

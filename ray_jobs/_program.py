@@ -1,0 +1,73 @@
+"""What every program shares: RECIPE.yaml, --set, a Ray cluster, and mistakes said once, without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from components import config
+from components.config import Recipe
+from components.errors import InputError
+
+Run = Callable[[Recipe, argparse.Namespace], None]
+
+
+def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentParser], None] | None = None) -> int:
+    """Parses the command line, loads the recipe and runs. The exit code: 0, 1 (a failure), 2 (wrong input), 130 (Ctrl-C)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe, such as pipelines/recipes/ml100k_mf_ssm.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as loss.temperature=0.1")
+    if add_arguments is not None:
+        add_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        run(config.load(arguments.recipe, arguments.set), arguments)
+    except InputError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # reports wait for the controller's poll: 2 s by default
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would upload the whole folder
+    import ray  # slow to import, and not needed to find a mistake in a recipe
+
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_submitted() -> bool:
+    """Whether this program runs as a job that Ray's Jobs API started."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def require_slots(recipe: Recipe) -> None:
+    """Refuses a training that this cluster could never place: Ray would ask again for ever.
+
+    Raises:
+        InputError: the cluster has too few CPUs or GPUs.
+    """
+    import ray
+
+    scale, have = recipe.scale, ray.cluster_resources()
+    needs = {"CPU": scale.num_workers * scale.cpus_per_worker, "GPU": scale.num_workers if scale.use_gpu else 0}
+    for what, need in needs.items():
+        if have.get(what, 0) < need:
+            raise InputError(
+                f"scale.num_workers: got {scale.num_workers}, which take {need} {what}s; the cluster has {have.get(what, 0):g}"
+            )

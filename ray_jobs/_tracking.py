@@ -1,0 +1,223 @@
+"""MLflow: one run per training, created and ended by the driver; what cannot be sent is kept and sent later."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import storage
+from components.config import Recipe
+from components.errors import InputError
+
+HISTORY = "metrics.jsonl"
+LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
+LARGEST_BATCH = 1000  # metrics that one request takes
+
+
+def uri(recipe: Recipe) -> str:
+    """The recipe's tracking URI, else MLFLOW_TRACKING_URI, else one SQLite under the storage path."""
+    default = f"sqlite:///{recipe.scale.storage_path}/mlflow.db"
+    return recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def is_local(recipe: Recipe) -> bool:
+    return uri(recipe).startswith("sqlite:")
+
+
+def metric_name(name: str) -> str:
+    """MLflow refuses `@`: recall@20 becomes recall_at_20."""
+    return name.replace("@", "_at_")
+
+
+def client(tracking_uri: str) -> Any:
+    """An MLflow client that gives up within seconds: training must not wait for a server that is away."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow  # slow to import
+
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient(tracking_uri)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One MLflow run, by its id; picklable, so that Train's controller can log to it."""
+
+    tracking_uri: str
+    run_id: str
+
+    def log(self, history: Iterable[dict[str, Any]]) -> None:
+        """Sends entries {time, step, metrics} in batches. Sent twice, they are there once: MLflow keys them by their content."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(metric_name(name), value, round(entry["time"] * 1000), entry["step"])
+            for entry in history
+            for name, value in entry["metrics"].items()
+        ]
+        mlflow = client(self.tracking_uri)
+        for start in range(0, len(metrics), LARGEST_BATCH):
+            mlflow.log_batch(self.run_id, metrics=metrics[start : start + LARGEST_BATCH])
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        self.log([{"time": time.time(), "step": step, "metrics": values}])
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        client(self.tracking_uri).log_artifact(self.run_id, str(path), folder or None)
+
+    def reopen(self) -> None:
+        """RUNNING again, for a training that continues."""
+        client(self.tracking_uri).update_run(self.run_id, "RUNNING")
+
+    def end(self, status: str, reason: str = "") -> None:
+        """FINISHED, FAILED or KILLED."""
+        mlflow = client(self.tracking_uri)
+        if reason:
+            mlflow.set_tag(self.run_id, "reason", reason[:LONGEST_VALUE])
+        mlflow.set_terminated(self.run_id, status)
+
+
+def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
+    """Creates the MLflow run of a training, with its parameters, tags and the dataset as an input.
+
+    Raises:
+        InputError: the tracking server does not answer.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils import mlflow_tags
+
+    where = uri(recipe)
+    manifest = storage.read_json(dataset / storage.MANIFEST)
+    params = [Param(key, value[:LONGEST_VALUE]) for key, value in _flat(recipe.model_dump(mode="json"))]
+    params.append(Param("dataset", manifest["fingerprint"]))
+    tags = {
+        mlflow_tags.MLFLOW_USER: getpass.getuser(),
+        mlflow_tags.MLFLOW_SOURCE_NAME: "ray_jobs.train",
+        mlflow_tags.MLFLOW_GIT_COMMIT: _commit(),
+        "recipe": recipe.name,
+        "seed": str(recipe.seed),
+        "folder": str(run),
+        "ray_job_id": _ray_job_id(),
+        "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.select_on}",
+    }
+    schema = json.dumps({"mlflow_colspec": [{"name": name, "type": "integer", "required": True} for name in ("user", "item")]})
+    profile = json.dumps({key: manifest[key] for key in ("num_users", "num_items", "rows")})
+    source = json.dumps({"uri": str(dataset)})
+    data = Dataset(f"{recipe.name} dataset", manifest["fingerprint"], "local", source, schema, profile)
+    try:
+        mlflow = client(where)
+        tracked = TrackedRun(where, _create_run(mlflow, recipe, run.name))
+        mlflow.log_batch(tracked.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        mlflow.log_inputs(tracked.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        mlflow.log_artifact(tracked.run_id, str(dataset / storage.MANIFEST), "dataset")
+        mlflow.log_artifact(tracked.run_id, str(run / "recipe.json"))
+    except MlflowException as error:
+        raise InputError(f"tracking.uri: got {where}, which does not answer as MLflow: {error}") from error
+    storage.write_json(run / "mlflow.json", {"tracking_uri": where, "run_id": tracked.run_id})
+    return tracked
+
+
+def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
+    experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
+    if experiment is None:
+        location = None
+        if is_local(recipe):
+            location = Path(recipe.scale.storage_path, "mlflow-artifacts").as_uri()
+        with contextlib.suppress(Exception):  # another run may just have created it
+            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location)
+        experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
+    return mlflow.create_run(experiment.experiment_id, run_name=name).info.run_id
+
+
+def attach(run: Path) -> TrackedRun:
+    """The MLflow run of a training's folder."""
+    saved = storage.read_json(run / "mlflow.json")
+    return TrackedRun(saved["tracking_uri"], saved["run_id"])
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl; of an epoch that ran twice (a restart), the later."""
+    path = run / HISTORY
+    if not path.exists():
+        return []
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({entry["step"]: entry for entry in entries}.values())
+
+
+@contextlib.contextmanager
+def closing(tracked: TrackedRun, run: Path) -> Iterator[None]:
+    """Ends the MLflow run whatever happens: FINISHED, FAILED with the reason, or KILLED, even by SIGKILL.
+
+    A guard process waits for this one to die; the metrics are sent again from metrics.jsonl, in case the server was away.
+    """
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs._guard", str(run)], stdin=subprocess.PIPE, start_new_session=True, env=os.environ
+    )
+    assert guard.stdin is not None
+    try:
+        yield
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+        with saying(tracked, run):
+            tracked.log(read_history(run))
+            tracked.end(status, f"{type(error).__name__}: {error}")
+        raise
+    else:
+        with saying(tracked, run):
+            tracked.log(read_history(run))
+            tracked.end("FINISHED")
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            guard.stdin.write(b"done")
+            guard.stdin.close()
+        guard.wait()
+
+
+@contextlib.contextmanager
+def saying(tracked: TrackedRun, run: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        print(
+            f"MLflow at {tracked.tracking_uri} does not answer ({type(error).__name__}); metrics are kept in {run / HISTORY}",
+            file=sys.stderr,
+        )
+
+
+def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """A recipe's leaves by dotted key; lists of plain values stay together."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list) and any(isinstance(value, dict) for value in tree):
+        for n, value in enumerate(tree):
+            yield from _flat(value, f"{path}.{n}")
+    else:
+        yield path, tree if isinstance(tree, str) else json.dumps(tree)
+
+
+def _commit() -> str:
+    """The commit of the project; a submitted job has no repository and takes HARDNEG_COMMIT."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else os.environ.get("HARDNEG_COMMIT", "unknown")
+
+
+def _ray_job_id() -> str:
+    import ray
+
+    if not ray.is_initialized():
+        return "none"
+    metadata = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    return metadata.get("job_submission_id") or ray.get_runtime_context().get_job_id()

@@ -1,0 +1,127 @@
+"""The driver of a training: MLflow's run around Train's, the live display, and the manifest that says it is finished."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from components import storage
+from components.config import Recipe, parse
+from components.errors import InputError
+from components.reports import plots
+from ray_jobs import _dataflow, _program, _runs, _tracking, _workers
+
+
+def dataset_of(recipe: Recipe) -> Path:
+    """The folder of the recipe's prepared dataset.
+
+    Raises:
+        InputError: it is not prepared; names the command that does.
+    """
+    dataset = _dataflow.dataset_folder(recipe)
+    if not storage.is_finished(dataset):
+        raise InputError(f"dataset {dataset}: not prepared; run python -m ray_jobs.prepare with this recipe first")
+    return dataset
+
+
+def refit(recipe: Recipe, chosen: Path) -> Recipe:
+    """The recipe that fits on train and valid for the number of epochs that a finished run chose on valid."""
+    manifest = storage.open_finished(chosen, "run")
+    if manifest["select_on"] != "valid":
+        raise InputError(f"--refit: {chosen} chose its epoch on {manifest['select_on']}, takes a run that chose on valid")
+    tree = recipe.model_dump()
+    tree["training"] |= {"fit_on": "train+valid", "select_on": "none", "epochs": manifest["best_epoch"] + 1}
+    return parse(tree)
+
+
+def train(recipe: Recipe, dataset: Path) -> Path:
+    """Trains a new run and returns its folder."""
+    _program.require_slots(recipe)
+    _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
+    folder = _runs.create(recipe)
+    with storage.lock(folder):
+        _fit(recipe, dataset, folder, _tracking.create(recipe, folder, dataset))
+    return folder
+
+
+def resume(folder: Path) -> None:
+    """Continues a run that was interrupted, in its folder and its MLflow run."""
+    if not (folder / "mlflow.json").is_file() or storage.is_finished(folder):
+        raise InputError(f"--resume: got {folder}, takes the folder of a run that was started and is not finished")
+    recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    dataset = dataset_of(recipe)
+    with storage.lock(folder):
+        _program.require_slots(recipe)
+        tracked = _tracking.attach(folder)
+        tracked.reopen()
+        _fit(recipe, dataset, folder, tracked)
+
+
+def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
+    started = time.time()
+    print(f"training {folder.name} on {recipe.scale.num_workers} workers, MLflow run {tracked.run_id}", flush=True)
+    with _tracking.closing(tracked, folder):
+        with _Display(recipe) as display, _workers.Watching(folder, display.show):
+            _workers.fit(recipe, dataset, folder, tracked)
+        _workers.sweep_unregistered(folder)
+        _finish(recipe, dataset, folder, tracked, seconds=time.time() - started)
+
+
+def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun, seconds: float) -> None:
+    history = _tracking.read_history(folder)
+    state = storage.read_json(folder / _workers.PROGRESS)
+    plots.learning_curves([{"epoch": entry["step"], **entry["metrics"]} for entry in history], folder / "learning_curves.png")
+    manifest = {
+        "kind": "run",
+        "name": recipe.name,
+        "recipe": recipe.fingerprint(),
+        "dataset": storage.read_json(dataset / storage.MANIFEST)["fingerprint"],
+        "select_on": recipe.training.select_on,
+        "metric": recipe.training.metric,
+        "best_epoch": state["best_epoch"],
+        "best_value": state["best"],
+        "epochs": state["epoch"] + 1,
+        "mlflow_run_id": tracked.run_id,
+        "finished": time.time(),
+    }
+    with _tracking.saying(tracked, folder):
+        tracked.artifact(folder / "learning_curves.png", "plots")
+    storage.finish(folder, manifest, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
+    chosen = f", best {recipe.training.metric} on {recipe.training.select_on} {state['best']:.4f}" if state["best"] else ""
+    print(
+        f"trained {state['epoch'] + 1} epochs in {seconds:.0f} s{chosen} (epoch {state['best_epoch'] + 1}): {folder}",
+        flush=True,
+    )
+
+
+class _Display:
+    """A live line on a terminal, a line for each tenth of the epochs elsewhere."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._metric = recipe.training.metric
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+        self._console = Console(stderr=True)
+        self._progress = Progress(*columns, TextColumn("{task.fields[news]}"), console=self._console)
+        self._task = self._progress.add_task("starting workers", total=recipe.training.epochs, news="")
+        self._told = -1
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, state: dict[str, Any]) -> None:
+        done = state["epoch"] + state["step"] / state["steps"]
+        best = f"best {self._metric} {state['best']:.4f}" if state["best"] is not None else ""
+        loss = f"loss {state['metrics']['loss']:.4f}  " if state["metrics"] else ""
+        self._progress.update(self._task, description="training", completed=round(done, 1), news=loss + best)
+        tenth = 10 * state["epoch"] // state["epochs"]
+        if not self._console.is_terminal and state["metrics"] and tenth > self._told:
+            self._told = tenth
+            print(f"epoch {state['epoch'] + 1} of {state['epochs']}  {loss}{best}", flush=True)

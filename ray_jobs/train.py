@@ -1,0 +1,44 @@
+"""Trains a recipe on its prepared dataset: Ray Train, gloo or nccl, tracked in MLflow.
+
+python -m ray_jobs.train RECIPE.yaml [--set KEY=VALUE ...] [--seeds 1 2 3] [--resume RUN] [--refit RUN]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from components.config import Recipe, parse
+from components.errors import InputError
+from ray_jobs import _program, _runs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, nargs="+", help="trains one run for each seed, instead of the recipe's")
+    parser.add_argument("--resume", metavar="RUN", help="continues the unfinished run of this folder")
+    parser.add_argument("--refit", metavar="RUN", help="fits on train and valid for as many epochs as RUN chose on valid")
+
+
+def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    if arguments.resume and (arguments.seeds or arguments.refit):
+        raise InputError("--resume: continues one run as it was, takes neither --seeds nor --refit")
+    from ray_jobs import _training
+
+    if arguments.resume:
+        folder = Path(arguments.resume).absolute()
+        with _program.cluster():
+            _training.resume(folder)
+        return
+    if arguments.refit:
+        recipe = _training.refit(recipe, _runs.find(recipe, arguments.refit))
+    seeds = arguments.seeds or [recipe.seed]
+    recipes = [parse({**recipe.model_dump(), "seed": seed}) for seed in seeds]
+    dataset = _training.dataset_of(recipe)
+    with _program.cluster():
+        for each in recipes:
+            _training.train(each, dataset)
+
+
+if __name__ == "__main__":
+    sys.exit(_program.main(__doc__ or "", run, add_arguments))
