@@ -1,0 +1,145 @@
+"""From a scorer and held-out rows to per-user values: the work of a tile, and how tiles become one result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components.data.interactions import Interactions, Ints
+from components.evaluation import metrics
+from components.evaluation.exact import ExactSum
+from components.evaluation.ranking import TILE, Ranker, pairs
+from components.evaluation.scorers import Scorer
+
+GROUPS = 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked and what is hidden: `truth` is the split under test, `seen` is masked except where truth asks for it.
+
+    The unit of work is a tile: TILE users that have relevant items, in the order of their ids.
+    """
+
+    truth: Interactions
+    seen: Interactions
+
+    @cached_property
+    def users(self) -> Ints:
+        """Users with at least one relevant item, ascending."""
+        return np.flatnonzero(np.diff(self.truth.offsets)).astype(np.int32)
+
+    @property
+    def num_tiles(self) -> int:
+        return -(-len(self.users) // TILE)
+
+    def tile(self, number: int) -> Ints:
+        return self.users[number * TILE : (number + 1) * TILE]
+
+    def hits(self, users_T: Ints, items_TK: Ints) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """(hits_TK, relevant_T): which listed items are relevant, and |T_u|, repeated rows counted once."""
+        row, item = pairs(self.truth, users_T.astype(np.int64))
+        relevant = np.unique(row * self.truth.num_items + item)
+        listed_TK = np.arange(len(users_T))[:, None] * self.truth.num_items + items_TK
+        hits_TK = np.isin(listed_TK, relevant) & (items_TK >= 0)
+        return hits_TK, np.bincount(relevant // self.truth.num_items, minlength=len(users_T))
+
+
+def evaluate_tile(ranker: Ranker, task: Task, number: int, ks: Sequence[int]) -> pa.Table:
+    """A row per user of the tile: user, relevant, items [K], hits [K] and every metric at every K, K the largest of `ks`.
+
+    `items` are the list, best first, -1 where candidates ran out; `hits` are true where the item is relevant.
+    """
+    users_T = task.tile(number)
+    items_TK, _ = ranker.top(users_T, keep=task.truth)
+    hits_TK, relevant_T = task.hits(users_T, items_TK)
+    values = metrics.per_user(hits_TK, relevant_T, ks)
+    columns = {
+        "user": users_T,
+        "relevant": relevant_T.astype(np.int32),
+        "items": _lists(items_TK),
+        "hits": _lists(hits_TK),
+    }
+    return pa.table({**columns, **values})
+
+
+def validate(scorer: Scorer, task: Task, metric: str, tiles: Iterable[int]) -> NDArray[np.float64]:
+    """[users of the tiles] values of one metric, such as `recall@20`; `exact.mean` of all workers' values is the result."""
+    k = int(metric.partition("@")[2])
+    ranker = Ranker(scorer, task.seen, k)
+    values = [np.zeros(0)]
+    for number in tiles:
+        users_T = task.tile(number)
+        items_TK, _ = ranker.top(users_T, keep=task.truth)
+        values.append(metrics.per_user(*task.hits(users_T, items_TK), [k])[metric])
+    return np.concatenate(values)
+
+
+class Summary:
+    """Accumulates tiles' tables in any order, or merges with another; its result is the same bits either way.
+
+    Args:
+        degrees_I: training interactions of each item.
+    """
+
+    def __init__(self, ks: Sequence[int], degrees_I: NDArray[np.int64]) -> None:
+        self.ks, self.degrees_I = tuple(ks), degrees_I
+        self.group_I = metrics.groups(degrees_I, GROUPS)
+        self.means = {f"{name}@{k}": ExactSum() for k in ks for name in metrics.NAMES}
+        self.counts = {k: np.zeros(len(degrees_I), np.int64) for k in ks}
+        self.groups = {k: [ExactSum() for _ in range(GROUPS)] for k in ks}
+
+    def add(self, table: pa.Table) -> None:
+        """Takes rows as `evaluate_tile` makes them."""
+        for name, total in self.means.items():
+            total.add(table[name].to_numpy())
+        items_TK, hits_TK = matrix(table["items"]), matrix(table["hits"])
+        relevant_T1 = table["relevant"].to_numpy()[:, None]
+        for k in self.ks:
+            listed = items_TK[:, :k]
+            self.counts[k] += np.bincount(listed[listed >= 0], minlength=len(self.degrees_I))
+            shares_TG = metrics.group_hits(listed, hits_TK[:, :k], self.group_I, GROUPS) / relevant_T1
+            for total, share_T in zip(self.groups[k], shares_TG.T, strict=True):
+                total.add(share_T)
+
+    def merge(self, other: Summary) -> None:
+        assert self.ks == other.ks, f"summaries at {self.ks} and at {other.ks}"
+        for name, total in self.means.items():
+            total.merge(other.means[name])
+        for k in self.ks:
+            self.counts[k] += other.counts[k]
+            for mine, theirs in zip(self.groups[k], other.groups[k], strict=True):
+                mine.merge(theirs)
+
+    @property
+    def num_users(self) -> int:
+        return next(iter(self.means.values())).count
+
+    def metrics(self) -> dict[str, float]:
+        """Means over users, then the catalogue's metrics, at every K."""
+        result = {name: total.mean() for name, total in self.means.items()}
+        for k in self.ks:
+            result |= metrics.catalogue(self.counts[k], self.degrees_I, k)
+        return result
+
+    def group_recall(self, k: int) -> list[float]:
+        """Contribution of each popularity group, least popular first, to recall@k: they add up to it."""
+        return [total.mean() for total in self.groups[k]]
+
+
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """[rows, K] of a column of lists of equal length."""
+    rows = len(column)
+    values = column.combine_chunks().flatten() if rows else pa.array([], pa.int32())
+    return values.to_numpy(zero_copy_only=False).reshape(rows, -1 if rows else 0)
+
+
+def _lists(values_TK: np.ndarray) -> pa.ListArray:
+    height, width = values_TK.shape
+    offsets = np.arange(height + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(offsets, values_TK.reshape(-1))

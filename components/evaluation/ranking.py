@@ -1,0 +1,142 @@
+"""Full ranking in tiles: users by TILE, items by ITEM_TILE, so that memory does not grow with either.
+
+A tile of users is always computed with TILE rows (the last one is padded), hence by the same kernel on the same shape,
+and its bits do not depend on which worker computes it. Equal scores are ordered by the lower item id.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.data.interactions import Interactions, Ints
+from components.errors import InputError
+from components.evaluation.scorers import Scorer
+
+TILE = 256  # users; a constant, for it decides the bits
+ITEM_TILE = 32_768  # items; TILE x ITEM_TILE float32 scores are 32 MiB
+BLOCK = 64  # neighbouring items that `top` first looks at as one
+
+
+class Ranker:
+    """The k best unseen items of users.
+
+    Args:
+        seen: items that are masked with -inf, each user's own.
+        k: length of a list.
+        item_tile: how many items are scored at once; changes memory, not results (beyond the rounding of BLAS).
+
+    Raises:
+        InputError: k exceeds the catalogue.
+    """
+
+    def __init__(self, scorer: Scorer, seen: Interactions, k: int, *, item_tile: int = ITEM_TILE) -> None:
+        check_k(k, scorer.num_items)
+        assert seen.num_items == scorer.num_items, f"{seen.num_items} items in the data, {scorer.num_items} in the model"
+        self.scorer, self.seen, self.k = scorer, seen, k
+        self.item_tile = max(item_tile, k)
+        self._buffer = scorer.buffer(TILE * min(self.item_tile, scorer.num_items))
+
+    @torch.no_grad()
+    def top(self, users_T: NDArray[np.integer], keep: Interactions | None = None) -> tuple[Ints, NDArray[np.floating]]:
+        """Lists of at most TILE users.
+
+        Args:
+            keep: items that are never masked, though seen: those the current test asks for.
+
+        Returns:
+            items_TK, best first, and scores_TK; where a user has fewer than k candidates, item -1 with score -inf.
+        """
+        height = len(users_T)
+        assert 0 < height <= TILE, f"{height} users, a tile holds 1 to {TILE}"
+        padded = np.concatenate([users_T, np.repeat(users_T[-1:], TILE - height)]).astype(np.int64)
+        row_N, item_N = _masked(self.seen, padded, keep)
+        queries_TD = self.scorer.queries(torch.from_numpy(padded))
+        best: tuple[Tensor, Tensor] | None = None
+        for start in range(0, self.scorer.num_items, self.item_tile):
+            stop = min(start + self.item_tile, self.scorer.num_items)
+            width = stop - start
+            out = self._buffer[: TILE * width].view(TILE, width)
+            scores_TS = self.scorer.scores(queries_TD, start, stop, out)
+            here = (item_N >= start) & (item_N < stop)
+            masked = torch.from_numpy(row_N[here] * width + item_N[here] - start).to(scores_TS.device)
+            scores_TS.view(-1).index_fill_(0, masked, -torch.inf)
+            scores_TK, items_TK = top(scores_TS, min(self.k, width))
+            items_TK += start
+            if best is not None:  # earlier items first, so that position still orders equal scores by id
+                scores_TK, items_TK = torch.cat([best[0], scores_TK], 1), torch.cat([best[1], items_TK], 1)
+                scores_TK, position_TK = top(scores_TK, self.k)
+                items_TK = items_TK.gather(1, position_TK)
+            best = scores_TK, items_TK
+        assert best is not None, "an empty catalogue"
+        scores_TK, items_TK = best
+        items_TK = items_TK.masked_fill(scores_TK == -torch.inf, -1)
+        return items_TK[:height].to("cpu", torch.int32).numpy(), scores_TK[:height].cpu().numpy()
+
+
+def check_k(k: int, num_items: int, name: str = "k") -> None:
+    """Raises InputError where a list would be longer than the catalogue."""
+    if not 1 <= k <= num_items:
+        raise InputError(f"{name}: got {k}, takes a number from 1 to the catalogue's {num_items} items")
+
+
+def top(scores_TN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, in descending order, equal ones by position: (values_TK, positions_TK).
+
+    The k best lie in the k blocks of neighbours with the largest maxima (equal maxima by position), so that only those
+    are looked at one by one: one pass of max over the scores instead of a selection.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    height, width = scores_TN.shape
+    if width > 4 * k * BLOCK:
+        whole = width // BLOCK * BLOCK
+        blocks_TK = _largest(scores_TN[:, :whole].view(height, -1, BLOCK).amax(2), k)
+        inside = torch.arange(BLOCK, device=scores_TN.device)
+        position_TC = (blocks_TK[:, :, None] * BLOCK + inside).view(height, -1)
+        rest = torch.arange(whole, width, device=scores_TN.device).expand(height, -1)
+        position_TC = torch.cat([position_TC, rest], 1)
+        values_TC = scores_TN.gather(1, position_TC)
+        chosen_TK = _largest(values_TC, k)
+        positions_TK, values_TK = position_TC.gather(1, chosen_TK), values_TC.gather(1, chosen_TK)
+    else:
+        positions_TK = _largest(scores_TN, k)
+        values_TK = scores_TN.gather(1, positions_TK)
+    values_TK, order_TK = values_TK.sort(dim=1, descending=True, stable=True)
+    return values_TK, positions_TK.gather(1, order_TK)
+
+
+def _largest(values_TN: Tensor, k: int) -> Tensor:
+    """[T, k] ascending positions of each row's k largest values; among those equal to the k-th, the first ones."""
+    best_TK = values_TN.topk(k, dim=1).values
+    if bool(best_TK[:, 0].isnan().any()):
+        raise ValueError("scores: got NaN, takes numbers; the model has diverged")
+    kth_T1 = best_TK[:, -1:]
+    above_TN, at_TN = values_TN > kth_T1, values_TN == kth_T1
+    room_T1 = k - above_TN.sum(1, keepdim=True)
+    if bool((at_TN.sum(1, keepdim=True) > room_T1).any()):
+        at_TN &= at_TN.cumsum(1) <= room_T1
+    return (above_TN | at_TN).nonzero()[:, 1].view(len(values_TN), k)
+
+
+def pairs(interactions: Interactions, users_T: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(row_N, item_N): the items of each user of the tile, with the user's row in it."""
+    starts_T = interactions.offsets[users_T]
+    counts_T = interactions.offsets[users_T + 1] - starts_T
+    row_N = np.repeat(np.arange(len(users_T)), counts_T)
+    shift_T = starts_T - (np.cumsum(counts_T) - counts_T)
+    return row_N, interactions.items[np.arange(len(row_N)) + shift_T[row_N]].astype(np.int64)
+
+
+def _masked(
+    seen: Interactions, users_T: NDArray[np.int64], keep: Interactions | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    row_N, item_N = pairs(seen, users_T)
+    if keep is None:
+        return row_N, item_N
+    kept_row, kept_item = pairs(keep, users_T)
+    masked = ~np.isin(row_N * seen.num_items + item_N, kept_row * seen.num_items + kept_item)
+    return row_N[masked], item_N[masked]

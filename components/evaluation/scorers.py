@@ -1,0 +1,60 @@
+"""What is ranked: anything that gives every item of the catalogue a score for a user."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Scorer(Protocol):
+    """Scores of a range of the catalogue for a tile of users; larger is better, -inf is never recommended.
+
+    `scores` may write into `out` [T, stop - start] and return it, or return a tensor of its own, which the caller may
+    overwrite. A user's scores must not depend on the other users of the tile.
+    """
+
+    @property
+    def num_items(self) -> int: ...
+
+    def queries(self, users_T: Tensor) -> Tensor:
+        """[T, Dq] what `scores` needs of each user."""
+        ...
+
+    def scores(self, queries_TD: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """[T, stop - start] scores of items start..stop-1."""
+        ...
+
+    def buffer(self, size: int) -> Tensor:
+        """[size] uninitialised, of the type and on the device of the scores."""
+        ...
+
+
+class Factors:
+    """Inner products of two tables: score(u, i) = <user_u, item_i>; what every embedding model exports.
+
+    Args:
+        users_UD: one row per user.
+        items_ID: one row per item, of the same width, type and device.
+    """
+
+    def __init__(self, users_UD: Tensor, items_ID: Tensor) -> None:
+        if users_UD.ndim != 2 or items_ID.ndim != 2 or users_UD.shape[1] != items_ID.shape[1]:
+            shapes = f"{tuple(users_UD.shape)} and {tuple(items_ID.shape)}"
+            raise ValueError(f"Factors: got tables of shapes {shapes}, takes [users, width] and [items, width]")
+        self.users_UD = users_UD.detach().contiguous()
+        self.items_ID = items_ID.detach().contiguous()
+
+    @property
+    def num_items(self) -> int:
+        return len(self.items_ID)
+
+    def queries(self, users_T: Tensor) -> Tensor:
+        return self.users_UD[users_T.to(self.users_UD.device)]
+
+    def scores(self, queries_TD: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        return torch.mm(queries_TD, self.items_ID[start:stop].T, out=out)
+
+    def buffer(self, size: int) -> Tensor:
+        return self.items_ID.new_empty(size)

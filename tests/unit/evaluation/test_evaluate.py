@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from components.data.interactions import Interactions
+from components.evaluation import exact
+from components.evaluation.evaluate import Summary, Task, evaluate_tile, validate
+from components.evaluation.exact import ExactSum
+from components.evaluation.ranking import TILE, Ranker
+from tests.unit.evaluation.worlds import world
+
+KS = [5, 20]
+
+
+def summary_of(tiles: list[int]) -> Summary:
+    """What one worker with these tiles finds, loading everything anew."""
+    scorer, task = world(num_users=1500)
+    ranker, summary = Ranker(scorer, task.seen, max(KS)), Summary(KS, task.seen.item_degrees())
+    for tile in tiles:
+        summary.add(evaluate_tile(ranker, task, tile, KS))
+    return summary
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_gives_the_same_bits(workers):
+    _, task = world(num_users=1500)
+    tiles = list(range(task.num_tiles))
+    assert len(tiles) >= 6
+    one = summary_of(tiles)
+    parts = [summary_of(tiles[rank::workers]) for rank in range(workers)]
+    random.Random(0).shuffle(parts)
+    for part in parts[1:]:
+        parts[0].merge(part)
+    assert parts[0].metrics() == one.metrics()
+    assert [parts[0].group_recall(k) for k in KS] == [one.group_recall(k) for k in KS]
+    assert parts[0].num_users == len(task.users)
+
+
+def test_every_user_with_relevant_items_is_in_one_tile():
+    _, task = world()
+    users = np.concatenate([task.tile(n) for n in range(task.num_tiles)])
+    assert users.tolist() == [u for u in range(task.truth.num_users) if len(task.truth.items_of(u))]
+    assert {len(task.tile(n)) for n in range(task.num_tiles - 1)} == {TILE}
+
+
+def test_validate_is_the_column_of_the_full_evaluation():
+    scorer, task = world()
+    ranker = Ranker(scorer, task.seen, 20)
+    for metric in ("recall@20", "ndcg@5"):
+        wanted = [evaluate_tile(ranker, task, n, KS)[metric].to_numpy() for n in range(task.num_tiles)]
+        assert np.array_equal(validate(scorer, task, metric, range(task.num_tiles)), np.concatenate(wanted))
+    assert len(validate(scorer, task, "recall@20", [])) == 0
+
+
+def test_group_contributions_add_up_to_recall():
+    _, task = world(num_users=1500)
+    summary = summary_of(list(range(task.num_tiles)))
+    for k in KS:
+        assert len(summary.group_recall(k)) == 10
+        assert sum(summary.group_recall(k)) == pytest.approx(summary.metrics()[f"recall@{k}"], abs=1e-14)
+        assert summary.metrics()[f"recall@{k}"] > 0
+
+
+def test_a_repeated_row_counts_once():
+    truth = Interactions.of([0, 0, 0], [2, 2, 1], 1, 4)
+    hits_TK, relevant_T = Task(truth, truth).hits(np.array([0], np.int32), np.array([[2, 3, -1]], np.int32))
+    assert hits_TK.tolist() == [[True, False, False]]
+    assert relevant_T.tolist() == [2]
+
+
+def test_an_exact_sum_is_rounded_once():
+    values = np.random.default_rng(0).random(5000) * 10.0 ** np.random.default_rng(1).integers(-300, 300, 5000)
+    values[::7] *= -1
+    values[0], values[1] = 5e-324, 0.0
+    assert exact.mean(values) == float(sum(map(Fraction, values)) / len(values))
+    thirds = np.full(3, 1 / 3)
+    assert exact.mean(thirds) == math.fsum(thirds) / 3
+
+
+def test_exact_sums_merge():
+    values = np.random.default_rng(0).random(1000)
+    left, right = ExactSum(), ExactSum()
+    left.add(values[:10])
+    right.add(values[10:])
+    left.merge(right)
+    assert left.mean() == exact.mean(values[::-1])
+    assert ExactSum().mean() == 0.0
