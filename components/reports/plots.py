@@ -1,0 +1,134 @@
+"""Pictures of a run as PNG files, in one style. Each function draws one figure and writes one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+INK, GRID = "#25313c", "#e4e8ec"
+COLOURS = ("#1f5f8b", "#e28743", "#9fb1bf", "#4f9d8c", "#a05195", "#c9b458")  # the model first, then what is beside it
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#aab4bd",
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+    "savefig.dpi": 160,
+}
+NOT_CURVES = ("_per_second", "_seconds")
+BINS = 80
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "Learning curves") -> None:
+    """The loss and each validated metric over epochs, the best epoch marked.
+
+    Args:
+        history: entries {"epoch": from 0, "loss": ..., "valid_recall@20": ...}; a metric may be missing in some epochs.
+    """
+    names = list(dict.fromkeys(name for entry in history for name in entry))
+    curves = [name for name in names if name != "epoch" and not name.endswith(NOT_CURVES)]
+    with _figure(path, title, panels=max(len(curves), 1)) as panels:
+        for axes, name in zip(panels, curves, strict=False):
+            points = [(entry["epoch"] + 1, entry[name]) for entry in history if entry.get(name) is not None]
+            epochs, values = zip(*points, strict=True)
+            is_loss = "loss" in name
+            colour = COLOURS[1] if is_loss else COLOURS[0]
+            axes.plot(epochs, values, color=colour, marker="o" if len(points) <= 40 else "", markersize=3.5)
+            said = ""
+            if not is_loss:
+                best = int(np.argmax(values))
+                said = f": best {values[best]:.4f} in epoch {epochs[best]}"
+                axes.plot(epochs[best], values[best], "o", color="white", markeredgecolor=colour, markeredgewidth=2, ms=9)
+            axes.set_title(name.replace("_", " ") + said)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+            axes.margins(y=0.12)
+
+
+def popularity_groups(
+    contributions: Mapping[str, Sequence[float]],
+    path: Path,
+    title: str = "Where the hits come from",
+    metric: str = "recall@20",
+) -> None:
+    """Bars of what each popularity group adds to a metric, for the model (first) and what stands beside it.
+
+    Args:
+        contributions: a list per name, the least popular group first; each adds up to the metric.
+    """
+    number = len(next(iter(contributions.values())))
+    places = np.arange(1, number + 1)
+    width = 0.84 / len(contributions)
+    with _figure(path, title, wide=9.2) as (axes,):
+        for n, (name, values) in enumerate(contributions.items()):
+            shift = (n - (len(contributions) - 1) / 2) * width
+            label = f"{name}  ({metric} {sum(values):.4f})"
+            axes.bar(places + shift, values, width * 0.94, color=COLOURS[n % len(COLOURS)], label=label)
+        axes.grid(axis="x", visible=False)
+        axes.set_xticks(places, ["1\nleast popular", *map(str, places[1:-1]), f"{number}\nmost popular"])
+        axes.set_title(f"items in {number} groups of equal training interactions", fontsize=10.5)
+        axes.set_ylabel(f"contribution to {metric}")
+        axes.legend(loc="upper left")
+
+
+def score_histograms(
+    positives: ArrayLike, negatives: ArrayLike, path: Path, title: str = "Scores of held-out positives and unseen items"
+) -> None:
+    """Densities of two sets of scores over one axis, their medians, and how often a positive outscores a negative."""
+    sets = {"held-out positives": np.asarray(positives, float), "random unseen items": np.asarray(negatives, float)}
+    joined = np.concatenate(list(sets.values()))
+    low, high = float(joined.min()), float(joined.max())
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    wins = auc(*sets.values())
+    with _figure(path, title, wide=8.2) as (axes,):
+        for (name, values), colour in zip(sets.items(), (COLOURS[0], COLOURS[1]), strict=True):
+            axes.hist(values, edges, density=True, color=colour, alpha=0.28)
+            axes.hist(values, edges, density=True, color=colour, histtype="step", linewidth=1.6, label=name)
+            axes.axvline(float(np.median(values)), ymax=0.95, color=colour, linestyle=(0, (4, 3)), linewidth=1.4)
+        axes.set_title(f"a positive scores above a random unseen item in {wins:.1%} of pairs; dashed: medians", fontsize=10.5)
+        axes.set_xlabel("score")
+        axes.set_ylabel("density")
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.legend(loc="best")
+
+
+def auc(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """Share of pairs that the positive wins; ties count half."""
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, positives, "left") + np.searchsorted(ordered, positives, "right")
+    return float(below.mean() / 2 / len(negatives))
+
+
+@contextmanager
+def _figure(path: Path, title: str, *, panels: int = 1, wide: float = 4.9) -> Iterator[list[Axes]]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(wide * panels, 6.4), 4.3), layout="constrained")
+        figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess,reportCallIssue]
+        yield list(figure.subplots(1, panels, squeeze=False)[0])
+        figure.savefig(path)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from components.reports import plots
+
+
+def painted(path: Path) -> float:
+    """Share of pixels that are not white."""
+    return float((imread(path)[..., :3].min(axis=-1) < 0.9).mean())
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 60])
+def test_learning_curves(tmp_path, epochs):
+    history = [{"epoch": e, "loss": 5 / (e + 1), "rows_per_second": 1e5} for e in range(epochs)]
+    history[-1]["valid_recall@20"] = 0.1
+    plots.learning_curves(history, tmp_path / "plot.png", "a_recipe")
+    assert painted(tmp_path / "plot.png") > 0.01
+
+
+def test_learning_curves_of_nothing_yet(tmp_path):
+    plots.learning_curves([], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+def test_popularity_groups(tmp_path):
+    bars = {"model": np.linspace(0.01, 0.05, 10).tolist(), "most popular": [0.0] * 9 + [0.1]}
+    plots.popularity_groups(bars, tmp_path / "plot.png")
+    assert painted(tmp_path / "plot.png") > 0.03
+
+
+def test_score_histograms_of_a_model_that_scores_everything_alike(tmp_path):
+    plots.score_histograms(np.ones(9), np.ones(9), tmp_path / "plot.png")
+    assert painted(tmp_path / "plot.png") > 0.01
+
+
+def test_the_share_of_won_pairs_counts_ties_half():
+    positives, negatives = np.array([1.0, 2.0, 2.0]), np.array([2.0, 0.0, 3.0, 2.0])
+    won = np.mean([(p > n) + (p == n) / 2 for p in positives for n in negatives])
+    assert plots.auc(positives, negatives) == pytest.approx(won)
