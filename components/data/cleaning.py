@@ -1,0 +1,148 @@
+"""Blocks as they were written -> rows that can be used, rows that cannot (with the reason), and how many of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.config import Data, Rule
+from components.data import partitions, readers, sources, values
+from components.data.arrow import pc
+from components.data.readers import Block
+from components.data.sources import Part, SourceFile, SourcePlan
+
+SPLIT_NAME = r"^(train|(valid|test)(_[A-Za-z0-9]+)?)$"
+QUARANTINE = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
+
+
+@dataclass
+class Counts:
+    """read = kept + filtered + quarantined."""
+
+    read: int = 0
+    kept: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    float_time: bool = False
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.read + other.read,
+            self.kept + other.kept,
+            self.filtered + other.filtered,
+            self.quarantined + other.quarantined,
+            self.splits + other.splits,
+            self.float_time or other.float_time,
+        )
+
+    def check(self) -> None:
+        total = self.kept + self.filtered.total() + self.quarantined.total()
+        assert self.read == total, f"read {self.read} rows, but kept, filtered and quarantined make {total}"
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """`kept`: user, item, [time, fraction], [split], order. `refused`: file, line (in the part), reason, raw."""
+
+    kept: pa.Table
+    refused: pa.Table
+    counts: Counts
+    last_line: int
+
+
+def kept_schema(data: Data, plan: SourcePlan) -> pa.Schema:
+    """The columns of `Cleaned.kept`."""
+    kinds = {"int64": pa.int64(), "string": pa.string()}
+    fields = [("user", kinds[plan.user_type]), ("item", kinds[plan.item_type])]
+    if plan.time_kind:
+        fields += [("time", pa.int64()), ("fraction", pa.float64())]
+    if data.split.by == "given":
+        fields.append(("split", pa.string()))
+    return pa.schema([*fields, ("order", pa.int64())])
+
+
+def clean_part(part: Part, data: Data, plan: SourcePlan) -> Iterator[Cleaned]:
+    """Reads and cleans a part, block by block."""
+    names = list(sources.wanted(data, part.file).values())
+    for block in readers.read(part, names, data.encoding):
+        yield clean(block, data, plan, part)
+
+
+def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
+    """Refuses rows that cannot be used, then filters those that fail a rule: a row with both faults is refused."""
+    keys = sources.wanted(data, part.file)
+    refused = values.Refusals(len(block.order))
+    user = values.ids(block.columns[keys["data.columns.user"]], keys["data.columns.user"], plan.user_type, refused)
+    item = values.ids(block.columns[keys["data.columns.item"]], keys["data.columns.item"], plan.item_type, refused)
+    columns: dict[str, pa.Array] = {"user": user, "item": item}
+    counts = Counts(read=len(block.order) + len(block.refused))
+    if (name := keys.get("data.columns.time")) and plan.time_kind:
+        whole, fraction, counts.float_time = values.times(block.columns[name], name, plan.time_kind, refused)
+        columns |= {"time": pa.array(whole), "fraction": pa.array(fraction)}
+    if data.split.by == "given":
+        columns["split"] = _split(block, keys.get("data.split.column"), sources.file_split(data, part.file), refused)
+    columns["order"] = pa.array(block.order + part.order)
+    passed = _filter(block, data.keep, refused, counts)
+    kept = pa.table(columns).filter(pa.array(passed))
+    counts.kept = kept.num_rows
+    if "split" in columns:
+        counts.splits.update({v["values"]: v["counts"] for v in kept["split"].value_counts().to_pylist()})
+    table = _refused_rows(block, refused, part.file)
+    counts.quarantined.update({v["values"]: v["counts"] for v in table["reason"].value_counts().to_pylist()})
+    counts.check()
+    return Cleaned(kept, table, counts, block.last_line)
+
+
+def _split(block: Block, column: str | None, own: str | None, refused: values.Refusals) -> pa.Array:
+    if column is None:
+        assert own is not None, "a given split comes from a column or a file"
+        return pa.array(np.full(len(block.order), own), pa.string())
+    refused.add(np.asarray(block.columns[column].is_null()), f"{column} is null")
+    text = values.utf8(block.columns[column], column, refused)
+    known = pc.match_substring_regex(text, SPLIT_NAME)
+    refused.add(~np.asarray(known), f"{column} is none of train, valid, test, valid_NAME, test_NAME")
+    return text
+
+
+def _filter(block: Block, rules: list[Rule], refused: values.Refusals, counts: Counts) -> values.Bools:
+    """Which rows are good and pass every rule; each other good row counts against the first rule that it fails."""
+    numbers = [values.numbers(block.columns[rule.column], rule.column, refused) for rule in rules]
+    passed = refused.good
+    for rule, number in zip(rules, numbers, strict=True):
+        ok = np.ones(len(number), bool)
+        if rule.at_least is not None:
+            ok &= number >= rule.at_least
+        if rule.above is not None:
+            ok &= number > rule.above
+        if failed := int((passed & ~ok).sum()):
+            counts.filtered[rule_name(rule)] += failed
+        passed = passed & ok
+    return passed
+
+
+def rule_name(rule: Rule) -> str:
+    """`rating at least 4`, as counts and messages say it."""
+    bounds = [("at least", rule.at_least), ("above", rule.above)]
+    return f"{rule.column} " + " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+
+def _refused_rows(block: Block, refused: values.Refusals, file: SourceFile) -> pa.Table:
+    bad = np.flatnonzero(~refused.good)
+    lines = [r.line for r in block.refused] + block.line[bad].tolist()
+    reasons = [r.reason for r in block.refused] + [refused.reasons[code] for code in refused.codes[bad]]
+    raws = [r.raw for r in block.refused] + [block.raw(int(row)) for row in bad]
+    table = pa.table({"file": [file.path] * len(lines), "line": lines, "reason": reasons, "raw": raws}, schema=QUARANTINE)
+    return table.sort_by("line")
+
+
+def move_quarantine(source: Path, path: Path, first_line: int) -> None:
+    """Writes a part's refused rows at `path`, their lines counted in the whole source file."""
+    table = pq.read_table(source)
+    partitions.write_parquet(table.set_column(1, "line", pc.add(table["line"], first_line)), path)

@@ -1,0 +1,98 @@
+"""What a dataset is called, and what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from components.config import GivenSplit, LeaveOneOut, Recipe
+from components.data import vocabulary
+from components.data.cleaning import Counts
+from components.data.sources import SourceFile, SourcePlan
+from components.data.statistics import DatasetStatistics
+from components.errors import InputError
+
+LAYOUT = 1  # raised when the same rules and source give other bytes
+
+
+def uses_seed(recipe: Recipe) -> bool:
+    """Whether a random draw decides the split."""
+    split = recipe.data.split
+    if isinstance(split, LeaveOneOut):
+        return False
+    return split.valid_fraction > 0 if isinstance(split, GivenSplit) else split.order == "random"
+
+
+def all_sources(recipe: Recipe, plan: SourcePlan) -> list[dict[str, Any]]:
+    """Every file that is read: the log's and the titles'."""
+    titles = recipe.data.titles
+    extra: list[SourceFile] = [vocabulary.check_titles(titles, recipe.data.encoding)] if titles else []
+    return plan.describe() + SourcePlan(tuple(extra), "string", "string", None).describe()
+
+
+def fingerprint(recipe: Recipe, plan: SourcePlan) -> str:
+    """Twelve hex digits of the rules, the seed where it matters, and the source's paths, sizes, times and footers."""
+    what = {
+        "layout": LAYOUT,
+        "rules": recipe.data.model_dump(mode="json"),
+        "seed": recipe.seed if uses_seed(recipe) else None,
+        "sources": all_sources(recipe, plan),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def split_names(counts: Counts) -> list[str]:
+    """train, valid, test, then the source's further ones (test_ood), ascending: their positions are the splits' codes."""
+    return ["train", "valid", "test", *sorted(set(counts.splits) - {"train", "valid", "test"})]
+
+
+def refuse_if_empty(rows: int, counts: Counts, stage: str, rounds: Sequence[dict[str, int]] = ()) -> None:
+    """Raises InputError with the counts at every stage where no row is left."""
+    if rows:
+        return
+    lines = [f"data: no row is left after {stage}: read {counts.read}, kept {counts.kept}"]
+    lines += [f"  filtered: {number} fail {rule!r}" for rule, number in sorted(counts.filtered.items())]
+    lines += [f"  quarantined: {number} because {reason}" for reason, number in sorted(counts.quarantined.items())]
+    lines += [f"  k-core round {n}: {r['users']} users, {r['items']} items, {r['rows']} rows" for n, r in enumerate(rounds, 1)]
+    raise InputError("\n".join(lines))
+
+
+def compose(
+    recipe: Recipe,
+    plan: SourcePlan,
+    name: str,
+    counts: Counts,
+    distinct_rows: int,
+    rounds: list[dict[str, int]],
+    statistics: DatasetStatistics,
+    titled: int,
+) -> dict[str, Any]:
+    """The manifest, apart from the list of files."""
+    counts.check()
+    left = statistics.rows.total()
+    assert rounds[-1]["rows"] == left, f"k-core left {rounds[-1]['rows']} rows, {left} were written"
+    return {
+        "kind": "dataset",
+        "layout": LAYOUT,
+        "fingerprint": name,
+        "num_users": statistics.users,
+        "num_items": len(statistics.degree),
+        "rows": dict(statistics.rows),
+        "has_time": plan.time_kind is not None,
+        "counts": {
+            "read": counts.read,
+            "kept": counts.kept,
+            "filtered": dict(counts.filtered),
+            "quarantined": dict(counts.quarantined),
+            "repeats": counts.kept - distinct_rows,
+            "k_core": distinct_rows - left,
+            "k_core_rounds": rounds,
+            "left": left,
+        },
+        "rules": recipe.data.model_dump(mode="json"),
+        "seed": recipe.seed if uses_seed(recipe) else None,
+        "sources": all_sources(recipe, plan),
+        "statistics": {**statistics.describe(), "items_with_title": titled},
+    }

@@ -1,0 +1,109 @@
+"""Tables cut by the hash of a key, in a file that any partition can be read out of: one half of a shuffle.
+
+A task writes its rows as one Arrow file of one record batch for each partition; a task of the next stage maps the files and
+takes its batch out of each. Nothing passes through the driver, and a task that runs twice writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.data.arrow import pc
+
+Hashes = NDArray[np.uint64]
+PRIME = np.uint64(0x100000001B3)
+
+
+def mix(values: Hashes) -> Hashes:
+    """splitmix64's finaliser: neighbouring inputs, unrelated outputs. Source: Steele, Lea, Flood, 2014."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def stable_hash(column: pa.Array | pa.ChunkedArray) -> Hashes:
+    """64 bits of an id that are the same on every machine and in every version.
+
+    Integers: mix(id). Text: mix(sum of (byte_j + 1) * PRIME^j mod 2^64), vectorised over the buffers.
+    """
+    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_integer(array.type):
+        return mix(np.asarray(array).astype(np.int64).view(np.uint64))
+    assert pa.types.is_string(array.type), f"ids are int64 or string, got {array.type}"
+    _, offset_buffer, data_buffer = array.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    if not len(array) or offsets[-1] == offsets[0]:
+        return mix(np.zeros(len(array), np.uint64))
+    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+    lengths = np.diff(offsets)
+    starts = offsets[:-1] - offsets[0]
+    powers = np.concatenate([[np.uint64(1)], np.full(int(lengths.max()) - 1, PRIME)]).astype(np.uint64).cumprod(dtype=np.uint64)
+    data *= powers[np.arange(len(data)) - np.repeat(starts, lengths)]
+    sums = np.zeros(len(array), np.uint64)
+    filled = lengths > 0
+    sums[filled] = np.add.reduceat(data, starts[filled])
+    return mix(sums)
+
+
+def of(column: pa.Array | pa.ChunkedArray, count: int) -> NDArray[np.int64]:
+    """The partition of each id, 0 to count - 1."""
+    return (stable_hash(column) % np.uint64(count)).astype(np.int64)
+
+
+def write(table: pa.Table, partition: NDArray[np.int64], count: int, path: Path) -> None:
+    """Writes `table` as one batch for each partition; rows keep their order inside it."""
+    ordered = table.take(pa.array(np.argsort(partition, kind="stable"))).combine_chunks()
+    ends = np.cumsum(np.bincount(partition, minlength=count))
+    batches = ordered.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    assert len(batches) == 1, "combined columns are one batch"
+    with Atomic(path) as partial, pa.ipc.new_file(str(partial), table.schema) as writer:
+        for start, end in zip(np.append(0, ends[:-1]), ends, strict=True):
+            writer.write_batch(batches[0].slice(int(start), int(end - start)))
+
+
+def read(path: Path, partition: int) -> pa.Table:
+    """One partition of a file, memory-mapped."""
+    with pa.memory_map(str(path)) as source:
+        return pa.Table.from_batches([pa.ipc.open_file(source).get_batch(partition)])
+
+
+def read_all(path: Path) -> pa.Table:
+    """Every partition of a file in order, memory-mapped."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def sorted_unique(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Distinct ids, ascending (text by its bytes)."""
+    unique = pc.unique(column)
+    return unique.take(pc.array_sort_indices(unique))
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    with Atomic(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+class Atomic:
+    """Gives a name beside `path` to write to, and moves it there: two tries of a task leave one whole file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.partial
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.partial.replace(self.path)
+        else:
+            self.partial.unlink(missing_ok=True)

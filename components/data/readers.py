@@ -1,0 +1,277 @@
+"""A part of a source file -> blocks of columns as they were written. A line that is no row is refused, never an exception."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.data import values
+from components.data.arrow import pc
+from components.data.sources import DELIMITERS, Part, SourceFile
+from components.errors import InputError
+
+BLOCK_BYTES = 8 << 20
+BLOCK_ROWS = 1 << 17
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line or row that cannot be used; `line` counts from 1 in the part."""
+
+    line: int
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a part: columns of equal length, each row's position in the file, its line, and its text on demand."""
+
+    columns: dict[str, pa.Array]
+    order: Ints
+    line: Ints
+    raw: Callable[[int], str]
+    last_line: int
+    refused: list[Refused] = field(default_factory=list)
+
+
+def read(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
+    """The columns `names` of a part.
+
+    Raises:
+        InputError: the file cannot be read (cut off, gone).
+    """
+    if part.file.format == "parquet":
+        return _parquet(part, names)
+    parse = _pairs if part.file.format == "lightgcn" else _rows
+    return (parse(lines, part.file, names, encoding) for lines in _lines(part))
+
+
+def whole(file: SourceFile) -> Part:
+    """All of a file as one part."""
+    stop = file.bytes if file.rows is None else len(file.row_groups)
+    return Part(0, file, file.data_start, stop, 0)
+
+
+def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) -> list[str]:
+    """A column's values in the first bytes of a file of text, or the first rows of Parquet."""
+    if file.rows is not None:
+        column = next((block.columns[name] for block in read(whole(file), [name], encoding)), pa.array([], pa.string()))
+    else:
+        part = Part(0, file, file.data_start, min(file.bytes, file.data_start + head_bytes), 0)
+        column = next((block.columns[name] for block in read(part, [name], encoding)), pa.array([], pa.string()))
+    return [text for text in values.utf8(column, name, values.Refusals(len(column))).to_pylist() if text]
+
+
+# Parquet ------------------------------------------------------------------------------------------------------------
+
+
+def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
+    position = sum(part.file.row_groups[: part.start])
+    line = 0
+    try:
+        with pq.ParquetFile(part.file.path) as file:
+            groups = list(range(part.start, part.stop))
+            for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
+                rows = np.arange(len(batch), dtype=np.int64)
+                columns = {name: _plain(batch[name]) for name in names}
+                yield Block(columns, position + rows, line + rows + 1, _as_json(batch), line + len(batch))
+                position, line = position + len(batch), line + len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{part.file.path}: not a readable Parquet file (cut off?): {error}") from error
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
+
+
+def _as_json(batch: pa.RecordBatch) -> Callable[[int], str]:
+    return lambda row: json.dumps({name: batch[name][row].as_py() for name in batch.schema.names}, default=str)
+
+
+# text ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Whole lines of a file: line n is data[starts[n]:ends[n]], at `position + starts[n]` in the file."""
+
+    data: NDArray[np.uint8]
+    starts: Ints
+    ends: Ints  # without the line's end
+    position: int
+    first: int  # number of the first line, from 1 in the part
+
+    def bytes_of(self, n: int) -> bytes:
+        return self.data[self.starts[n] : self.ends[n]].tobytes()
+
+    def text_of(self, n: int, encoding: str) -> str:
+        return self.bytes_of(n).decode(encoding, errors="backslashreplace")
+
+
+def _lines(part: Part) -> Iterator[_Lines]:
+    """The lines that start in a part; a line that the part before it started is that part's."""
+    with open(part.file.path, "rb") as file:  # noqa: PTH123 (a path of text)
+        position = part.start
+        if position > part.file.data_start:
+            file.seek(position - 1)
+            position += len(file.readline()) - 1
+        else:
+            file.seek(position)
+        first = 1
+        while position < part.stop:
+            data = file.read(min(BLOCK_BYTES, part.stop - position))
+            if not data:
+                raise InputError(f"{part.file.path}: got {position} bytes, takes {part.file.bytes}: it shrank while being read")
+            data += file.readline() if not data.endswith(b"\n") else b""
+            lines = _split(data, position, first)
+            yield lines
+            position, first = position + len(data), first + len(lines.starts)
+
+
+def _split(data: bytes, position: int, first: int) -> _Lines:
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    array = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(array == 10)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    returns = (ends > starts) & (array[ends - 1] == 13)
+    return _Lines(array, starts, ends - returns, position, first)
+
+
+def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
+    """Lines of delimited text. A line is a row: a line break inside quotes is refused."""
+    refusals = values.Refusals(len(lines.starts))
+    blank = lines.starts == lines.ends
+    if file.format == "csv":
+        refusals.add(_count(lines, 34) % 2 == 1, "a quote is not closed in its line")
+    refusals.add(_count(lines, 13) > 0, "a carriage return inside the line")
+    used = np.flatnonzero(refusals.good & ~blank)
+    columns, wrong = _parse(_bytes(lines, used, encoding), len(used), file, names)
+    bad = np.zeros(len(lines.starts), bool)
+    bad[used[wrong]] = True
+    refusals.add(bad, f"wrong number of fields (the header has {len(file.columns)})")
+    used = np.delete(used, wrong)
+    refused = [
+        Refused(lines.first + int(n), refusals.reasons[refusals.codes[n]], lines.text_of(int(n), encoding))
+        for n in np.flatnonzero(~refusals.good)
+    ]
+    return Block(
+        columns,
+        order=lines.position + lines.starts[used],
+        line=lines.first + used,
+        raw=lambda row: lines.text_of(int(used[row]), encoding),
+        last_line=lines.first + len(lines.starts) - 1,
+        refused=refused,
+    )
+
+
+def _count(lines: _Lines, byte: int) -> Ints:
+    """How often a byte occurs in each line."""
+    found = np.flatnonzero(lines.data == byte)
+    return np.searchsorted(found, lines.ends) - np.searchsorted(found, lines.starts)
+
+
+def _bytes(lines: _Lines, used: Ints, encoding: str) -> bytes:
+    """The used lines again as bytes of UTF-8 (or what claims to be)."""
+    if len(used) == len(lines.starts):
+        data = lines.data.tobytes()
+    else:
+        lengths = np.diff(np.append(lines.starts, len(lines.data)))
+        keep = np.zeros(len(lines.starts), bool)
+        keep[used] = True
+        data = lines.data[np.repeat(keep, lengths)].tobytes()
+    return data.decode("latin-1").encode() if encoding == "latin-1" else data
+
+
+def _parse(data: bytes, rows: int, file: SourceFile, names: Sequence[str]) -> tuple[dict[str, pa.Array], list[int]]:
+    """(columns of bytes, the lines with a wrong number of fields)."""
+    at = {name: str(file.columns.index(name)) for name in names}
+    wrong: list[int] = []
+
+    def skip(row: pacsv.InvalidRow) -> str:
+        wrong.append(row.number - 1)
+        return "skip"
+
+    if not rows:
+        return {name: pa.array([], pa.binary()) for name in names}, wrong
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(data),
+            pacsv.ReadOptions(
+                column_names=[str(n) for n in range(len(file.columns))], use_threads=False, block_size=len(data) + 1
+            ),
+            pacsv.ParseOptions(
+                delimiter=DELIMITERS[file.format],
+                quote_char='"' if file.format == "csv" else False,
+                invalid_row_handler=skip,
+            ),
+            pacsv.ConvertOptions(
+                column_types={n: pa.binary() for n in at.values()},
+                include_columns=list(dict.fromkeys(at.values())),
+                strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return _parse_slowly(data, file, at)
+    if table.num_rows + len(wrong) != rows:  # a quote in mid-field swallowed a line
+        return _parse_slowly(data, file, at)
+    return {name: table[n].combine_chunks() for name, n in at.items()}, wrong
+
+
+def _parse_slowly(data: bytes, file: SourceFile, at: dict[str, str]) -> tuple[dict[str, pa.Array], list[int]]:
+    """Line by line, for the rare block that the fast parser cannot keep apart."""
+    columns: dict[str, list[bytes]] = {name: [] for name in at}
+    wrong: list[int] = []
+    for n, line in enumerate(io.BytesIO(data)):
+        text = line.rstrip(b"\r\n").decode("latin-1")  # bytes as they are
+        fields = next(csv.reader([text])) if file.format == "csv" else text.split(DELIMITERS[file.format])
+        if len(fields) != len(file.columns):
+            wrong.append(n)
+            continue
+        for name, position in at.items():
+            columns[name].append(fields[int(position)].encode("latin-1"))
+    return {name: pa.array(column, pa.binary()) for name, column in columns.items()}, wrong
+
+
+def _pairs(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
+    """Lines `user item item ...`: one row for each item; a user without items is no row."""
+    assert set(names) <= {"user", "item"}, f"lightgcn has users and items, got {names}"
+    offsets = np.append(lines.starts, len(lines.data)).astype(np.int32)
+    data = pa.Array.from_buffers(pa.binary(), len(lines.starts), [None, pa.py_buffer(offsets), pa.py_buffer(lines.data)])
+    if encoding == "latin-1":
+        data = pa.array([value.decode("latin-1").encode() for value in data.to_pylist()], pa.binary())
+    refusals = values.Refusals(len(lines.starts))
+    text = pc.utf8_trim_whitespace(values.utf8(data, "line", refusals))
+    tokens = pc.utf8_split_whitespace(text)
+    lengths = np.asarray(pc.list_value_length(tokens)).astype(np.int64)
+    flat = tokens.flatten()
+    is_user = np.zeros(len(flat), bool)
+    is_user[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    line = np.repeat(np.arange(len(lengths)), lengths)
+    order = lines.position + lines.starts[line] + np.arange(len(flat)) - (np.cumsum(lengths) - lengths)[line]
+    users = flat.take(pa.array((np.cumsum(lengths) - lengths)[line[~is_user]]))
+    items = flat.filter(pa.array(~is_user))
+    refused = [
+        Refused(lines.first + int(n), refusals.reasons[refusals.codes[n]], lines.text_of(int(n), encoding))
+        for n in np.flatnonzero(~refusals.good)
+    ]
+    return Block(
+        {"user": users, "item": items},
+        order=order[~is_user],
+        line=lines.first + line[~is_user],
+        raw=lambda row: f"{users[row]} {items[row]}",
+        last_line=lines.first + len(lines.starts) - 1,
+        refused=refused,
+    )

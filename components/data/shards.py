@@ -1,0 +1,192 @@
+"""All rows of some users, from the shuffle to the dataset: order, repeats, k-core, contiguous ids, splits.
+
+A shard's rows carry local codes: users by rank of their id in the shard; items by (item partition, id) among the shard's own.
+`codes` maps these to the vocabulary of all items: the vocabularies of the item partitions, one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components.config import Data
+from components.data import partitions, splits
+from components.data.arrow import pc
+from components.data.statistics import ShardStatistics
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """Where the work of one shard lies."""
+
+    work: Path
+    shard: int
+
+    @property
+    def rows(self) -> Path:
+        return self.work / "rows" / f"{self.shard:05d}.arrow"
+
+    @property
+    def users(self) -> Path:
+        return self.work / "users" / f"{self.shard:05d}.arrow"
+
+    @property
+    def items(self) -> Path:
+        return self.work / "items" / f"{self.shard:05d}.arrow"
+
+    @property
+    def codes(self) -> Path:
+        return self.work / "codes" / f"{self.shard:05d}.npy"
+
+
+def collect(sources: Sequence[Path], files: ShardFiles, repeats: str, split_names: Sequence[str], item_parts: int) -> int:
+    """Takes the shard's rows out of the shuffle, orders them, drops repeats, and writes them with local codes.
+
+    Rows are ordered by (user, time, place in the source). A repeat is a further row of the same user and item (and, where the
+    source gives the split, in the same split). Returns the number of rows left.
+    """
+    table = pa.concat_tables([partitions.read(path, files.shard) for path in sources]).combine_chunks()
+    users, user = _encode(table["user"], None)
+    items, item = _encode(table["item"], item_parts)
+    split = np.zeros(len(user), np.int64)
+    if "split" in table.column_names:
+        split = np.asarray(pc.index_in(table["split"], pa.array(split_names, pa.string()))).astype(np.int64)
+    keys = [np.asarray(table[name]) for name in ("order", "fraction", "time") if name in table.column_names]
+    order = np.lexsort((*keys, user))
+    order = order[
+        _distinct((user[order] * max(1, len(items)) + item[order]) * max(1, len(split_names)) + split[order], repeats)
+    ]
+    columns: dict[str, pa.Array] = {
+        "user": pa.array(user[order].astype(np.int32)),
+        "item": pa.array(item[order].astype(np.int32)),
+    }
+    if "time" in table.column_names:
+        columns |= {name: table[name].combine_chunks().take(pa.array(order)) for name in ("time", "fraction")}
+    if "split" in table.column_names:
+        columns["split"] = pa.array(split[order].astype(np.int8))
+    partitions.write(pa.table(columns), np.zeros(len(order), np.int64), 1, files.rows)
+    partitions.write(pa.table({"raw": users}), np.zeros(len(users), np.int64), 1, files.users)
+    partitions.write(pa.table({"raw": items}), partitions.of(items, item_parts), item_parts, files.items)
+    return len(order)
+
+
+def _encode(column: pa.ChunkedArray, parts: int | None) -> tuple[pa.Array, Ints]:
+    """(distinct ids ascending, each row's position in them); with `parts`, ascending inside each hash partition."""
+    encoded = (
+        pa.concat_arrays(column.chunks).dictionary_encode()
+        if column.num_chunks
+        else pa.array([], column.type).dictionary_encode()
+    )
+    order = np.asarray(pc.array_sort_indices(encoded.dictionary))
+    if parts is not None:
+        order = order[np.argsort(partitions.of(encoded.dictionary.take(pa.array(order)), parts), kind="stable")]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return encoded.dictionary.take(pa.array(order)), rank[np.asarray(encoded.indices)]
+
+
+def _distinct(keys: Ints, repeats: str) -> Ints:
+    """Positions of the first (or last) row of each key, ascending."""
+    if repeats == "first":
+        return np.sort(np.unique(keys, return_index=True)[1])
+    return np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+
+
+def encode(files: ShardFiles, vocabularies: Sequence[Path]) -> Ints:
+    """Writes and returns the global code of each of the shard's items."""
+    offset = 0
+    codes: list[Ints] = []
+    for part, path in enumerate(vocabularies):
+        vocabulary = partitions.read_all(path)["raw"].combine_chunks()
+        mine = partitions.read(files.items, part)["raw"].combine_chunks()
+        found = np.asarray(pc.fill_null(pc.index_in(vocabulary, mine), -1)).astype(np.int64)
+        code = np.empty(len(mine), np.int64)
+        code[found[found >= 0]] = np.flatnonzero(found >= 0) + offset
+        assert (found >= 0).sum() == len(mine), f"{path} lacks items of shard {files.shard}"
+        codes.append(code)
+        offset += len(vocabulary)
+    out = np.concatenate(codes)
+    with partitions.Atomic(files.codes) as partial, partial.open("wb") as stream:
+        np.save(stream, out)
+    return out
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is left of a shard: users, rows, and the rows of each of its items (`counts` at the global `codes`)."""
+
+    users: int
+    rows: int
+    codes: Ints
+    counts: Ints
+
+
+def count(files: ShardFiles, alive: Bools, min_rows: int) -> Round:
+    """One round of k-core: rows of living items, of users who have at least `min_rows` of these."""
+    table = partitions.read_all(files.rows)
+    codes = np.load(files.codes)
+    user, item = _column(table, "user"), _column(table, "item")
+    kept = survivors(user, item, alive[codes], min_rows)
+    counts = np.bincount(item[kept], minlength=len(codes))
+    present = counts > 0
+    return Round(len(np.unique(user[kept])), int(kept.sum()), codes[present], counts[present])
+
+
+def survivors(user: Ints, item: Ints, alive: Bools, min_rows: int) -> Bools:
+    """Rows whose item lives and whose user has at least `min_rows` such rows."""
+    living = alive[item]
+    per_user = np.bincount(user[living], minlength=int(user.max(initial=-1)) + 1)
+    return living & (per_user >= min_rows)[user]
+
+
+def _column(table: pa.Table, name: str) -> Ints:
+    return np.asarray(table[name]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """A shard's users count on from `first_user`; a split's code is its position in `split_names`."""
+
+    first_user: int
+    float_time: bool
+    split_names: Sequence[str]
+
+
+def finish(
+    files: ShardFiles, out: Path, data: Data, seed: int, numbering: Numbering, new_ids: NDArray[np.int32]
+) -> ShardStatistics:
+    """Writes the shard's part of users.parquet and of every split; a user's rows stay ordered by time.
+
+    `new_ids[code]` is an item's id, -1 where it is dropped.
+    """
+    table = partitions.read_all(files.rows)
+    new_id = new_ids[np.load(files.codes)]
+    kept = survivors(_column(table, "user"), _column(table, "item"), new_id >= 0, data.k_core.users)
+    table = table.filter(pa.array(kept))
+    present, user = np.unique(_column(table, "user"), return_inverse=True)
+    raw = partitions.read_all(files.users)["raw"].combine_chunks().take(pa.array(present))
+    given = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
+    split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, given)
+    columns = {
+        "user": pa.array((user + numbering.first_user).astype(np.int32)),
+        "item": pa.array(new_id[_column(table, "item")]),
+    }
+    if "time" in table.column_names:
+        time = table["time"].combine_chunks()
+        columns["time"] = pc.add(pc.cast(time, pa.float64(), safe=False), table["fraction"]) if numbering.float_time else time
+    rows = pa.table(columns)
+    name = f"part-{files.shard:05d}.parquet"
+    for code, split_name in enumerate(numbering.split_names):
+        partitions.write_parquet(rows.filter(pa.array(split == code)), out / split_name / name)
+    degree = np.bincount(user[split == splits.TRAIN], minlength=len(raw))
+    ids = np.arange(len(raw), dtype=np.int32) + np.int32(numbering.first_user)
+    partitions.write_parquet(pa.table({"id": ids, "raw": raw, "degree": degree}), out / "users.parquet" / name)
+    return ShardStatistics.of(user, np.asarray(columns["item"]), split, numbering.split_names)

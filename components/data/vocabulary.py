@@ -1,0 +1,76 @@
+"""All item ids of a log, by partitions of their hash: none of it on the driver but the partitions' sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components.config import Titles
+from components.data import partitions, readers, sources, values
+from components.data.arrow import pc
+
+
+def merge(shard_items: Sequence[Path], part: int, path: Path) -> int:
+    """Writes the distinct items of one partition over all shards, ascending, and returns how many there are."""
+    column = pa.chunked_array([chunk for file in shard_items for chunk in partitions.read(file, part)["raw"].chunks])
+    items = partitions.sorted_unique(column)
+    partitions.write(pa.table({"raw": items}), np.zeros(len(items), np.int64), 1, path)
+    return len(items)
+
+
+def finish(
+    vocabulary: Path,
+    new_id: NDArray[np.int32],
+    degree: NDArray[np.int64],
+    titles: Titles | None,
+    encoding: str,
+    path: Path,
+) -> int:
+    """Writes one partition of items.parquet and returns how many of its items have a title.
+
+    Both arrays are by the partition's codes: `new_id` is -1 where an item is dropped, `degree` counts rows of train.
+    """
+    raw = partitions.read_all(vocabulary)["raw"].combine_chunks()
+    kept = np.flatnonzero(new_id >= 0)
+    raw = raw.take(pa.array(kept))
+    columns = {"id": pa.array(new_id[kept]), "raw": raw, "degree": pa.array(degree[kept])}
+    if titles:
+        columns["title"] = titles_of(raw, titles, encoding)
+    partitions.write_parquet(pa.table(columns), path)
+    return len(raw) - columns["title"].null_count if titles else 0
+
+
+def check_titles(titles: Titles, encoding: str) -> sources.SourceFile:
+    """Opens the file of titles.
+
+    Raises:
+        InputError: not there, unreadable, or without one of the columns.
+    """
+    file = sources.open_one(titles.source, encoding)
+    for key, name in (("item", titles.item), ("title", titles.title)):
+        if name not in file.columns:
+            raise sources.missing(f"data.titles.{key}", name, file)
+    return file
+
+
+def titles_of(raw: pa.Array, titles: Titles, encoding: str) -> pa.Array:
+    """[items] titles, null where the file has none; of two titles the first."""
+    file = check_titles(titles, encoding)
+    wanted = pc.cast(raw, pa.string())
+    found: list[pa.Table] = []
+    for block in readers.read(readers.whole(file), [titles.item, titles.title], encoding):
+        refused = values.Refusals(len(block.order))
+        item = values.ids(block.columns[titles.item], titles.item, "string", refused)
+        title = values.utf8(pc.cast(block.columns[titles.title], pa.binary()), titles.title, refused)
+        table = pa.table({"item": pc.cast(item, pa.string()), "title": title})
+        found.append(table.filter(pc.and_(pc.is_in(item, value_set=wanted), pa.array(refused.good))))
+    table = (
+        pa.concat_tables(found) if found else pa.table({"item": pa.array([], pa.string()), "title": pa.array([], pa.string())})
+    )
+    first = np.sort(np.unique(np.asarray(table["item"].combine_chunks().dictionary_encode().indices), return_index=True)[1])
+    table = table.take(pa.array(first))
+    return table["title"].combine_chunks().take(pc.index_in(wanted, value_set=table["item"].combine_chunks()))

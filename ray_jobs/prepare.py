@@ -1,0 +1,26 @@
+"""Prepares a recipe's dataset: python -m ray_jobs.prepare RECIPE.yaml [--set data.k_core.users=10]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from components import storage
+from components.config import Recipe
+from ray_jobs import _program
+
+
+def run(recipe: Recipe, _: argparse.Namespace) -> None:
+    from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe
+
+    folder = _dataflow.dataset_path(recipe)
+    if storage.is_finished(folder):
+        print(f"{folder}: current, nothing to do")
+        return
+    with _program.cluster():
+        _dataflow.prepare(recipe, report=lambda line: print(line, file=sys.stderr, flush=True))
+    print(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(_program.main(__doc__ or "", run))
