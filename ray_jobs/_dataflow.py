@@ -41,6 +41,7 @@ from components.errors import InputError
 ROWS_PER_SHARD = 1 << 20
 SHARDS_PER_ITEM_PART = 8
 WORK = ".work"
+PROGRESS_SECONDS = 10.0
 Report = Callable[[str], None]
 
 
@@ -88,6 +89,7 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
             _clear(folder)
             raise
         shutil.rmtree(folder / WORK)
+        _sweep(folder)
         storage.finish(folder, summary)
     report(f"{folder}: finished")
     return folder
@@ -98,6 +100,13 @@ def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != storage.LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the halves that tasks left whose workers died; their second try wrote the whole."""
+    for path in folder.rglob(".*"):
+        if path.name != storage.LOCK:
+            path.unlink()
 
 
 class _Preparation:
@@ -133,13 +142,18 @@ class _Preparation:
 
     def _read(self) -> Counts:
         parts = self.plan.parts(self.sizes.part_bytes, self.sizes.part_rows)
+        told = time.monotonic()
         job = _ReadJob(self.recipe, self.plan, self.work, self.num_shards)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         rows = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
         read = functools.partial(_read_parts, parts=ray.put(parts), job=job)
-        results = rows.map_batches(read, batch_size=1, batch_format="pyarrow").take_all()
-        done = {row["part"]: json.loads(row["result"]) for row in results}
+        done: dict[int, dict[str, Any]] = {}
+        for row in rows.map_batches(read, batch_size=1, batch_format="pyarrow").iter_rows():
+            done[row["part"]] = json.loads(row["result"])
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                self._report(f"{'read':<10} {len(done)} of {len(parts)} parts")
         errors = [done[n]["error"] for n in sorted(done) if "error" in done[n]]
         if errors:
             raise InputError(errors[0])
@@ -165,7 +179,7 @@ class _Preparation:
             pass
 
     def _collect(self, names: list[str], counts: Counts) -> int:
-        pieces = sorted((self.work / "pieces").iterdir())
+        pieces = sorted((self.work / "pieces").glob("*.arrow"))
         arguments = [(pieces, files, self.recipe.data.repeats, names, self.num_item_parts) for files in self.shards]
         distinct = sum(rows for _, rows in _each(shards.collect, arguments))
         shutil.rmtree(self.work / "pieces")

@@ -6,7 +6,7 @@ takes its batch out of each. Nothing passes through the driver, and a task that 
 
 from __future__ import annotations
 
-import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ class Atomic:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}")
+        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -156,11 +156,14 @@ def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     if file.format == "csv":
         refusals.add(_count(lines, 34) % 2 == 1, "a quote is not closed in its line")
     refusals.add(_count(lines, 13) > 0, "a carriage return inside the line")
+    fields = _count(lines, ord(DELIMITERS[file.format])) + 1
+    plain = _count(lines, 34) == 0 if file.format == "csv" else np.ones(len(blank), bool)
+    refusals.add(~blank & plain & (fields != len(file.columns)), _wrong_fields(file))
     used = np.flatnonzero(refusals.good & ~blank)
     columns, wrong = _parse(_bytes(lines, used, encoding), len(used), file, names)
     bad = np.zeros(len(lines.starts), bool)
     bad[used[wrong]] = True
-    refusals.add(bad, f"wrong number of fields (the header has {len(file.columns)})")
+    refusals.add(bad, _wrong_fields(file))
     used = np.delete(used, wrong)
     refused = [
         Refused(lines.first + int(n), refusals.reasons[refusals.codes[n]], lines.text_of(int(n), encoding))
@@ -174,6 +177,10 @@ def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) 
         last_line=lines.first + len(lines.starts) - 1,
         refused=refused,
     )
+
+
+def _wrong_fields(file: SourceFile) -> str:
+    return f"wrong number of fields (the header has {len(file.columns)})"
 
 
 def _count(lines: _Lines, byte: int) -> Ints:
@@ -195,7 +202,7 @@ def _bytes(lines: _Lines, used: Ints, encoding: str) -> bytes:
 
 
 def _parse(data: bytes, rows: int, file: SourceFile, names: Sequence[str]) -> tuple[dict[str, pa.Array], list[int]]:
-    """(columns of bytes, the lines with a wrong number of fields)."""
+    """(columns of bytes, the lines with a wrong number of fields, which only quotes can hide until here)."""
     at = {name: str(file.columns.index(name)) for name in names}
     wrong: list[int] = []
 
@@ -205,6 +212,8 @@ def _parse(data: bytes, rows: int, file: SourceFile, names: Sequence[str]) -> tu
 
     if not rows:
         return {name: pa.array([], pa.binary()) for name in names}, wrong
+    if file.format == "csv" and b'"' in data and not values.decodes(data):
+        return _parse_slowly(data, file, at)  # pyarrow cannot hand over a wrong line that is not UTF-8
     try:
         table = pacsv.read_csv(
             pa.BufferReader(data),
@@ -223,7 +232,7 @@ def _parse(data: bytes, rows: int, file: SourceFile, names: Sequence[str]) -> tu
                 check_utf8=False,
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError):
+    except pa.ArrowInvalid:
         return _parse_slowly(data, file, at)
     if table.num_rows + len(wrong) != rows:  # a quote in mid-field swallowed a line
         return _parse_slowly(data, file, at)

@@ -19,7 +19,7 @@ from components.errors import InputError
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
 SPLITS = ("train", "valid", "test")
 DELIMITERS = {"csv": ",", "tsv": "\t", "inter": "\t"}
-HEAD_BYTES = 1 << 20  # a header, and enough rows to see what times look like
+HEAD_BYTES = 1 << 16  # enough rows to see what times look like
 PART_BYTES = 32 << 20  # of text, for one task
 PART_ROWS = 1 << 20  # of Parquet, for one task
 BYTES_PER_ROW = 24  # of text: a guess that only sets the number of partitions
@@ -198,7 +198,7 @@ def _open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile
     try:
         stat = path.stat()
         with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES if kind != "parquet" else 1)
+            head = stream.readline() if kind in DELIMITERS else stream.read(3)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     if not head:
@@ -209,9 +209,8 @@ def _open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile
     bom = 3 if head.startswith(b"\xef\xbb\xbf") else 0
     if kind == "lightgcn":
         return _with(base, columns=("user", "item"), data_start=bom)
-    line, newline, _ = head[bom:].partition(b"\n")
-    names = _header(path, line.removesuffix(b"\r"), kind, encoding)
-    return _with(base, columns=names, data_start=bom + len(line) + len(newline))
+    names = _header(path, head[bom:].rstrip(b"\r\n"), kind, encoding)
+    return _with(base, columns=names, data_start=len(head))
 
 
 def _with(file: SourceFile, **changes: object) -> SourceFile:
@@ -251,11 +250,11 @@ def _open_parquet(base: SourceFile) -> SourceFile:
 def _type_name(meta: pq.FileMetaData, schema: pa.Schema, column: int) -> str:
     """One of values.KINDS; a uint64 column is an integer only where its statistics say that int64 holds it."""
     kind = values.kind_of(schema.field(column).type)
-    if kind == "integer" and pa.types.is_uint64(schema.field(column).type) and meta.num_columns == len(schema.names):
-        stats = [meta.row_group(n).column(column).statistics for n in range(meta.num_row_groups)]
-        if not all(s is not None and s.has_min_max and s.max < 2**63 for s in stats):
-            return "huge"
-    return kind
+    if not pa.types.is_uint64(schema.field(column).type):
+        return kind
+    flat = meta.num_columns == len(schema.names)
+    stats = [meta.row_group(n).column(column).statistics for n in range(meta.num_row_groups)] if flat else [None]
+    return kind if all(s is not None and s.has_min_max and s.max < 2**63 for s in stats) else "huge"
 
 
 def _cut(file: SourceFile, part_bytes: int, part_rows: int) -> Iterator[tuple[int, int]]:

@@ -32,6 +32,7 @@ class ShardStatistics:
     """One shard's share. `lengths` counts users by their rows in train; `warm` are held-out rows of users who train."""
 
     users: int
+    single: int  # users with one row in all
     rows: dict[str, int]
     lengths: Counter[int]
     train: Tally
@@ -45,6 +46,7 @@ class ShardStatistics:
         values, counts = np.unique(degree, return_counts=True)
         return cls(
             users,
+            single=int((np.bincount(user, minlength=users) == 1).sum()),
             rows={name: int((split == code).sum()) for code, name in enumerate(names)},
             lengths=Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))),
             train=Tally.of(item[split == TRAIN]),
@@ -58,12 +60,14 @@ class DatasetStatistics:
 
     degree: Ints
     users: int = 0
+    single: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     warm: dict[str, Ints] = field(default_factory=dict)
 
     def add(self, shard: ShardStatistics) -> None:
         self.users += shard.users
+        self.single += shard.single
         self.rows.update(shard.rows)
         self.lengths.update(shard.lengths)
         self.degree[shard.train.ids] += shard.train.counts
@@ -78,6 +82,7 @@ class DatasetStatistics:
             "rows_per_user": rows / self.users,
             "rows_per_item": rows / items,
             "history_length": quantiles(self.lengths),
+            "users_with_one_row": self.single,
             "users_with_one_train_row": self.lengths[1],
             "users_without_train_rows": self.lengths[0],
             "items_without_train_rows": int((self.degree == 0).sum()),

@@ -19,7 +19,8 @@ TIME_KINDS = ("integer", "float", "date", "text")
 NUMBER_KINDS = ("integer", "huge", "float", "boolean", "text")
 SPLIT_KINDS = ("text",)
 NUMBER = r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
-WHOLE = r"^-?\d{1,18}$"
+WHOLE, LONG = r"^-?\d{1,18}$", r"^-?\d{19}$"
+LARGEST = str(2**63 - 1)
 EXACT = 2**53  # the largest integer up to which a float holds every one
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -86,7 +87,7 @@ def utf8(column: pa.Array, name: str, refused: Refusals) -> pa.Array:
     try:
         return pc.cast(column, pa.string())
     except pa.ArrowInvalid:
-        bad = np.array([not _decodes(value) for value in column.to_pylist()])
+        bad = np.array([not decodes(value) for value in column.to_pylist()])
         refused.add(bad, f"{name} is not UTF-8 (data.encoding: latin-1 may read it)")
         return pc.cast(pc.if_else(pa.array(bad), pa.scalar(b"", pa.binary()), column), pa.string())
 
@@ -140,6 +141,9 @@ def _parse(column: pa.Array, name: str, refused: Refusals) -> tuple[NDArray[np.i
     text = pc.utf8_trim_whitespace(utf8(column, name, refused))
     rows = len(text)
     is_whole = _mask(pc.match_substring_regex(text, WHOLE))
+    if not is_whole.all():
+        long = pc.match_substring_regex(text, LONG)
+        is_whole |= _mask(pc.and_(long, pc.less_equal(pc.utf8_ltrim(text, "-"), LARGEST)))
     whole = _ints(pc.cast(pc.if_else(pa.array(is_whole), text, "0"), pa.int64()))
     if is_whole.all():
         return whole, np.zeros(rows), np.ones(rows, bool)
@@ -183,7 +187,7 @@ def _date(text: str) -> int | None:
     return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // timedelta(microseconds=1)
 
 
-def _decodes(value: bytes) -> bool:
+def decodes(value: bytes) -> bool:
     try:
         value.decode()
     except UnicodeDecodeError:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from components.config import Titles
 from components.data import partitions, readers, sources, values
 from components.data.arrow import pc
+from components.errors import InputError
 
 
 def merge(shard_items: Sequence[Path], part: int, path: Path) -> int:
@@ -54,6 +55,9 @@ def check_titles(titles: Titles, encoding: str) -> sources.SourceFile:
     for key, name in (("item", titles.item), ("title", titles.title)):
         if name not in file.columns:
             raise sources.missing(f"data.titles.{key}", name, file)
+    kind = file.types[file.columns.index(titles.title)] if file.types else "text"
+    if kind != "text":
+        raise InputError(f"data.titles.title: {titles.title!r} of {file.path} is {kind}, takes text")
     return file
 
 
@@ -65,7 +69,8 @@ def titles_of(raw: pa.Array, titles: Titles, encoding: str) -> pa.Array:
     for block in readers.read(readers.whole(file), [titles.item, titles.title], encoding):
         refused = values.Refusals(len(block.order))
         item = values.ids(block.columns[titles.item], titles.item, "string", refused)
-        title = values.utf8(pc.cast(block.columns[titles.title], pa.binary()), titles.title, refused)
+        title = values.utf8(block.columns[titles.title], titles.title, refused)
+        refused.add(np.asarray(pc.equal(pc.binary_length(title), 0)), f"{titles.title} is empty")
         table = pa.table({"item": pc.cast(item, pa.string()), "title": title})
         found.append(table.filter(pc.and_(pc.is_in(item, value_set=wanted), pa.array(refused.good))))
     table = (

@@ -1,0 +1,159 @@
+"""The stages after reading, in one process: order, repeats, k-core, ids, titles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.config import Data, Titles
+from components.data import partitions, shards, vocabulary
+from components.data.shards import Numbering, ShardFiles
+from components.errors import InputError
+from tests.unit.data.cleaned import file
+
+
+def collect(folder: Path, num_shards: int = 1, item_parts: int = 1, repeats: str = "first", **columns: Any) -> list[ShardFiles]:
+    """Cuts rows into shards in two pieces, collects each shard and makes the vocabulary."""
+    table = pa.table({**columns, "order": np.arange(len(columns["user"]))})
+    half = table.num_rows // 2
+    pieces = [folder / f"{n}.arrow" for n in range(2)]
+    for piece, rows in zip(pieces, (table.slice(0, half), table.slice(half)), strict=True):
+        partitions.write(rows, partitions.of(rows["user"], num_shards), num_shards, piece)
+    files = [ShardFiles(folder, n) for n in range(num_shards)]
+    for each in files:
+        shards.collect(pieces, each, repeats, ["train", "valid", "test"], item_parts)
+    vocabularies = [folder / "vocabulary" / f"{n}.arrow" for n in range(item_parts)]
+    for n, path in enumerate(vocabularies):
+        vocabulary.merge([each.items for each in files], n, path)
+    for each in files:
+        shards.encode(each, vocabularies)
+    return files
+
+
+def rows_of(files: ShardFiles) -> list[tuple[Any, Any, Any]]:
+    table = partitions.read_all(files.rows)
+    users = partitions.read_all(files.users)["raw"].to_pylist()
+    items = partitions.read_all(files.items)["raw"].to_pylist()
+    times = table["time"].to_pylist() if "time" in table.column_names else [None] * table.num_rows
+    codes = zip(table["user"].to_pylist(), table["item"].to_pylist(), times, strict=True)
+    return [(users[u], items[i], t) for u, i, t in codes]
+
+
+LOG = {
+    "user": ["b", "a", "b", "a", "b", "b"],
+    "item": ["x", "y", "z", "x", "x", "y"],
+    "time": pa.array([5, 9, 3, 9, 1, 3], pa.int64()),
+    "fraction": [0.0, 0.5, 0.0, 0.25, 0.0, 0.0],
+}
+
+
+def test_rows_are_in_order_of_user_time_and_place(tmp_path: Path) -> None:
+    (files,) = collect(tmp_path, **LOG)
+    assert rows_of(files) == [("a", "x", 9), ("a", "y", 9), ("b", "x", 1), ("b", "z", 3), ("b", "y", 3)]
+
+
+def test_the_last_repeat_can_be_kept(tmp_path: Path) -> None:
+    (files,) = collect(tmp_path, repeats="last", **LOG)
+    assert rows_of(files) == [("a", "x", 9), ("a", "y", 9), ("b", "z", 3), ("b", "y", 3), ("b", "x", 5)]
+
+
+def test_a_pair_in_two_given_splits_is_no_repeat(tmp_path: Path) -> None:
+    (files,) = collect(tmp_path, user=[1, 1, 1], item=[7, 7, 7], split=["test", "train", "test"])
+    assert partitions.read_all(files.rows)["split"].to_pylist() == [2, 0]
+
+
+def test_a_users_rows_are_in_one_shard_and_none_is_lost(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    user, item = random.integers(-50, 50, 2000), random.integers(0, 30, 2000)
+    files = collect(tmp_path, num_shards=7, item_parts=3, user=user, item=[f"i{n}" for n in item])
+    found = [row[:2] for each in files for row in rows_of(each)]
+    assert len(found) == len(set(found))
+    assert set(found) == {(int(u), f"i{i}") for u, i in zip(user, item, strict=True)}
+    homes = Counter(user for each in files for user in {row[0] for row in rows_of(each)})
+    assert set(homes.values()) == {1}
+
+
+def exact_core(pairs: set[tuple[int, int]], per_user: int, per_item: int) -> set[tuple[int, int]]:
+    """The definition: drop rows of too rare users and items until none is left to drop."""
+    while True:
+        users, items = Counter(u for u, _ in pairs), Counter(i for _, i in pairs)
+        left = {(u, i) for u, i in pairs if users[u] >= per_user and items[i] >= per_item}
+        if left == pairs:
+            return pairs
+        pairs = left
+
+
+@pytest.mark.parametrize(("per_user", "per_item"), [(1, 1), (2, 3), (3, 1), (1, 4), (4, 4), (40, 40)])
+def test_k_core_is_the_largest_set_that_meets_both_demands(tmp_path: Path, per_user: int, per_item: int) -> None:
+    random = np.random.default_rng(per_user * 10 + per_item)
+    user, item = random.integers(0, 60, 500), random.zipf(1.3, 500) % 50
+    files = collect(tmp_path, num_shards=4, item_parts=2, user=user, item=item)
+    alive = np.ones(len(np.unique(item)), bool)
+    while True:
+        total = np.zeros(len(alive), np.int64)
+        for each in files:
+            found = shards.count(each, alive, per_user)
+            total[found.codes] += found.counts
+        left = alive & (total >= per_item)
+        if (left == alive).all():
+            break
+        alive = left
+    core = set()
+    for each in files:
+        table = partitions.read_all(each.rows)
+        code = np.load(each.codes)[table["item"].to_numpy()]
+        kept = shards.survivors(table["user"].to_numpy(), code, alive, per_user)
+        core |= {row[:2] for row, good in zip(rows_of(each), kept, strict=True) if good}
+    assert core == exact_core(set(zip(user.tolist(), item.tolist(), strict=True)), per_user, per_item)
+    assert (not core) == (per_user == 40)
+
+
+def test_a_shard_writes_contiguous_ids_and_float_times(tmp_path: Path) -> None:
+    (files,) = collect(tmp_path, **LOG)
+    data = Data.model_validate({"source": "/log", "split": {"by": "leave_one_out"}})
+    numbering = Numbering(10, True, ["train", "valid", "test"])
+    found = shards.finish(files, tmp_path / "out", data, 0, numbering, np.array([1, -1, 0], np.int32))  # x, y, z
+    rows = {s: pq.read_table(tmp_path / "out" / s / "part-00000.parquet").to_pylist() for s in ("train", "valid", "test")}
+    assert rows["train"] == [
+        {"user": 10, "item": 1, "time": 9.25},
+        {"user": 11, "item": 1, "time": 1.0},
+        {"user": 11, "item": 0, "time": 3.0},
+    ]
+    assert rows["valid"] == rows["test"] == []
+    users = pq.read_table(tmp_path / "out" / "users.parquet" / "part-00000.parquet").to_pylist()
+    assert users == [{"id": 10, "raw": "a", "degree": 1}, {"id": 11, "raw": "b", "degree": 2}]
+    assert (found.users, found.single, found.rows) == (2, 1, {"train": 3, "valid": 0, "test": 0})
+
+
+def test_titles_join_by_the_text_of_ids(tmp_path: Path) -> None:
+    path = file(tmp_path, "item_id:token\ttitle:token_seq\n7\tSeven\n007\tBond\n7\tAgain\n9\t\n", "log.item")
+    titles = Titles(source=str(path), title="title")
+    assert vocabulary.titles_of(pa.array([9, 7, 8]), titles, "utf-8").to_pylist() == [None, "Seven", None]
+    assert vocabulary.titles_of(pa.array(["007", "7"]), titles, "utf-8").to_pylist() == ["Bond", "Seven"]
+    with pytest.raises(InputError, match=r"data\.titles\.title: got 'name', not in .*log\.item; takes one of item_id, title"):
+        vocabulary.check_titles(Titles(source=str(path), title="name"), "utf-8")
+
+
+def test_hashes_tell_ids_apart_and_do_not_see_chunks() -> None:
+    texts = [f"{a}{b}" for a in ("", "x", "xx", "é", "\0") for b in range(2000)] + ["", "\0"]
+    array = pa.array(texts)
+    hashes = partitions.stable_hash(array)
+    assert len(np.unique(hashes)) == len(set(texts))
+    assert (partitions.stable_hash(array.slice(17, 300)) == hashes[17:317]).all()
+    assert (partitions.stable_hash(pa.chunked_array([array.slice(0, 5), array.slice(5)])) == hashes).all()
+    integers = partitions.stable_hash(pa.array(np.arange(-5000, 5000)))
+    shares = np.bincount((integers % np.uint64(8)).astype(int)) / 10000
+    assert np.abs(shares - 1 / 8).max() < 0.02
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk"), partitions.Atomic(tmp_path / "file") as partial:
+        partial.write_text("half")
+        raise OSError("disk")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,65 @@
+"""Statistics against definitions and laws whose answers are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from components.data import statistics
+from components.data.statistics import DatasetStatistics, ShardStatistics
+
+
+def test_equal_items_have_no_inequality() -> None:
+    found = statistics.popularity(np.full(200, 7))
+    assert found["gini"] == pytest.approx(0)
+    assert found["slope"] == pytest.approx(0)
+    assert found["top_10_percent_share"] == pytest.approx(0.1)
+
+
+def test_one_item_with_everything_is_all_inequality() -> None:
+    found = statistics.popularity(np.array([0] * 99 + [50]))
+    assert found["gini"] == pytest.approx(0.99)
+    assert found["top_1_percent_share"] == 1
+    assert found["slope"] is None
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
+def test_the_slope_of_a_power_law_is_its_exponent(exponent: float) -> None:
+    degree = (1e9 * np.arange(1, 1001) ** -exponent).astype(np.int64)
+    assert statistics.popularity(np.random.default_rng(0).permutation(degree))["slope"] == pytest.approx(-exponent, abs=1e-3)
+
+
+def test_gini_is_the_mean_difference_over_twice_the_mean() -> None:
+    degree = np.random.default_rng(0).integers(0, 50, 60)
+    expected = np.abs(degree[:, None] - degree[None]).mean() / (2 * degree.mean())
+    assert statistics.popularity(degree)["gini"] == pytest.approx(expected)
+
+
+def test_a_log_without_train_rows_has_no_popularity() -> None:
+    assert set(statistics.popularity(np.zeros(3, np.int64)).values()) == {None}
+
+
+def test_quantiles_of_a_histogram_are_those_of_its_values() -> None:
+    values = np.random.default_rng(0).geometric(0.1, 999)
+    found = statistics.quantiles(Counter(values.tolist()))
+    assert found["mean"] == pytest.approx(values.mean())
+    assert (found["min"], found["max"]) == (values.min(), values.max())
+    for name, share in {"q25": 0.25, "median": 0.5, "q95": 0.95}.items():
+        assert found[name] == np.quantile(values, share, method="inverted_cdf")
+
+
+def test_shards_sum_to_the_whole_and_cold_rows_are_seen() -> None:
+    names = ["train", "valid", "test"]
+    # user 0 trains on item 0 and tests item 2 (which nobody trains); user 1 only tests; user 2 of another shard trains item 1
+    first = ShardStatistics.of(np.array([0, 0, 1]), np.array([0, 2, 0]), np.array([0, 2, 2], np.int8), names)
+    second = ShardStatistics.of(np.array([0, 0]), np.array([1, 0]), np.array([0, 2], np.int8), names)
+    total = DatasetStatistics(np.zeros(3, np.int64))
+    total.add(first)
+    total.add(second)
+    found = total.describe()
+    assert total.rows == {"train": 2, "valid": 0, "test": 3}
+    assert found["cold_rows"] == {"valid": 0, "test": 2}
+    assert found["density"] == pytest.approx(5 / 9)
+    assert (found["users_with_one_row"], found["users_without_train_rows"], found["items_without_train_rows"]) == (1, 1, 1)
