@@ -43,6 +43,7 @@ SHARDS_PER_ITEM_PART = 8
 WORK = ".work"
 PROGRESS_SECONDS = 10.0
 Report = Callable[[str], None]
+dataset_path = manifest.dataset_path
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,6 @@ class Sizes:
     part_rows: int = sources.PART_ROWS
 
 
-def dataset_path(recipe: Recipe) -> Path:
-    """Where the recipe's dataset is, or will be.
-
-    Raises:
-        InputError: the source is not there or not readable.
-    """
-    return _path(recipe, sources.inspect(recipe.data))
-
-
-def _path(recipe: Recipe, plan: SourcePlan) -> Path:
-    return Path(recipe.scale.storage_path) / "datasets" / manifest.fingerprint(recipe, plan)
-
-
 def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> Path:
     """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets a line for each stage.
 
@@ -74,7 +62,7 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         InputError: the source is not there, not readable or leaves no row; or another process prepares the same dataset.
     """
     plan = sources.inspect(recipe.data)
-    folder = _path(recipe, plan)
+    folder = manifest.dataset_path(recipe, plan)
     if storage.is_finished(folder):
         report(f"{folder}: current, nothing to do")
         return folder

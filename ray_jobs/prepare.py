@@ -7,16 +7,17 @@ import sys
 
 from components import storage
 from components.config import Recipe
+from components.data import manifest
 from ray_jobs import _program
 
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
-    from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe
-
-    folder = _dataflow.dataset_path(recipe)
+    folder = manifest.dataset_path(recipe)
     if storage.is_finished(folder):
         print(f"{folder}: current, nothing to do")
         return
+    from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe
+
     with _program.cluster():
         _dataflow.prepare(recipe, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(folder)

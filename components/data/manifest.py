@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from components.config import GivenSplit, LeaveOneOut, Recipe
-from components.data import vocabulary
+from components.data import sources, vocabulary
 from components.data.cleaning import Counts
 from components.data.sources import SourceFile, SourcePlan
 from components.data.statistics import DatasetStatistics
@@ -41,6 +42,16 @@ def fingerprint(recipe: Recipe, plan: SourcePlan) -> str:
         "sources": all_sources(recipe, plan),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def dataset_path(recipe: Recipe, plan: SourcePlan | None = None) -> Path:
+    """Where the recipe's dataset is, or will be.
+
+    Raises:
+        InputError: the source is not there or not readable.
+    """
+    plan = plan or sources.inspect(recipe.data)
+    return Path(recipe.scale.storage_path) / "datasets" / fingerprint(recipe, plan)
 
 
 def split_names(counts: Counts) -> list[str]:
