@@ -257,6 +257,22 @@ class Recipe(Section):
         return parse(json.loads(text))
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's plain values: `on` is text (a key of l2), 1e-3 is a number."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads a YAML recipe and applies `a.b=value` overrides (values are YAML).
 
@@ -268,7 +284,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except OSError as error:
         raise InputError(f"recipe {path}: {error.strerror}") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -297,7 +313,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict | list):
             raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {node!r}, which has no keys")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Yaml)
     except yaml.YAMLError as error:
         raise InputError(f"--set {key}: got {value!r}, takes a YAML value") from error
     if isinstance(node, list):

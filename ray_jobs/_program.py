@@ -44,7 +44,7 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would upload the whole folder
     import ray  # slow to import, and not needed to find a mistake in a recipe
 
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING, log_to_driver=False)
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ class TrackedRun:
     run_id: str
 
     def log(self, history: Iterable[dict[str, Any]]) -> None:
-        """Sends entries {time, step, metrics} in batches. Sent twice, they are there once: MLflow keys them by their content."""
+        """Sends entries {time, step, metrics} in batches. Sent twice, they are there once: MLflow keys them so."""
         from mlflow.entities import Metric
 
         metrics = [

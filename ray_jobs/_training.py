@@ -22,7 +22,7 @@ def dataset_of(recipe: Recipe) -> Path:
     Raises:
         InputError: it is not prepared; names the command that does.
     """
-    dataset = _dataflow.dataset_folder(recipe)
+    dataset = _dataflow.dataset_path(recipe)
     if not storage.is_finished(dataset):
         raise InputError(f"dataset {dataset}: not prepared; run python -m ray_jobs.prepare with this recipe first")
     return dataset

@@ -196,19 +196,19 @@ class Watching(threading.Thread):
 
     def __init__(self, run: Path, show: Any) -> None:
         super().__init__(daemon=True)
-        self._path, self._show, self._stop = run / PROGRESS, show, threading.Event()
+        self._path, self._show, self._ended = run / PROGRESS, show, threading.Event()
 
     def __enter__(self) -> Watching:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
     def run(self) -> None:
         shown = None
-        while not self._stop.wait(PROGRESS_SECONDS / 2):
+        while not self._ended.wait(PROGRESS_SECONDS / 2):
             if self._path.exists() and (state := storage.read_json(self._path)) != shown:
                 self._show(state)
                 shown = state

@@ -68,16 +68,18 @@ def evaluate_tile(ranker: Ranker, task: Task, number: int, ks: Sequence[int]) ->
     return pa.table({**columns, **values})
 
 
-def validate(scorer: Scorer, task: Task, metric: str, tiles: Iterable[int]) -> NDArray[np.float64]:
-    """[users of the tiles] values of one metric, such as `recall@20`; `exact.mean` of all workers' values is the result."""
-    k = int(metric.partition("@")[2])
-    ranker = Ranker(scorer, task.seen, k)
-    values = [np.zeros(0)]
+def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[int]) -> dict[str, NDArray[np.float64]]:
+    """[users of the tiles] values of metrics such as `recall@20`; `exact.mean` over all workers is the result."""
+    ks = sorted({int(name.partition("@")[2]) for name in names})
+    ranker = Ranker(scorer, task.seen, ks[-1])
+    values = {name: [np.zeros(0)] for name in names}
     for number in tiles:
         users_T = task.tile(number)
         items_TK, _ = ranker.top(users_T, keep=task.truth)
-        values.append(metrics.per_user(*task.hits(users_T, items_TK), [k])[metric])
-    return np.concatenate(values)
+        found = metrics.per_user(*task.hits(users_T, items_TK), ks)
+        for name, parts in values.items():
+            parts.append(found[name])
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 class Summary:

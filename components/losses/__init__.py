@@ -4,8 +4,9 @@
     state = loss.add(state, scores_BT)      for each tile T of candidates
     loss_B = loss.finish(state)
 
-A fold never needs the whole score matrix. Scores come without temperature; a candidate that must not count has the score
-EXCLUDED: its probability and its gradient are exactly 0, and a row with no other candidate has loss and gradient 0.
+A fold never needs the whole score matrix. Scores come divided by `loss.temperature`: whoever drives the fold divides the
+queries, which costs B x D instead of B x C. A candidate that must not count has the score EXCLUDED: its probability and its
+gradient are exactly 0, and a row with no other candidate has loss and gradient 0.
 """
 
 EXCLUDED = -1e30  # finite, so that a row of nothing else gives no NaN; far below any score over any temperature

@@ -8,6 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from components.losses._log_sum_exp import log_sum_exp
+
 
 class SampledSoftmax:
     """L_b = -p + log( e^p + sum_j e^{c_j} ),  p = s_b / temperature,  c_j = s_j / temperature.
@@ -16,7 +18,8 @@ class SampledSoftmax:
     is there once, and again where a source may draw it); it is subtracted from the logit, so that the loss estimates the full
     softmax whatever the candidates are drawn from.
 
-    Shapes: positive_B, scores_BT, log_count_B of the positives, log_count [T] or [B, T]; the loss is [B].
+    Shapes: positive_B, scores_BT (divided by the temperature already), log_count_B of the positives, log_count [T] or [B, T];
+    the loss is [B].
     Raises: nothing; a row without candidates has loss 0.
     Source: Wu et al. 2024, arXiv 2201.02327, eq. of L_SSM; logQ: Bengio and Senecal 2008.
     Differs: the loss of each row, not their sum: the mean over the global batch is taken by the trainer (Adam does not see the
@@ -29,19 +32,19 @@ class SampledSoftmax:
 
     def start(self, positive_B: Tensor, log_count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The positive's logit, and the log-sum-exp so far: of the positive alone."""
-        logit_B = self._logits(positive_B, log_count_B)
+        logit_B = _corrected(positive_B, log_count_B)
         return logit_B, logit_B
 
     def add(self, state: tuple[Tensor, Tensor], scores_BT: Tensor, log_count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Takes in a tile of candidates."""
         logit_B, total_B = state
-        return logit_B, torch.logaddexp(total_B, torch.logsumexp(self._logits(scores_BT, log_count), dim=1))
+        return logit_B, torch.logaddexp(total_B, log_sum_exp(_corrected(scores_BT, log_count)))
 
     def finish(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of each row."""
         logit_B, total_B = state
         return total_B - logit_B
 
-    def _logits(self, scores: Tensor, log_count: Tensor | None) -> Tensor:
-        scaled = scores / self.temperature
-        return scaled if log_count is None else scaled - log_count.to(scaled.dtype)
+
+def _corrected(logits: Tensor, log_count: Tensor | None) -> Tensor:
+    return logits if log_count is None else logits - log_count.to(logits.dtype)

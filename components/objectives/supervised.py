@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.losses import EXCLUDED
 from components.negatives import Candidates
+from components.objectives import Outcome
 from components.training.batches import Batch
-
-
-class Outcome(NamedTuple):
-    """The loss of each of this worker's rows, and the table rows that the batch touched."""
-
-    loss_B: Tensor
-    positive_rows: tuple[Tensor, ...]  # users and positives of this worker
-    shared_rows: tuple[Tensor, ...]  # of pools that every worker has alike
-    own_rows: tuple[Tensor, ...]  # of candidates drawn for this worker's rows
 
 
 class Supervised:
@@ -34,15 +26,16 @@ class Supervised:
     def __call__(self, batch: Batch) -> Outcome:
         query = self.encoder.queries(batch)
         positive = self.encoder.items(batch.items_B)
+        queries_BD = query.vectors / self.loss.temperature
         shared_rows, own_rows = [], []
-        state = self.loss.start((query.vectors * positive.vectors).sum(dim=1), self._log_count_of_positives(batch))
+        state = self.loss.start((queries_BD * positive.vectors).sum(dim=1), self._log_count_of_positives(batch))
         for source in self.sources:
             candidates = source(batch, positive.vectors)
             vectors = candidates.vectors
             if vectors is None:
                 vectors, rows = self.encoder.items(candidates.items)
                 (own_rows if candidates.items.dim() == 2 else shared_rows).append(rows)
-            scores_BT = _scores(query.vectors, vectors, candidates)
+            scores_BT = _scores(queries_BD, vectors, candidates)
             state = self.loss.add(state, scores_BT, self._log_count(batch, candidates.items))
         return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
 
@@ -69,5 +62,7 @@ def _scores(queries_BD: Tensor, vectors: Tensor, candidates: Candidates) -> Tens
         return torch.bmm(vectors, queries_BD.unsqueeze(2)).squeeze(2)
     scores_BC = queries_BD @ vectors.T
     if candidates.excluded is not None:
-        scores_BC = scores_BC.index_put(candidates.excluded, scores_BC.new_tensor(EXCLUDED))
+        rows, columns = candidates.excluded
+        with torch.no_grad():  # in place, as the matmul keeps no copy; a loss gives EXCLUDED the gradient 0 by itself
+            scores_BC.view(-1).index_fill_(0, rows * scores_BC.shape[1] + columns, EXCLUDED)
     return scores_BC

@@ -112,13 +112,16 @@ class Trainer:
         self.optimizer.step()
         return outcome.loss_B.detach().double().sum()
 
-    def validate(self) -> float:
-        """The recipe's metric on the held-out rows: the mean over their users, the same bits whatever the number of workers."""
+    def validate(self) -> dict[str, float]:
+        """The recipe's metric, recall and ndcg on held-out rows: means over their users, the same bits for any workers."""
         assert self.validation is not None, "there is nothing to validate on"
         scorer = Factors(*self.encoder.scoring_tables())  # pyright: ignore[reportCallIssue]
         mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
-        values = validate(scorer, self.validation, self.recipe.training.metric, mine)
-        return exact.mean(np.concatenate(self.workers.gather_objects(values)))
+        metric = self.recipe.training.metric
+        k = metric.partition("@")[2]
+        values = validate(scorer, self.validation, sorted({metric, f"recall@{k}", f"ndcg@{k}"}), mine)
+        parts = self.workers.gather_objects(values)
+        return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
     def save(self, folder: Path, dataset_fingerprint: str) -> None:
         """Writes weights, optimiser and position."""
@@ -155,8 +158,9 @@ class Trainer:
         improved = last if self.validation is None else False
         if validated and self.validation is not None:
             started = time.perf_counter()
-            value = self.validate()
-            metrics[f"{training.select_on}_{training.metric}"] = value
+            values = self.validate()
+            value = values[training.metric]
+            metrics |= {f"{training.select_on}_{name}": values[name] for name in values}
             metrics["validation_seconds"] = time.perf_counter() - started
             improved = position.best_value is None or value > position.best_value
             position.validations_since_best = 0 if improved else position.validations_since_best + 1

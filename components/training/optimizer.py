@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.config import L2
-from components.objectives.supervised import Outcome
+from components.objectives import Outcome
 
 
 def penalty(l2: L2, outcome: Outcome, rows: int, num_workers: int) -> Tensor:

@@ -53,8 +53,8 @@ def test_validate_is_the_column_of_the_full_evaluation():
     ranker = Ranker(scorer, task.seen, 20)
     for metric in ("recall@20", "ndcg@5"):
         wanted = [evaluate_tile(ranker, task, n, KS)[metric].to_numpy() for n in range(task.num_tiles)]
-        assert np.array_equal(validate(scorer, task, metric, range(task.num_tiles)), np.concatenate(wanted))
-    assert len(validate(scorer, task, "recall@20", [])) == 0
+        assert np.array_equal(validate(scorer, task, [metric], range(task.num_tiles))[metric], np.concatenate(wanted))
+    assert len(validate(scorer, task, ["recall@20"], [])["recall@20"]) == 0
 
 
 def test_group_contributions_add_up_to_recall():

@@ -1,0 +1,113 @@
+"""Two and three real processes compute what one computes: gradients, losses, weights and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from components.training.batches import batches
+from components.training.collectives import Workers
+from components.training.loop import Trainer
+from tests.worlds import in_processes, recipe, small_log
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "in_batch": {"negatives": [{"name": "in_batch"}]},
+    "in_batch, repeats stay": {"negatives": [{"name": "in_batch", "exclude": "nothing"}]},
+    "pool": {"negatives": [{"name": "uniform", "count": 30}]},
+    "rows": {"negatives": [{"name": "uniform", "count": 5, "per": "row"}]},
+    "mixture": {
+        "negatives": [{"name": "in_batch"}, {"name": "uniform", "count": 30}, {"name": "uniform", "count": 5, "per": "row"}],
+        "encoder": {"name": "mf", "dim": 8, "dropout": 0.3},
+        "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
+        "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
+    },
+    "tables": {"optimizer": {"l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}}},
+}
+
+
+def gradients(scheme: str, batch_size: int) -> dict[str, torch.Tensor]:
+    """The gradient of one global batch, and what this worker has of its loss."""
+    task = small_log()
+    training = {"batch_size": batch_size, "precision": "float64"}
+    trainer = Trainer(recipe(training=training, **SCHEMES[scheme]), task.seen, task, Workers(), torch.device("cpu"))
+    batch = next(batches(task.seen, batch_size=batch_size, seed=0, epoch=0, workers=trainer.workers, device=trainer.device))
+    loss = trainer.step(batch)
+    return {"loss": loss, **{name: p.grad for name, p in trainer.encoder.named_parameters() if p.grad is not None}}
+
+
+def curve(scheme: str) -> dict[str, Any]:
+    """Every epoch's metrics and the last weights of a whole training."""
+    task = small_log()
+    trainer = Trainer(recipe(**SCHEMES[scheme]), task.seen, task, Workers(), torch.device("cpu"))
+    told = [progress.metrics for progress in trainer.run() if progress.metrics]
+    return {
+        "loss": [metrics["loss"] for metrics in told],
+        "recall": [metrics["valid_recall@20"] for metrics in told],
+        **trainer.encoder.state_dict(),
+    }
+
+
+def gathered() -> dict[str, Any]:
+    """The gradient of sum_r (r + 1) * x_r over all workers' rows x, asked for by each worker."""
+    workers = Workers()
+    start, stop = workers.share(7)
+    mine = torch.arange(start, stop, dtype=torch.float64).requires_grad_()
+    everyone = workers.gather(mine[:, None], 7)
+    (everyone[:, 0] * torch.arange(1, 8)).sum().backward()
+    return {"all": everyone.detach()[:, 0], "gradient": mine.grad, "start": start, "stop": stop}
+
+
+def everything() -> dict[str, Any]:
+    """All that is compared, in one start of processes."""
+    return {
+        "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
+        "fewer rows than workers": gradients("mixture", batch_size=2),
+        "curve": curve("mixture"),
+        "gathered": gathered(),
+    }
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return everything()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return in_processes(everything, request.param, tmp_path_factory.mktemp("world"))
+
+
+def same_gradients(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
+    assert sum(float(worker["loss"]) for worker in together) == pytest.approx(float(alone["loss"]), rel=1e-12)
+    for worker in together:
+        for table in ("user_table", "item_table"):
+            assert alone[table].abs().max() > 1e-3
+            assert (worker[table] - alone[table]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gradient_of_w_workers_is_that_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
+    same_gradients(alone["gradients"][scheme], [worker["gradients"][scheme] for worker in together])
+
+
+def test_a_batch_of_fewer_rows_than_workers(alone: Any, together: list[Any]) -> None:
+    key = "fewer rows than workers"
+    same_gradients(alone[key], [worker[key] for worker in together])
+
+
+def test_a_training_of_w_workers_is_that_of_one(alone: Any, together: list[Any]) -> None:
+    curve = alone["curve"]
+    assert curve["loss"][2] < curve["loss"][0]
+    for worker in together:
+        assert worker["curve"]["loss"] == pytest.approx(curve["loss"], rel=1e-9)
+        assert worker["curve"]["recall"] == curve["recall"]
+        assert (worker["curve"]["item_table"] - curve["item_table"]).abs().max() < 1e-6
+
+
+def test_gather_is_in_order_and_its_gradient_sums_over_workers(together: list[Any]) -> None:
+    for worker in (worker["gathered"] for worker in together):
+        assert worker["all"].tolist() == list(range(7))
+        factor = len(together)  # every worker asks for the same sum
+        assert worker["gradient"].tolist() == [factor * (r + 1.0) for r in range(worker["start"], worker["stop"])]

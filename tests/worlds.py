@@ -1,0 +1,58 @@
+"""A small log of a known law, recipes on it, and real gloo processes to train in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from components import config
+from components.config import Recipe
+from components.data.interactions import Interactions
+from components.evaluation.evaluate import Task
+
+
+def small_log(users: int = 60, items: int = 40, rows: int = 900, seed: int = 0) -> Task:
+    """Items by Zipf's law (exponent 1), users uniform, repeats dropped; a fifth of the rows is held out: (truth, seen)."""
+    random = np.random.default_rng(seed)
+    law = 1 / np.arange(1, items + 1)
+    drawn = np.stack([random.integers(0, users, rows), random.choice(items, rows, p=law / law.sum())], axis=1)
+    pairs = np.unique(drawn, axis=0)
+    held_out = random.random(len(pairs)) < 0.2
+    parts = (pairs[held_out], pairs[~held_out])
+    truth, seen = (Interactions.of(part[:, 0], part[:, 1], users, items) for part in parts)
+    return Task(truth, seen)
+
+
+def recipe(**sections: Any) -> Recipe:
+    """A recipe of MF with sampled softmax on in-batch negatives, with some sections replaced."""
+    base = {
+        "name": "small",
+        "data": {"source": "log.csv"},
+        "encoder": {"name": "mf", "dim": 8},
+        "loss": {"name": "sampled_softmax", "temperature": 0.2},
+        "negatives": [{"name": "in_batch"}],
+        "training": {"batch_size": 50, "epochs": 3, "precision": "float64"},
+    }
+    return config.parse({**base, **sections})
+
+
+def in_processes(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
+    """`function(*arguments)` in each of `world_size` gloo processes; their results in the order of ranks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mp.spawn(_process, (world_size, str(folder), function, arguments), nprocs=world_size)  # pyright: ignore
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def _process(rank: int, world_size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
