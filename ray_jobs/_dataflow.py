@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import shutil
 import time
 from collections import Counter
@@ -83,6 +84,13 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
     return folder
 
 
+def quiet_data() -> None:
+    """Ray Data without bars and plans: programs print a line for each stage of their own."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that bars are off
+
+
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left; the lock stays."""
     for path in folder.iterdir():
@@ -118,6 +126,8 @@ class _Preparation:
         """Everything up to the manifest, which it returns."""
         counts = self._read()
         manifest.refuse_if_empty(counts.kept, counts, "cleaning")
+        if self.recipe.data.split.by == "given":
+            manifest.refuse_if_empty(counts.splits["train"], counts, "cleaning that is in train")
         names = manifest.split_names(counts)
         distinct = self._collect(names, counts)
         offsets = self._vocabulary()
@@ -132,8 +142,7 @@ class _Preparation:
         parts = self.plan.parts(self.sizes.part_bytes, self.sizes.part_rows)
         told = time.monotonic()
         job = _ReadJob(self.recipe, self.plan, self.work, self.num_shards)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        quiet_data()
         rows = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
         read = functools.partial(_read_parts, parts=ray.put(parts), job=job)
         done: dict[int, dict[str, Any]] = {}

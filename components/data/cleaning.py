@@ -137,7 +137,7 @@ def _refused_rows(block: Block, refused: values.Refusals, file: SourceFile) -> p
     bad = np.flatnonzero(~refused.good)
     lines = [r.line for r in block.refused] + block.line[bad].tolist()
     reasons = [r.reason for r in block.refused] + [refused.reasons[code] for code in refused.codes[bad]]
-    raws = [r.raw for r in block.refused] + [block.raw(int(row)) for row in bad]
+    raws = [r.raw for r in block.refused] + block.raw(bad)
     table = pa.table({"file": [file.path] * len(lines), "line": lines, "reason": reasons, "raw": raws}, schema=QUARANTINE)
     return table.sort_by("line")
 

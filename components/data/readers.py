@@ -35,12 +35,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a part: columns of equal length, each row's position in the file, its line, and its text on demand."""
+    """Rows of a part: columns of equal length, each row's position in the file, its line, and rows' text on demand."""
 
     columns: dict[str, pa.Array]
     order: Ints
     line: Ints
-    raw: Callable[[int], str]
+    raw: Callable[[Ints], list[str]]
     last_line: int
     refused: list[Refused] = field(default_factory=list)
 
@@ -95,8 +95,9 @@ def _plain(array: pa.Array) -> pa.Array:
     return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
 
 
-def _as_json(batch: pa.RecordBatch) -> Callable[[int], str]:
-    return lambda row: json.dumps({name: batch[name][row].as_py() for name in batch.schema.names}, default=str)
+def _as_json(batch: pa.RecordBatch) -> Callable[[Ints], list[str]]:
+    encode = json.JSONEncoder(default=str).encode
+    return lambda rows: [encode(row) for row in batch.take(pa.array(rows)).to_pylist()]
 
 
 # text ---------------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) 
         columns,
         order=lines.position + lines.starts[used],
         line=lines.first + used,
-        raw=lambda row: lines.text_of(int(used[row]), encoding),
+        raw=lambda rows: [lines.text_of(n, encoding) for n in used[rows].tolist()],
         last_line=lines.first + len(lines.starts) - 1,
         refused=refused,
     )
@@ -280,7 +281,7 @@ def _pairs(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str)
         {"user": users, "item": items},
         order=order[~is_user],
         line=lines.first + line[~is_user],
-        raw=lambda row: f"{users[row]} {items[row]}",
+        raw=lambda rows: [f"{users[row]} {items[row]}" for row in rows.tolist()],
         last_line=lines.first + len(lines.starts) - 1,
         refused=refused,
     )

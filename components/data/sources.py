@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,10 @@ def file_split(data: Data, file: SourceFile) -> str | None:
 
 def _find(data: Data) -> Iterator[tuple[Path, str, str | None]]:
     if isinstance(data.source, dict):
+        if "train" not in data.source:
+            raise InputError(
+                f"data.source: got {' and '.join(data.source) or 'no key'}, takes train, and beside it valid and test"
+            )
         for split in SPLITS:
             if split in data.source:
                 yield from ((path, kind, split) for path, kind in _expand(data.source[split], data.format))
@@ -259,8 +264,10 @@ def _type_name(meta: pq.FileMetaData, schema: pa.Schema, column: int) -> str:
 
 def _cut(file: SourceFile, part_bytes: int, part_rows: int) -> Iterator[tuple[int, int]]:
     if file.rows is None:
-        for start in range(file.data_start, file.bytes, part_bytes):
-            yield start, min(start + part_bytes, file.bytes)
+        size = file.bytes - file.data_start
+        count = -(-size // part_bytes)
+        edges = [file.data_start + size * n // count for n in range(count + 1)] if count else []
+        yield from itertools.pairwise(edges)
         return
     start, rows = 0, 0
     for n, group in enumerate(file.row_groups):

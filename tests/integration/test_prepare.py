@@ -10,11 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -224,6 +226,15 @@ def test_every_row_filtered_shows_the_counts_and_leaves_nothing(cluster: None, t
     assert not [path for path in (tmp_path / "datasets").rglob("*") if path.is_file()]
 
 
+def test_a_given_split_without_train_rows_shows_the_counts(cluster: None, tmp_path: Path) -> None:
+    source = tmp_path / "log.csv"
+    source.write_text("user_id,item_id,split\n1,2,test\n1,3,training\n")
+    with pytest.raises(
+        InputError, match=r"(?s)no row is left after cleaning that is in train: read 2, kept 1.*1 because split is"
+    ):
+        prepare(source, tmp_path, split={"by": "given"})
+
+
 def test_a_user_with_one_row_trains_under_leave_one_out(cluster: None, tmp_path: Path) -> None:
     source = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user_id": [1, 2, 2, 3, 3, 3], "item_id": [1, 1, 2, 1, 2, 3], "t": [0, 5, 1, 9, 8, 7]}), source)
@@ -317,6 +328,32 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(cluster: None, tmp_path
     again = _dataflow.prepare(config.load(tmp_path / "recipe.yaml"), report=lambda line: None)
     assert again == folder
     assert contents(again) == contents(undisturbed)
+
+
+@pytest.mark.slow
+def test_workers_that_die_change_nothing(cluster: None, tmp_path: Path) -> None:
+    source = write_log(tmp_path / "log.csv", rows=200_000)
+    sizes = Sizes(rows_per_shard=20_000, part_bytes=200_000)
+    undisturbed, _ = prepare(source, tmp_path / "apart", sizes, **RULES)
+    killed: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(prepare, source, tmp_path / "store", sizes, **RULES)
+        while not running.done():
+            if len(killed) < 4:
+                killed += kill_a_working_worker()
+            time.sleep(0.3)
+    assert killed, "a worker died while it worked"
+    assert contents(running.result()[0]) == contents(undisturbed)
+
+
+def kill_a_working_worker() -> list[int]:
+    names = ("_read_part", "collect", "merge", "encode", "count", "finish")
+    for process in psutil.Process().children(recursive=True):
+        title = "".join(process.cmdline()[:1])
+        if title.startswith("ray::") and any(name in title for name in names):
+            process.kill()
+            return [process.pid]
+    return []
 
 
 @pytest.mark.slow

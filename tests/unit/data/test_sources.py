@@ -140,6 +140,11 @@ def test_the_files_of_a_mapping_have_its_splits(tmp_path: Path) -> None:
         inspect(source)
 
 
+def test_a_mapping_without_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.source: got test, takes train"):
+        inspect({"test": file(tmp_path, "user_id,item_id\n1,2\n")}, split={"by": "given"})
+
+
 def test_lightgcn_files_have_the_splits_of_their_names(tmp_path: Path) -> None:
     for name in ("test.txt", "train.txt", "item_list.txt"):
         file(tmp_path, "0 1 2\n", name)
