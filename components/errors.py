@@ -52,7 +52,7 @@ def _takes(detail: Any) -> str:
         return "takes a value"
     if kind == "value_error":
         return f"takes {context['error']}"
-    return "takes: " + detail["msg"][0].lower() + detail["msg"][1:].removeprefix("nput should be ")
+    return "takes " + detail["msg"].removeprefix("Input should be ")
 
 
 def _short(value: Any) -> str:

@@ -19,6 +19,7 @@ from components.config import Recipe
 from components.errors import InputError
 
 HISTORY = "metrics.jsonl"
+LINKS = "links.json"  # a run's dataset and its MLflow run
 LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
 LARGEST_BATCH = 1000  # metrics that one request takes
 
@@ -125,7 +126,7 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
         mlflow.log_artifact(tracked.run_id, str(run / "recipe.json"))
     except MlflowException as error:
         raise InputError(f"tracking.uri: got {where}, which does not answer as MLflow: {error}") from error
-    storage.write_json(run / "mlflow.json", {"tracking_uri": where, "run_id": tracked.run_id})
+    storage.write_json(run / LINKS, {"dataset": str(dataset), "tracking_uri": where, "run_id": tracked.run_id})
     return tracked
 
 
@@ -143,8 +144,16 @@ def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
 
 def attach(run: Path) -> TrackedRun:
     """The MLflow run of a training's folder."""
-    saved = storage.read_json(run / "mlflow.json")
+    saved = storage.read_json(run / LINKS)
     return TrackedRun(saved["tracking_uri"], saved["run_id"])
+
+
+def how_to_open(run: Path) -> str:
+    """The command, or the address, that shows a run's MLflow pages."""
+    tracked = attach(run)
+    if not tracked.tracking_uri.startswith("sqlite:"):
+        return tracked.tracking_uri
+    return f"{Path(sys.executable).parent / 'mlflow'} server --backend-store-uri {tracked.tracking_uri} --port 5000"
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

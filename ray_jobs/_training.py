@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from components import storage
 from components.config import Recipe, parse
+from components.data import manifest
 from components.errors import InputError
 from components.reports import plots
-from ray_jobs import _dataflow, _program, _runs, _tracking, _workers
+from ray_jobs import _program, _runs, _tracking, _workers
 
 
 def dataset_of(recipe: Recipe) -> Path:
@@ -22,7 +23,7 @@ def dataset_of(recipe: Recipe) -> Path:
     Raises:
         InputError: it is not prepared; names the command that does.
     """
-    dataset = _dataflow.dataset_path(recipe)
+    dataset = manifest.dataset_path(recipe)
     if not storage.is_finished(dataset):
         raise InputError(f"dataset {dataset}: not prepared; run python -m ray_jobs.prepare with this recipe first")
     return dataset
@@ -30,11 +31,11 @@ def dataset_of(recipe: Recipe) -> Path:
 
 def refit(recipe: Recipe, chosen: Path) -> Recipe:
     """The recipe that fits on train and valid for the number of epochs that a finished run chose on valid."""
-    manifest = storage.open_finished(chosen, "run")
-    if manifest["select_on"] != "valid":
-        raise InputError(f"--refit: {chosen} chose its epoch on {manifest['select_on']}, takes a run that chose on valid")
+    about = storage.open_finished(chosen, "run")
+    if about["select_on"] != "valid":
+        raise InputError(f"--refit: {chosen} chose its epoch on {about['select_on']}, takes a run that chose on valid")
     tree = recipe.model_dump()
-    tree["training"] |= {"fit_on": "train+valid", "select_on": "none", "epochs": manifest["best_epoch"] + 1}
+    tree["training"] |= {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
     return parse(tree)
 
 
@@ -50,10 +51,10 @@ def train(recipe: Recipe, dataset: Path) -> Path:
 
 def resume(folder: Path) -> None:
     """Continues a run that was interrupted, in its folder and its MLflow run."""
-    if not (folder / "mlflow.json").is_file() or storage.is_finished(folder):
+    if not (folder / _tracking.LINKS).is_file() or storage.is_finished(folder):
         raise InputError(f"--resume: got {folder}, takes the folder of a run that was started and is not finished")
     recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
-    dataset = dataset_of(recipe)
+    dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
         _program.require_slots(recipe)
         tracked = _tracking.attach(folder)
@@ -75,7 +76,7 @@ def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
     history = _tracking.read_history(folder)
     state = storage.read_json(folder / _workers.PROGRESS)
     plots.learning_curves([{"epoch": entry["step"], **entry["metrics"]} for entry in history], folder / "learning_curves.png")
-    manifest = {
+    about = {
         "kind": "run",
         "name": recipe.name,
         "recipe": recipe.fingerprint(),
@@ -90,7 +91,7 @@ def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
     }
     with _tracking.saying(tracked, folder):
         tracked.artifact(folder / "learning_curves.png", "plots")
-    storage.finish(folder, manifest, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
+    storage.finish(folder, about, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
     chosen = f", best {recipe.training.metric} on {recipe.training.select_on} {state['best']:.4f}" if state["best"] else ""
     print(
         f"trained {state['epoch'] + 1} epochs in {seconds:.0f} s{chosen} (epoch {state['best_epoch'] + 1}): {folder}",
@@ -119,9 +120,9 @@ class _Display:
     def show(self, state: dict[str, Any]) -> None:
         done = state["epoch"] + state["step"] / state["steps"]
         best = f"best {self._metric} {state['best']:.4f}" if state["best"] is not None else ""
-        loss = f"loss {state['metrics']['loss']:.4f}  " if state["metrics"] else ""
+        loss = f"loss {state['loss']:.4f}  " if state["loss"] is not None else ""
         self._progress.update(self._task, description="training", completed=round(done, 1), news=loss + best)
-        tenth = 10 * state["epoch"] // state["epochs"]
-        if not self._console.is_terminal and state["metrics"] and tenth > self._told:
+        tenth = int(10 * done / state["epochs"])
+        if not self._console.is_terminal and loss and tenth > self._told:
             self._told = tenth
             print(f"epoch {state['epoch'] + 1} of {state['epochs']}  {loss}{best}", flush=True)

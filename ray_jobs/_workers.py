@@ -99,10 +99,13 @@ class _Board:
         self._path = run / PROGRESS
         self._shown = 0.0
         self._first_step: float | None = None
+        self._loss: float | None = None
 
     def show(self, progress: Progress, epochs: int, trainer: Trainer) -> None:
         now = time.time()
         self._first_step = self._first_step or now
+        if progress.metrics is not None:
+            self._loss = progress.metrics["loss"]
         if progress.metrics is None and now - self._shown < PROGRESS_SECONDS:
             return
         self._shown = now
@@ -113,7 +116,7 @@ class _Board:
             "steps": progress.steps,
             "best": trainer.position.best_value,
             "best_epoch": trainer.position.best_epoch,
-            "metrics": progress.metrics,
+            "loss": self._loss,  # of the last whole epoch
             "first_step": self._first_step,
             "finished": progress.finished,
         }

@@ -15,8 +15,8 @@ class SampledSoftmax:
     """L_b = -p + log( e^p + sum_j e^{c_j} ),  p = s_b / temperature,  c_j = s_j / temperature.
 
     With `logq`, the objective hands in log_count, log of how often an item is expected among a row's candidates (the positive
-    is there once, and again where a source may draw it); it is subtracted from the logit, so that the loss estimates the full
-    softmax whatever the candidates are drawn from.
+    is there once, and again where a source may draw it); it is subtracted from every logit inside the log, the positive's too,
+    so that the loss estimates the full softmax whatever the candidates are drawn from: its value as well as its gradient.
 
     Shapes: positive_B, scores_BT (divided by the temperature already), log_count_B of the positives, log_count [T] or [B, T];
     the loss is [B].
@@ -32,18 +32,17 @@ class SampledSoftmax:
 
     def start(self, positive_B: Tensor, log_count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The positive's logit, and the log-sum-exp so far: of the positive alone."""
-        logit_B = _corrected(positive_B, log_count_B)
-        return logit_B, logit_B
+        return positive_B, _corrected(positive_B, log_count_B)
 
     def add(self, state: tuple[Tensor, Tensor], scores_BT: Tensor, log_count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Takes in a tile of candidates."""
-        logit_B, total_B = state
-        return logit_B, torch.logaddexp(total_B, log_sum_exp(_corrected(scores_BT, log_count)))
+        positive_B, total_B = state
+        return positive_B, torch.logaddexp(total_B, log_sum_exp(_corrected(scores_BT, log_count)))
 
     def finish(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of each row."""
-        logit_B, total_B = state
-        return total_B - logit_B
+        positive_B, total_B = state
+        return total_B - positive_B
 
 
 def _corrected(logits: Tensor, log_count: Tensor | None) -> Tensor:

@@ -45,6 +45,10 @@ class InBatch:
             excluded = self._seen.among(batch.users_B, items_C)
         return Candidates(items_C, vectors_CD, excluded)  # pyright: ignore[reportArgumentType]
 
+    def candidates_of_a_row(self, rows: int) -> int:
+        """As many as the global batch has rows."""
+        return rows
+
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows."""
         return (batch.rows - 1) * self._share.to(items.device)[items]

@@ -57,6 +57,10 @@ class Uniform:
             items_BN = torch.from_numpy(self._unseen.pick(batch.users_B.cpu().numpy(), numbers_BN.numpy()))
         return Candidates(items_BN.to(device), None, None)
 
+    def candidates_of_a_row(self, rows: int) -> int:
+        """The same whatever the rows of the global batch."""
+        return self.count
+
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item that may be drawn is drawn for a row: count / items that may be; [], or [B, 1] if they differ."""
         if self._unseen is None:

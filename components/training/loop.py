@@ -67,9 +67,9 @@ class Trainer:
         dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
         generator = torch.Generator().manual_seed(recipe.seed)
         self.encoder: torch.nn.Module = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
-        sources = [catalog.build("negatives", spec, train, workers) for spec in recipe.negatives]
+        self.sources = [catalog.build("negatives", spec, train, workers) for spec in recipe.negatives]
         loss = catalog.build("loss", recipe.loss)
-        self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, sources)
+        self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources)
         self.parameters = list(self.encoder.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.optimizer.learning_rate, fused=True)
         self.position = Position()
@@ -86,7 +86,7 @@ class Trainer:
             started = time.perf_counter()
             first = self.position.step
             loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-            for batch in self._batches():
+            for batch in self.batches():
                 loss_sum += self.step(batch)
                 self.position.step += 1
                 due = training.checkpoint_steps is not None and self.position.step % training.checkpoint_steps == 0
@@ -135,7 +135,8 @@ class Trainer:
         """
         self.position = Position(**checkpoint.restore(folder, self.encoder, self.optimizer, self.recipe, dataset_fingerprint))
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the epoch under way, from the present position on."""
         return batches(
             self.train,
             batch_size=self.recipe.training.batch_size,
