@@ -12,6 +12,7 @@ from components.data.interactions import Interactions
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from components.training.optimizer import penalty
 from tests.worlds import recipe, small_log
 
 TRAIN = small_log().seen
@@ -107,7 +108,5 @@ def test_l2_on_rows_positives_and_tables() -> None:
         with torch.no_grad():
             trainer.encoder.user_table.copy_(torch.tensor([[3.0, 4.0]]))  # pyright: ignore
             trainer.encoder.item_table.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # pyright: ignore
-        from components.training.optimizer import penalty
-
         outcome = trainer.objective(next(trainer.batches()))
-        assert float(penalty(small.optimizer.l2, outcome, 1, 1)) == pytest.approx(wanted)
+        assert penalty(small.optimizer.l2, outcome, 1, 1).item() == pytest.approx(wanted)
