@@ -39,20 +39,20 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 160,
 }
 NOT_CURVES = ("_per_second", "_seconds")
-BINS = 80
+BINS = 15, 80  # at least and at most
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "Learning curves") -> None:
     """The loss and each validated metric over epochs, the best epoch marked.
 
     Args:
-        history: entries {"epoch": from 0, "loss": ..., "valid_recall@20": ...}; a metric may be missing in some epochs.
+        history: entries {"epoch": from 1, "loss": ..., "valid_recall@20": ...}; a metric may be missing in some epochs.
     """
     names = list(dict.fromkeys(name for entry in history for name in entry))
     curves = [name for name in names if name != "epoch" and not name.endswith(NOT_CURVES)]
     with _figure(path, title, panels=max(len(curves), 1)) as panels:
         for axes, name in zip(panels, curves, strict=False):
-            points = [(entry["epoch"] + 1, entry[name]) for entry in history if entry.get(name) is not None]
+            points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
             epochs, values = zip(*points, strict=True)
             is_loss = "loss" in name
             colour = COLOURS[1] if is_loss else COLOURS[0]
@@ -100,8 +100,9 @@ def score_histograms(
     """Densities of two sets of scores over one axis, their medians, and how often a positive outscores a negative."""
     sets = {"held-out positives": np.asarray(positives, float), "random unseen items": np.asarray(negatives, float)}
     joined = np.concatenate(list(sets.values()))
+    bins = int(np.clip(len(joined) ** 0.5, *BINS))
     low, high = float(joined.min()), float(joined.max())
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1).tolist()
     wins = auc(*sets.values())
     with _figure(path, title, wide=8.2) as (axes,):
         for (name, values), colour in zip(sets.items(), (COLOURS[0], COLOURS[1]), strict=True):

@@ -1,0 +1,39 @@
+"""Which rows a split asks for and which are hidden there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components import storage
+from components.data import interactions
+from components.data.interactions import Interactions
+from components.errors import InputError
+from components.evaluation.evaluate import Task
+
+
+def task_of(dataset: Path, split: str) -> Task:
+    """The task of a held-out split: at valid, train is seen; at a test, train, valid and the source's other tests.
+
+    An item of the split itself is asked for even where it is seen too (`Task`).
+
+    Raises:
+        InputError: the dataset has no such split, or no row in it.
+    """
+    names = _splits(dataset)
+    held_out = [name for name in names if name != "train"]
+    if split not in held_out:
+        raise InputError(f"--split: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
+    seen = ["train"] if split == "valid" else [name for name in names if name != split]
+    return Task(interactions.load(dataset, split), interactions.load(dataset, *seen))
+
+
+def known(dataset: Path) -> Interactions:
+    """Every row of every split: what a user has consumed already and is not recommended again."""
+    return interactions.load(dataset, *_splits(dataset))
+
+
+def _splits(dataset: Path) -> list[str]:
+    """Splits that have rows, in the manifest's order: train, valid, test, further ones."""
+    rows = storage.open_finished(dataset, "dataset")["rows"]
+    order = {"train": 0, "valid": 1, "test": 2}
+    return sorted((name for name, count in rows.items() if count), key=lambda name: (order.get(name, 3), name))

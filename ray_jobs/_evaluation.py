@@ -1,0 +1,96 @@
+"""The driver of an evaluation: model and baselines ranked alike, files beside the run, numbers in its MLflow run."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from components import storage
+from components.config import Recipe
+from components.data import interactions
+from components.evaluation import ranking, samples, splits
+from components.evaluation.baselines import Ease, MostPopular
+from components.evaluation.evaluate import Summary, Task
+from components.evaluation.scorers import Scorer
+from components.reports import plots, tables
+from components.training import checkpoint
+from ray_jobs import _program, _ranking, _tracking
+
+MODEL = "model"
+
+
+def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> None:
+    """Evaluates a finished run on a split into `run`/evaluation/`split`, and prints the comparison.
+
+    Raises:
+        InputError: run and dataset do not belong together, there is no such split, or K exceeds the catalogue.
+    """
+    trained, task = checkpoint.open_run(run, dataset), splits.task_of(dataset, split)
+    ks = sorted(set(recipe.evaluation.ks))
+    ranking.check_k(max(ks), task.truth.num_items, "evaluation.ks")
+    folder = run / "evaluation" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    loads = {MODEL: functools.partial(_model, run, dataset, split)}
+    fitted = interactions.load(dataset, *trained.recipe.training.fit_on.split("+"))
+    weights = folder / ".ease.npy"
+    if "most_popular" in recipe.evaluation.baselines:
+        loads["most popular"] = functools.partial(_most_popular, trained.recipe, dataset, split)
+    if "ease" in recipe.evaluation.baselines:
+        Ease.fit(fitted, recipe.evaluation.ease_l2).save(weights)
+        loads["ease"] = functools.partial(_ease, trained.recipe, dataset, split, weights)
+    degrees_I = interactions.load(dataset, "train").item_degrees()
+    started = time.perf_counter()
+    with _program.cluster():
+        files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != MODEL) + ".parquet") for name in loads]
+        found = _ranking.evaluate(list(loads.values()), task.num_tiles, ks, degrees_I, recipe.scale, files)
+    seconds = time.perf_counter() - started
+    print(f"{len(task.users):,} users ranked by {', '.join(loads)} in {seconds:.1f} s", file=sys.stderr, flush=True)
+    weights.unlink(missing_ok=True)
+    _write(folder, trained, split, task, dict(zip(loads, found, strict=True)))
+
+
+def _write(folder: Path, trained: checkpoint.TrainedRun, split: str, task: Task, summaries: dict[str, Summary]) -> None:
+    own = summaries[MODEL]
+    ks, name = own.ks, trained.manifest["name"]
+    results = {scorer: summary.metrics() for scorer, summary in summaries.items()}
+    groups = {scorer: {str(k): summary.group_recall(k) for k in ks} for scorer, summary in summaries.items()}
+    about = {"split": split, "users": own.num_users, "run": trained.folder.name, "dataset": trained.manifest["dataset"]}
+    storage.write_json(folder / "metrics.json", {**about, "metrics": results})
+    storage.write_json(folder / "groups.json", {**about, "recall_contributions": groups})
+    plots.popularity_groups(
+        {scorer: values[str(ks[-1])] for scorer, values in groups.items()},
+        folder / "popularity_groups.png",
+        f"{name}: where the hits on {split} come from",
+        f"recall@{ks[-1]}",
+    )
+    rng = np.random.default_rng([trained.recipe.seed, ks[-1]])
+    scores = samples.sample_scores(trained.scorer(), task, rng)
+    if all(map(len, scores)):
+        plots.score_histograms(*scores, folder / "scores.png", f"{name}: scores of {split} positives and unseen items")
+    tracked = _tracking.attach(trained.folder)
+    with _tracking.saying(tracked, trained.folder):
+        values = {f"{split}_{metric}": value for metric, value in results[MODEL].items()}
+        tracked.metrics(values, step=trained.manifest["epochs"] + 1)  # after every step that training logged
+        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + [folder / "per_user.parquet"]:
+            tracked.artifact(path, f"evaluation/{split}")
+    Console().print(tables.comparison(results, ks, f"{name} on {split}, {own.num_users:,} users"))
+    print(folder)
+
+
+def _model(run: Path, dataset: Path, split: str) -> tuple[Scorer, Task]:
+    return checkpoint.open_run(run, dataset).scorer(), splits.task_of(dataset, split)
+
+
+def _most_popular(recipe: Recipe, dataset: Path, split: str) -> tuple[Scorer, Task]:
+    fitted = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    return MostPopular(fitted), splits.task_of(dataset, split)
+
+
+def _ease(recipe: Recipe, dataset: Path, split: str, weights: Path) -> tuple[Scorer, Task]:
+    fitted = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    return Ease.load(weights, fitted), splits.task_of(dataset, split)

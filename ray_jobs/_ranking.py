@@ -1,0 +1,170 @@
+"""Ranking on a Ray cluster: Ray Data hands whole tiles of users to a pool of actors that hold the model.
+
+Nothing here decides a number: a tile's rows are the same bits whichever actor computes them, and what is summed is summed
+exactly. Blocks are put by the driver, not read by tasks, which would wait for ever for the CPUs that the actors hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from components.config import Scale
+from components.data.interactions import Interactions
+from components.evaluation.evaluate import Summary, Task, evaluate_tile
+from components.evaluation.ranking import TILE, Ranker
+from components.evaluation.scorers import Scorer
+
+LoadTask = Callable[[], tuple[Scorer, Task]]
+LoadSeen = Callable[[], tuple[Scorer, Interactions]]
+TILES_PER_BLOCK = 16
+BLOCKS_PER_WORKER = 4  # at least, where there are tiles enough
+
+
+def evaluate(
+    loads: Sequence[LoadTask],
+    num_tiles: int,
+    ks: Sequence[int],
+    degrees_I: NDArray[np.int64],
+    scale: Scale,
+    out: Sequence[Path],
+) -> list[Summary]:
+    """Evaluates every tile of several scorers; the driver holds sums and one integer per item, scorer and K.
+
+    Args:
+        loads: each gives an actor a scorer and the task, which is the same for all.
+        out: a file for each scorer: a row per user, in their order, as `evaluate_tile` makes them.
+    """
+    summaries = [Summary(ks, degrees_I) for _ in loads]
+    size = _block_size(num_tiles, scale)
+    pieces = [(n, start, min(size, num_tiles - start)) for n in range(len(loads)) for start in range(0, num_tiles, size)]
+    blocks = [pa.table({"scorer": [n], "start": [start], "count": [count]}) for n, start, count in pieces]
+    with contextlib.ExitStack() as stack:
+        writers: dict[int, pq.ParquetWriter] = {}
+        for table in _mapped(blocks, _Evaluator, (tuple(loads), tuple(ks)), scale):
+            n = table["scorer"][0].as_py()
+            table = table.drop_columns("scorer")
+            summaries[n].add(table)
+            if n not in writers:
+                writers[n] = stack.enter_context(pq.ParquetWriter(_partial(out[n]), table.schema, compression="zstd"))
+            writers[n].write_table(table)
+    for path in out:
+        _partial(path).replace(path)
+    return summaries
+
+
+def recommend(load: LoadSeen, users: Sequence[Path], raw_items: pa.Array, k: int, scale: Scale, out: Path) -> int:
+    """Writes `out`/part-*.parquet with columns user, item (raw ids), rank (from 1) and score. Returns the number of rows.
+
+    Args:
+        users: Parquet files with columns id and raw; the driver reads their footers alone.
+        raw_items: the raw id of each item.
+    """
+    counts = [(str(path), pq.read_metadata(path).num_rows) for path in users]
+    size = TILE * _block_size(sum(count for _, count in counts) // TILE, scale)
+    pieces = [(path, start, min(size, count - start)) for path, count in counts for start in range(0, count, size)]
+    if not pieces:
+        return 0
+    blocks = [
+        pa.table({"block": [n], "path": [path], "start": [start], "count": [count]})
+        for n, (path, start, count) in enumerate(pieces)
+    ]
+    arguments = (load, ray.put(raw_items), k, out)
+    return sum(sum(done["rows"].to_pylist()) for done in _mapped(blocks, _Recommender, arguments, scale))
+
+
+def _mapped(blocks: list[pa.Table], actor: type, arguments: tuple, scale: Scale) -> Iterator[pa.Table]:
+    """The actor's table of each block, in order; no more actors than there are CPUs for."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what goes well is said once, by whoever asked
+    slots = int(ray.cluster_resources().get("CPU", 1) // scale.cpus_per_worker)
+    mapped = ray.data.from_arrow(blocks).map_batches(
+        actor,
+        fn_constructor_args=(*arguments, scale.cpus_per_worker),
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(scale.num_workers, slots))),
+        num_cpus=scale.cpus_per_worker,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+    )
+    yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def _block_size(num_tiles: int, scale: Scale) -> int:
+    return max(1, min(TILES_PER_BLOCK, num_tiles // (BLOCKS_PER_WORKER * scale.num_workers)))
+
+
+class _Evaluator:
+    """An actor's part of `evaluate`: tiles of a scorer in, a row per user out."""
+
+    def __init__(self, loads: tuple[LoadTask, ...], ks: tuple[int, ...], threads: int) -> None:
+        torch.set_num_threads(threads)  # a different number would be a different kernel
+        self.loads, self.ks = loads, ks
+        self._ranker = functools.lru_cache(maxsize=1)(self._load)  # blocks come scorer by scorer
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        assert block.num_rows == 1, f"{block.num_rows} pieces in a block"
+        piece = block.to_pylist()[0]
+        ranker, task = self._ranker(piece["scorer"])
+        tiles = range(piece["start"], piece["start"] + piece["count"])
+        table = pa.concat_tables(evaluate_tile(ranker, task, tile, self.ks) for tile in tiles)
+        return table.append_column("scorer", pa.array(np.full(table.num_rows, piece["scorer"], np.int8)))
+
+    def _load(self, scorer: int) -> tuple[Ranker, Task]:
+        loaded, task = self.loads[scorer]()
+        return Ranker(loaded, task.seen, max(self.ks)), task
+
+
+class _Recommender:
+    """An actor's part of `recommend`: users in, a file of their lists written, its number of rows out."""
+
+    def __init__(self, load: LoadSeen, raw_items: ray.ObjectRef, k: int, out: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.ranker, self.raw_items, self.out = Ranker(*load(), k), ray.get(raw_items), out
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        written = [self._write(**piece) for piece in block.to_pylist()]
+        return pa.table({"rows": written})
+
+    def _write(self, block: int, path: str, start: int, count: int) -> int:
+        users = _users(path).slice(start, count)
+        rows = pa.concat_tables(self._lists(users.slice(at, TILE)) for at in range(0, count, TILE))
+        part = self.out / f"part-{block:05d}.parquet"
+        pq.write_table(rows, _partial(part), compression="zstd")  # if this actor dies, another writes the block again
+        _partial(part).replace(part)
+        return rows.num_rows
+
+    def _lists(self, users: pa.Table) -> pa.Table:
+        items_TK, scores_TK = self.ranker.top(users["id"].to_numpy())
+        row, place = np.nonzero(items_TK >= 0)
+        return pa.table(
+            {
+                "user": users["raw"].combine_chunks().take(pa.array(row)),
+                "item": self.raw_items.take(pa.array(items_TK[row, place])),
+                "rank": (place + 1).astype(np.int32),
+                "score": scores_TK[row, place].astype(np.float32),
+            }
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _users(path: str) -> pa.Table:
+    """A part of the users; an actor's blocks come mostly in the order of parts."""
+    return pq.read_table(path, columns=["id", "raw"])
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}")

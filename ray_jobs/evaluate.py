@@ -1,0 +1,27 @@
+"""Ranks a split over the whole catalogue, the model beside its baselines: metrics, per-user values, groups and plots.
+
+python -m ray_jobs.evaluate RECIPE.yaml [--set KEY=VALUE ...] [--run DIR or MLflow id] [--split test]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from components.config import Recipe
+from ray_jobs import _program, _runs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", metavar="RUN", help="a run's folder or MLflow id; by default the recipe's newest finished one")
+    parser.add_argument("--split", default="test", help="valid, test (the default) or another held-out split of the dataset")
+
+
+def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    from ray_jobs import _evaluation, _training
+
+    _evaluation.evaluate(recipe, _runs.find(recipe, arguments.run), _training.dataset_of(recipe), arguments.split)
+
+
+if __name__ == "__main__":
+    sys.exit(_program.main(__doc__ or "", run, add_arguments))
