@@ -74,6 +74,8 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         _clear(folder)
         try:
             summary = _Preparation(recipe, plan, folder, sizes, report).run()
+            if manifest.dataset_path(recipe) != folder:
+                raise InputError(f"data.source: {plan.files[0].path} or a file beside it changed while it was read; run again")
         except BaseException:
             _clear(folder)
             raise
@@ -95,7 +97,7 @@ def _clear(folder: Path) -> None:
     """Removes what an earlier run left; the lock stays."""
     for path in folder.iterdir():
         if path.name != storage.LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _sweep(folder: Path) -> None:

@@ -270,6 +270,13 @@ def test_a_file_whose_middle_is_broken_is_named(cluster: None, tmp_path: Path) -
         prepare(source, tmp_path)
 
 
+def test_a_source_that_changes_while_it_is_read_is_refused(cluster: None, tmp_path: Path) -> None:
+    source = write_log(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=r"log\.csv or a file beside it changed while it was read"):
+        _dataflow.prepare(recipe(source, tmp_path, **RULES), report=lambda line: os.utime(source, (1, 1)))
+    assert not list((tmp_path / "datasets").rglob("manifest.json"))
+
+
 def test_two_runs_at_once_are_refused_with_the_owners_name(cluster: None, tmp_path: Path) -> None:
     rules = recipe(write_log(tmp_path / "log.csv"), tmp_path, **RULES)
     with (
