@@ -15,6 +15,8 @@ from components.data.interactions import Interactions, Ints
 from components.errors import InputError
 from components.evaluation.scorers import Scorer
 
+Floats = NDArray[np.floating]
+
 TILE = 256  # users; a constant, for it decides the bits
 ITEM_TILE = 32_768  # items; TILE x ITEM_TILE float32 scores are 32 MiB
 BLOCK = 64  # neighbouring items that `top` first looks at as one
@@ -40,7 +42,7 @@ class Ranker:
         self._buffer = scorer.buffer(TILE * min(self.item_tile, scorer.num_items))
 
     @torch.no_grad()
-    def top(self, users_T: NDArray[np.integer], keep: Interactions | None = None) -> tuple[Ints, NDArray[np.floating]]:
+    def top(self, users_T: NDArray[np.integer], keep: Interactions | None = None) -> tuple[Ints, Floats]:
         """Lists of at most TILE users.
 
         Args:
@@ -54,7 +56,7 @@ class Ranker:
         padded = np.concatenate([users_T, np.repeat(users_T[-1:], TILE - height)]).astype(np.int64)
         row_N, item_N = _masked(self.seen, padded, keep)
         queries_TD = self.scorer.queries(torch.from_numpy(padded))
-        best: tuple[Tensor, Tensor] | None = None
+        best: tuple[Floats, Ints] | None = None
         for start in range(0, self.scorer.num_items, self.item_tile):
             stop = min(start + self.item_tile, self.scorer.num_items)
             width = stop - start
@@ -64,16 +66,15 @@ class Ranker:
             masked = torch.from_numpy(row_N[here] * width + item_N[here] - start).to(scores_TS.device)
             scores_TS.view(-1).index_fill_(0, masked, -torch.inf)
             scores_TK, items_TK = top(scores_TS, min(self.k, width))
-            items_TK += start
+            items_TK = (items_TK + start).astype(np.int32)
             if best is not None:  # earlier items first, so that position still orders equal scores by id
-                scores_TK, items_TK = torch.cat([best[0], scores_TK], 1), torch.cat([best[1], items_TK], 1)
-                scores_TK, position_TK = top(scores_TK, self.k)
-                items_TK = items_TK.gather(1, position_TK)
+                scores_TK, items_TK = np.concatenate([best[0], scores_TK], 1), np.concatenate([best[1], items_TK], 1)
+                scores_TK, position_TK = _top(scores_TK, self.k)
+                items_TK = np.take_along_axis(items_TK, position_TK, 1)
             best = scores_TK, items_TK
         assert best is not None, "an empty catalogue"
         scores_TK, items_TK = best
-        items_TK = items_TK.masked_fill(scores_TK == -torch.inf, -1)
-        return items_TK[:height].to("cpu", torch.int32).numpy(), scores_TK[:height].cpu().numpy()
+        return np.where(scores_TK == -np.inf, np.int32(-1), items_TK)[:height], scores_TK[:height]
 
 
 def check_k(k: int, num_items: int, name: str = "k") -> None:
@@ -82,44 +83,48 @@ def check_k(k: int, num_items: int, name: str = "k") -> None:
         raise InputError(f"{name}: got {k}, takes a number from 1 to the catalogue's {num_items} items")
 
 
-def top(scores_TN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top(scores_TN: Tensor, k: int) -> tuple[Floats, NDArray[np.int64]]:
     """The k largest of each row, in descending order, equal ones by position: (values_TK, positions_TK).
 
     The k best lie in the k blocks of neighbours with the largest maxima (equal maxima by position), so that only those
-    are looked at one by one: one pass of max over the scores instead of a selection.
+    are looked at one by one: one pass of max over the scores instead of a selection. What is left is small and done by
+    NumPy: a dozen small torch operators would wait for each other's threads, seconds where the processors are busy.
 
     Raises:
         ValueError: a score is NaN.
     """
     height, width = scores_TN.shape
-    if width > 4 * k * BLOCK:
-        whole = width // BLOCK * BLOCK
-        blocks_TK = _largest(scores_TN[:, :whole].view(height, -1, BLOCK).amax(2), k)
-        inside = torch.arange(BLOCK, device=scores_TN.device)
-        position_TC = (blocks_TK[:, :, None] * BLOCK + inside).view(height, -1)
-        rest = torch.arange(whole, width, device=scores_TN.device).expand(height, -1)
-        position_TC = torch.cat([position_TC, rest], 1)
-        values_TC = scores_TN.gather(1, position_TC)
-        chosen_TK = _largest(values_TC, k)
-        positions_TK, values_TK = position_TC.gather(1, chosen_TK), values_TC.gather(1, chosen_TK)
-    else:
-        positions_TK = _largest(scores_TN, k)
-        values_TK = scores_TN.gather(1, positions_TK)
-    values_TK, order_TK = values_TK.sort(dim=1, descending=True, stable=True)
-    return values_TK, positions_TK.gather(1, order_TK)
+    if width <= 4 * k * BLOCK:
+        return _top(scores_TN.cpu().numpy(), k)
+    whole = width // BLOCK * BLOCK
+    blocks_TK = _largest(scores_TN[:, :whole].view(height, -1, BLOCK).amax(2).cpu().numpy(), k)
+    inside = (blocks_TK[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(height, -1)
+    rest = np.broadcast_to(np.arange(whole, width), (height, width - whole))
+    position_TC = np.concatenate([inside, rest], 1)
+    values_TC = scores_TN.gather(1, torch.from_numpy(position_TC).to(scores_TN.device)).cpu().numpy()
+    values_TK, chosen_TK = _top(values_TC, k)
+    return values_TK, np.take_along_axis(position_TC, chosen_TK, 1)
 
 
-def _largest(values_TN: Tensor, k: int) -> Tensor:
+def _top(values_TN: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+    positions_TK = _largest(values_TN, k)
+    values_TK = np.take_along_axis(values_TN, positions_TK, 1)
+    order_TK = np.argsort(-values_TK, axis=1, kind="stable")
+    return np.take_along_axis(values_TK, order_TK, 1), np.take_along_axis(positions_TK, order_TK, 1)
+
+
+def _largest(values_TN: Floats, k: int) -> NDArray[np.int64]:
     """[T, k] ascending positions of each row's k largest values; among those equal to the k-th, the first ones."""
-    best_TK = values_TN.topk(k, dim=1).values
-    if bool(best_TK[:, 0].isnan().any()):
+    height, width = values_TN.shape
+    best_TK = np.partition(values_TN, width - k, axis=1)[:, width - k :]
+    if np.isnan(best_TK).any():  # the largest, to NumPy
         raise ValueError("scores: got NaN, takes numbers; the model has diverged")
-    kth_T1 = best_TK[:, -1:]
+    kth_T1 = best_TK[:, :1]
     above_TN, at_TN = values_TN > kth_T1, values_TN == kth_T1
-    room_T1 = k - above_TN.sum(1, keepdim=True)
-    if bool((at_TN.sum(1, keepdim=True) > room_T1).any()):
+    room_T1 = k - above_TN.sum(1, keepdims=True)
+    if (at_TN.sum(1, keepdims=True) > room_T1).any():
         at_TN &= at_TN.cumsum(1) <= room_T1
-    return (above_TN | at_TN).nonzero()[:, 1].view(len(values_TN), k)
+    return (above_TN | at_TN).nonzero()[1].reshape(height, k)
 
 
 def pairs(interactions: Interactions, users_T: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
