@@ -2,132 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
-from components import config, storage
-from components.config import Recipe
+from components import storage
 from components.data import interactions
 from components.errors import InputError
 from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
+from tests.integration.preparing import (
+    RULES,
+    contents,
+    parts,
+    prepare,
+    program,
+    raw_rows,
+    recipe,
+    recipe_text,
+    write_log,
+)
 from tests.logs import log
-
-ROOT = Path(__file__).parents[2]
-SMALL = Sizes(rows_per_shard=300, part_bytes=4000, part_rows=300)  # several of everything
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def recipe_text(source: Path, storage_path: Path, **data: Any) -> str:
-    tree = {
-        "name": "prepared",
-        "data": {"source": str(source), **data},
-        "encoder": {"name": "mf", "dim": 8},
-        "loss": {"name": "sampled_softmax", "temperature": 0.2},
-        "negatives": [{"name": "in_batch"}],
-        "scale": {"storage_path": str(storage_path)},
-    }
-    return json.dumps(tree)
-
-
-def recipe(source: Path, storage_path: Path, seed: int = 0, **data: Any) -> Recipe:
-    return config.parse({**json.loads(recipe_text(source, storage_path, **data)), "seed": seed})
-
-
-def prepare(source: Path, storage_path: Path, sizes: Sizes = SMALL, seed: int = 0, **data: Any) -> tuple[Path, dict[str, Any]]:
-    folder = _dataflow.prepare(recipe(source, storage_path, seed, **data), report=lambda line: None, sizes=sizes)
-    manifest = storage.open_finished(folder, "dataset")
-    check_layout(folder, manifest)
-    return folder, manifest
-
-
-def check_layout(folder: Path, manifest: dict[str, Any]) -> None:
-    """What everybody who reads a dataset relies on."""
-    counts = manifest["counts"]
-    refused, filtered = sum(counts["quarantined"].values()), sum(counts["filtered"].values())
-    assert counts["read"] == counts["kept"] + filtered + refused
-    assert counts["kept"] == counts["left"] + counts["repeats"] + counts["k_core"]
-    assert counts["left"] == sum(manifest["rows"].values())
-    quarantine = folder / "quarantine"
-    assert refused == (pq.read_table(quarantine).num_rows if quarantine.exists() else 0)
-    for kind, number in (("users", manifest["num_users"]), ("items", manifest["num_items"])):
-        table = parts(folder / f"{kind}.parquet")
-        assert table["id"].to_list() == list(range(number))
-        assert table["raw"].n_unique() == number
-    for split, number in manifest["rows"].items():
-        table = parts(folder / split)
-        assert len(table) == number
-        assert table["user"].is_sorted()
-        if manifest["has_time"] and number:
-            assert table.group_by("user").agg(pl.col("time").is_sorted())["time"].all()
-        else:
-            assert "time" not in table.columns or manifest["has_time"]
-    hidden = [path for path in folder.rglob("*") if path.name.startswith(".")]
-    assert not hidden, "work and locks are gone"
-
-
-def parts(folder: Path) -> pl.DataFrame:
-    """Part files in the order of their names."""
-    files = sorted(folder.glob("*.parquet"))
-    assert files, f"{folder} has part files"
-    return pl.concat([pl.read_parquet(path) for path in files])
-
-
-def raw_rows(folder: Path, split: str) -> list[tuple[Any, ...]]:
-    """A split with the source's own ids, sorted."""
-    users, items = (parts(folder / f"{kind}.parquet")["raw"] for kind in ("users", "items"))
-    rows = parts(folder / split)
-    columns = [users.gather(rows["user"]), items.gather(rows["item"])] + ([rows["time"]] if "time" in rows.columns else [])
-    return sorted(zip(*(column.to_list() for column in columns), strict=True))
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in storage.read_json(folder / storage.MANIFEST)["files"].items()}
-
-
-def write_log(path: Path, rows: int = 1500, seed: int = 0) -> Path:
-    """Users uniform over 80, items by Zipf's law (exponent 1) over 60, with repeats, faults and low ratings."""
-    random = np.random.default_rng(seed)
-    law = 1 / np.arange(1, 61)
-    users, items = random.integers(0, 80, rows), random.choice(60, rows, p=law / law.sum())
-    ratings, times = random.integers(1, 6, rows), random.integers(0, 500, rows)
-    lines = [f"u{u:03d},{i},{r},{t}" for u, i, r, t in zip(users, items, ratings, times, strict=True)]
-    lines[7], lines[900], lines[1400] = "u001,5,bad,1", "u001,5", ",5,5,1"
-    path.write_text("user_id,item_id,rating,t\n" + "\n".join(lines) + "\n")
-    return path
-
-
-RULES = {
-    "columns": {"time": "t"},
-    "keep": [{"column": "rating", "at_least": 2}],
-    "k_core": {"users": 4, "items": 5},
-    "split": {"by": "ratio", "valid": 0.1, "test": 0.2, "order": "random"},
-}
 
 
 def reference_core(path: Path) -> set[tuple[str, str, int]]:
@@ -300,89 +202,6 @@ def test_what_a_crashed_run_left_is_cleared(cluster: None, tmp_path: Path) -> No
 # the program --------------------------------------------------------------------------------------------------------
 
 
-def program(recipe_file: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ray_jobs.prepare", str(recipe_file), *arguments]
-    own = {**os.environ, "RAY_AUTH_MODE": "disabled", **environment}
-    own.pop("RAY_ADDRESS", None)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=own, text=True, start_new_session=True, **pipes)  # pyright: ignore
-
-
-def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "nowhere.csv", tmp_path))
-    run = program(tmp_path / "recipe.yaml")
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 2
-    assert errors == f"error: data.source: {tmp_path}/nowhere.csv: no such file or folder\n"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pieces", "rows", "codes"])
-def test_a_killed_run_leaves_nothing_that_looks_finished(cluster: None, tmp_path: Path, stage: str) -> None:
-    source = write_log(tmp_path / "log.csv", rows=200_000)
-    text = recipe_text(source, tmp_path / "store", **RULES)
-    (tmp_path / "recipe.yaml").write_text(text)
-    folder = _dataflow.dataset_path(config.load(tmp_path / "recipe.yaml"))
-    run = program(tmp_path / "recipe.yaml")
-    deadline = time.monotonic() + 60
-    while not list((folder / ".work" / stage).glob("*")) and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(run.pid, signal.SIGKILL)
-    run.communicate()
-    assert run.returncode == -signal.SIGKILL, "it was killed midway"
-    assert not storage.is_finished(folder)
-    undisturbed, _ = prepare(source, tmp_path / "apart", Sizes(), **RULES)
-    time.sleep(3)  # the killed program's Ray notices
-    again = _dataflow.prepare(config.load(tmp_path / "recipe.yaml"), report=lambda line: None)
-    assert again == folder
-    assert contents(again) == contents(undisturbed)
-
-
-@pytest.mark.slow
-def test_workers_that_die_change_nothing(cluster: None, tmp_path: Path) -> None:
-    source = write_log(tmp_path / "log.csv", rows=200_000)
-    sizes = Sizes(rows_per_shard=20_000, part_bytes=200_000)
-    undisturbed, _ = prepare(source, tmp_path / "apart", sizes, **RULES)
-    killed: list[int] = []
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(prepare, source, tmp_path / "store", sizes, **RULES)
-        while not running.done():
-            killed += kill_a_working_worker() if len(killed) < 3 else []
-            time.sleep(0.01)
-    assert killed, "a worker died while it worked"
-    assert contents(running.result()[0]) == contents(undisturbed)
-
-
-def kill_a_working_worker() -> list[int]:
-    names = ("_read_part", "collect", "merge", "encode", "count", "finish")
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            title = " ".join(process.cmdline())
-            if title.startswith("ray::") and any(name in title for name in names):
-                process.kill()
-                return [process.pid]
-    return []
-
-
-@pytest.mark.slow
-def test_bytes_do_not_depend_on_the_number_of_cpus(cluster: None, tmp_path: Path) -> None:
-    source = write_log(tmp_path / "log.csv")
-    two, _ = prepare(source, tmp_path / "two", **RULES)
-    script = (
-        "import ray, sys; from ray_jobs import _dataflow; from components import config\n"
-        "ray.init(address='local', num_cpus=int(sys.argv[2]), include_dashboard=False, log_to_driver=False)\n"
-        "sizes = _dataflow.Sizes(rows_per_shard=300, part_bytes=4000, part_rows=300)\n"
-        "_dataflow.prepare(config.load(sys.argv[1]), sizes=sizes)"
-    )
-    (tmp_path / "recipe.yaml").write_text(recipe_text(source, tmp_path / "one", **RULES))
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "recipe.yaml"), "1"], cwd=ROOT, check=True, timeout=120)
-    one = _dataflow.dataset_path(config.load(tmp_path / "recipe.yaml"))
-    assert contents(one) == contents(two)
-
-
-# real logs ----------------------------------------------------------------------------------------------------------
-
-
 def test_gowalla_is_the_published_split(cluster: None, tmp_path: Path) -> None:
     folder, manifest = prepare(log("gowalla_lightgcn"), tmp_path, Sizes(), split={"by": "given"})
     assert (manifest["num_users"], manifest["num_items"]) == (29_858, 40_981)
@@ -424,3 +243,11 @@ def test_further_tests_of_a_given_split_are_splits_of_their_own(cluster: None, t
     assert manifest["rows"] == {"test": 0, **expected}
     assert raw_rows(folder, "test_id") == raw_rows(folder, "test_ood")
     assert manifest["counts"]["repeats"] == 0
+
+
+def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "nowhere.csv", tmp_path))
+    run = program(tmp_path / "recipe.yaml")
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert errors == f"error: data.source: {tmp_path}/nowhere.csv: no such file or folder\n"

@@ -1,0 +1,36 @@
+PYTHON ?= python3
+RECIPE ?= pipelines/recipes/ml100k_mf_ssm.yaml
+BIN := .venv/bin
+
+.PHONY: help demo test slow check fix
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+
+demo: .venv/core  ## MovieLens-100K from raw log to ranked lists, on a Ray started here (4 minutes)
+	$(BIN)/python -m pipelines.movielens runs/sources
+	$(BIN)/python -m pipelines.local $(RECIPE)
+
+test: .venv/dev  ## the default tests (12 minutes at most; HARDNEG_DATA names the folder of real logs)
+	$(BIN)/python -m pytest
+
+slow: .venv/dev  ## the slow tests (25 minutes at most)
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/dev  ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+fix: .venv/dev  ## what ruff can mend by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}: takes 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch .venv/core
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
+	touch .venv/dev

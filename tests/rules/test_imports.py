@@ -1,0 +1,70 @@
+"""Who may import whom: read off every import statement, those inside functions too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OURS = ("components", "pipelines", "ray_jobs", "infra", "tests")
+PARTS = ("encoders", "losses", "negatives", "objectives", "views")  # the catalog builds and nests them
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, in full."""
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def found(folder: str, least: int) -> dict[Path, set[str]]:
+    """The imports of every file of a folder; there are at least so many files."""
+    files = {file: set(imports(file)) for file in sorted((ROOT / folder).rglob("*.py"))}
+    assert len(files) >= least, f"{folder}: only {len(files)} files were looked at"
+    return files
+
+
+def tops(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+def test_components_know_neither_ray_nor_mlflow_nor_kubeflow_nor_what_runs_them() -> None:
+    for file, modules in found("components", least=30).items():
+        if "steps" not in file.parts:
+            assert not tops(modules) & {"ray", "mlflow", "kfp", "kubernetes", "ray_jobs", "pipelines", "infra", "tests"}, file
+
+
+def test_ray_jobs_import_components_and_no_pipelines() -> None:
+    for file, modules in found("ray_jobs", least=12).items():
+        assert not tops(modules) & {"kfp", "kubernetes", "pipelines", "infra", "tests"}, file
+        assert not any(module.startswith("components.steps") for module in modules), file
+
+
+def test_pipelines_start_programs_and_import_none() -> None:
+    for file, modules in found("pipelines", least=4).items():
+        ours = {module for module in modules if module.partition(".")[0] in OURS}
+        assert all(module.startswith(("pipelines", "components.steps")) for module in ours), file
+
+
+def test_parts_do_not_import_other_kinds_of_parts() -> None:
+    looked_at = 0
+    for kind in PARTS:
+        for file in sorted((ROOT / "components" / kind).glob("[a-z]*.py")):
+            looked_at += 1
+            for other in set(PARTS) - {kind}:
+                wrong = {m for m in imports(file) if m.startswith(f"components.{other}.") and not _is_contract(m)}
+                assert not wrong, f"{file} imports {wrong}"
+    assert looked_at >= 5
+
+
+def _is_contract(module: str) -> bool:
+    """What a kind's package itself defines (Candidates, EXCLUDED) is its contract, not a part."""
+    _, kind, name = module.split(".", 2)
+    return not (ROOT / "components" / kind / f"{name.partition('.')[0]}.py").exists()

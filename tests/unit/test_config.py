@@ -1,0 +1,144 @@
+"""A recipe's mistakes: the full path, the value, what is accepted."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import config
+from components.errors import InputError
+
+GOOD: dict[str, Any] = {
+    "name": "small",
+    "data": {"source": "log.csv"},
+    "encoder": {"name": "mf"},
+    "loss": {"name": "sampled_softmax"},
+    "negatives": [{"name": "in_batch"}, {"name": "uniform"}],
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """A deep copy of GOOD with one dotted key set."""
+    tree = config.parse(GOOD).model_dump(mode="json")
+    node: Any = tree
+    *parents, leaf = key.split(".")
+    for name in parents:
+        node = node[int(name)] if isinstance(node, list) else node[name]
+    node[int(leaf) if isinstance(node, list) else leaf] = value
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loss.temperature", 0, "loss.temperature: got 0, takes a number > 0"),
+        ("loss.temperature", "hot", "loss.temperature: got 'hot', takes a finite number"),
+        ("loss.temperature", float("nan"), "loss.temperature: got nan, takes a finite number"),
+        ("loss.heat", 1, "loss.heat: unknown key (got 1)"),
+        ("loss.name", "sofmax", "loss.name: got 'sofmax', takes one of sampled_softmax"),
+        ("encoder.dropout", 1, "encoder.dropout: got 1, takes a number < 1"),
+        ("encoder.init", "ones", "encoder.init: got 'ones', takes 'xavier_uniform' or 'xavier_normal'"),
+        ("negatives.1.count", 0, "negatives.1.count: got 0, takes a number >= 1"),
+        ("negatives.1.count", 2.5, "negatives.1.count: got 2.5, takes a whole number"),
+        ("negatives", [], "negatives: got [], takes"),
+        ("training.batch_size", -1, "training.batch_size: got -1, takes a number >= 1"),
+        ("training.batchsize", 5, "training.batchsize: unknown key (got 5)"),
+        ("training.metric", "auc", "training.metric: got 'auc', takes"),
+        ("evaluation.ks", [], "evaluation.ks: got [], takes"),
+        ("data.keep", [{"column": "rating"}], "data.keep.0: got {'column': 'rating'}, takes at_least or above (a number)"),
+        ("data.split", {"by": "luck"}, "data.split: got {'by': 'luck'}, takes"),
+        ("scale.num_workers", 0, "scale.num_workers: got 0, takes a number >= 1"),
+        ("scale.storage_path", "s3://bucket/x", "scale.storage_path: got 's3://bucket/x', takes a path of a local"),
+        ("name", "Bad Name", "name: got 'Bad Name', takes"),
+        ("speed", 9, "speed: unknown key (got 9)"),
+    ],
+)
+def test_one_wrong_key(key: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse(changed(key, value))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_wrong_key_is_named_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse({**GOOD, "loss": {"name": "sampled_softmax", "temperature": -1}, "seed": "one", "extra": 1})
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["seed", "loss.temperature", "extra"]
+
+
+def test_a_missing_section() -> None:
+    with pytest.raises(InputError, match="^data: missing"):
+        config.parse({key: value for key, value in GOOD.items() if key != "data"})
+
+
+def test_valid_rows_are_not_trained_on_and_chosen_on() -> None:
+    with pytest.raises(InputError, match="select_on: test or none where fit_on is train\\+valid"):
+        config.parse({**GOOD, "training": {"fit_on": "train+valid"}})
+
+
+def test_yaml_as_people_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "name: small\ndata: {source: log.csv}\nencoder: {name: mf}\nloss: {name: sampled_softmax, temperature: 1e-1}\n"
+        "negatives: [{name: uniform}]\noptimizer: {l2: {weight: 1e-4, on: rows}}\n"
+    )
+    recipe = config.load(path, ["training.epochs=7", "negatives.0.count=33", "encoder.dropout=1e-1"])
+    assert recipe.optimizer.l2.on == "rows"
+    assert recipe.optimizer.l2.weight == 1e-4
+    assert recipe.loss["temperature"] == 0.1
+    assert recipe.training.epochs == 7
+    assert recipe.negatives[0]["count"] == 33
+    assert recipe.encoder["dropout"] == 0.1
+    assert Path(str(recipe.data.source)).is_absolute()
+    assert config.Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "--set: got 'training.epochs', takes KEY=VALUE"),
+        ("negatives.5.count=1", "--set negatives.5.count: got '5', takes a position from 0 to 0"),
+        ("name.first=1", "--set name.first: name is 'small', which has no keys"),
+        ("loss.temperature=[", "--set loss.temperature: got '[', takes a YAML value"),
+    ],
+)
+def test_wrong_overrides(override: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\ndata: {source: a}\nencoder: {name: mf}\nloss: {name: bpr}\nnegatives: [{name: uniform}]\n")
+    with pytest.raises(InputError) as caught:
+        config.load(path, [override])
+    assert str(caught.value).startswith(message)
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere.yaml: No such file"):
+        config.load(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match="list.yaml: got list, takes a mapping"):
+        config.load(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(InputError, match="broken.yaml: not YAML"):
+        config.load(tmp_path / "broken.yaml")
+
+
+def test_an_unset_variable_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
+    with pytest.raises(InputError, match="data.source.*NO_SUCH_FOLDER is not"):
+        config.parse({**GOOD, "data": {"source": "${NO_SUCH_FOLDER}/log.csv"}})
+
+
+def test_the_fingerprint_is_of_what_is_computed() -> None:
+    base = config.parse(GOOD)
+    assert config.parse({**GOOD, "name": "other", "scale": {"num_workers": 7}}).fingerprint() == base.fingerprint()
+    assert config.parse({**GOOD, "seed": 1}).fingerprint() != base.fingerprint()
+    assert config.parse({**GOOD, "encoder": {"name": "mf", "dim": 32}}).fingerprint() != base.fingerprint()
+
+
+def test_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(InputError("a: got 1, takes 2")))
+    assert isinstance(error, InputError)
+    assert str(error) == "a: got 1, takes 2"
