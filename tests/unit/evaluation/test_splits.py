@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components import storage
+from components.errors import InputError
+from components.evaluation import splits
+
+ROWS = {
+    "train": [(0, 0), (0, 1), (1, 2)],
+    "valid": [(0, 2), (1, 0)],
+    "test": [(0, 3), (1, 3)],
+    "test_ood": [(0, 4), (1, 2)],
+}
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "dataset"
+    for name, rows in ROWS.items():
+        (folder / name).mkdir(parents=True)
+        table = pa.table(
+            {"user": pa.array([u for u, _ in rows], pa.int32()), "item": pa.array([i for _, i in rows], pa.int32())}
+        )
+        pq.write_table(table, folder / name / "part-00000.parquet")
+    counts = {name: len(rows) for name, rows in ROWS.items()}
+    storage.finish(folder, {"fingerprint": "f", "num_users": 2, "num_items": 5, "rows": {**counts, "empty": 0}})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "seen"),
+    [
+        ("valid", ["train"]),
+        ("test", ["train", "valid", "test_ood"]),
+        ("test_ood", ["train", "valid", "test"]),
+    ],
+)
+def test_what_is_hidden_when_a_split_is_asked_for(dataset, split, seen):
+    task = splits.task_of(dataset, split)
+    for user in (0, 1):
+        assert set(task.truth.items_of(user)) == {i for u, i in ROWS[split] if u == user}
+        assert set(task.seen.items_of(user)) == {i for name in seen for u, i in ROWS[name] if u == user}
+
+
+def test_everything_is_known_to_a_recommendation(dataset):
+    assert len(splits.known(dataset)) == sum(map(len, ROWS.values()))
+
+
+@pytest.mark.parametrize("split", ["train", "empty", "tset"])
+def test_a_split_that_is_not_held_out_is_refused(dataset, split):
+    with pytest.raises(InputError, match=f"{split!r}.*valid, test, test_ood"):
+        splits.task_of(dataset, split)
