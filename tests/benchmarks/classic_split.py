@@ -1,0 +1,86 @@
+"""Gowalla and Yelp2018, the classic split, under both protocols, by the project's own programs.
+
+python -m tests.benchmarks.classic_split {gowalla,yelp2018} [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
+
+(h) epochs chosen on validation (a tenth of each user's training rows), then refit on train + valid for as many, tested once.
+(p) fit on train + valid, best epoch on test: the protocol of published logs, for comparison with them alone.
+Finished runs of the same recipe on the storage path are taken as they are. Needs HARDNEG_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from components import config, storage
+from components.config import Recipe
+from ray_jobs import _training
+from tests.benchmarks import _common
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = {"gowalla": {"recall@20": 0.1759, "ndcg@20": 0.1395}, "yelp2018": {"recall@20": 0.0721, "ndcg@20": 0.0592}}
+PUBLISHED_BY = "MF + softmax loss, cosine, 800 uniform negatives per row, dropout; log of junkangwu/BSL, best epoch on test"
+QUICK = ("training.epochs=1", "training.validate_every=1", "negatives.0.count=256")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", choices=sorted(PUBLISHED))
+    parser.add_argument("--storage", default="runs", help="storage path, where finished runs are looked for")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    path = ROOT / "pipelines" / "recipes" / f"{arguments.log}_mf_ssm.yaml"
+    changes = [f"scale.storage_path={Path(arguments.storage).absolute()}", *arguments.set, *(QUICK if arguments.quick else ())]
+    base = config.load(path, changes)
+    _program("prepare", path, changes)
+    chosen = _run(path, base, changes)
+    refitted = _run(path, _training.refit(base, chosen), changes, "--refit", str(chosen))
+    on_test = [*changes, "training.fit_on=train+valid", "training.select_on=test"]
+    published = _run(path, config.load(path, on_test), on_test)
+    results = {}
+    for protocol, run, overrides in (("h", refitted, changes), ("p", published, on_test)):
+        _program("evaluate", path, overrides, "--run", str(run))
+        metrics = storage.read_json(run / "evaluation" / "test" / "metrics.json")["metrics"]["model"]
+        results[protocol] = {name: metrics[name] for name in ("recall@20", "ndcg@20", "hit@20", "coverage@20")}
+    manifests = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("valid", chosen), ("p", published))}
+    wanted = PUBLISHED[arguments.log]
+    return {
+        "seeds": [base.seed],
+        "recipe": json.loads(base.to_json()),
+        "figures": {
+            "log": arguments.log,
+            "h": {**results["h"], "epochs": manifests["valid"]["best_epoch"] + 1},
+            "h_validation_recall@20": manifests["valid"]["best_value"],
+            "p": {**results["p"], "epochs": manifests["p"]["best_epoch"] + 1},
+            "published_p": {**wanted, "source": PUBLISHED_BY},
+            "p_over_published": {name: results["p"][name] / wanted[name] for name in wanted},
+        },
+    }
+
+
+def _run(path: Path, recipe: Recipe, overrides: list[str], *arguments: str) -> Path:
+    """The newest finished run of exactly this recipe, trained now if there is none."""
+    if not (found := _finished(recipe)):
+        _program("train", path, overrides, *arguments)
+        found = _finished(recipe)
+    _common.say(f"{recipe.training.fit_on}, chosen on {recipe.training.select_on}: {found[-1].name}")
+    return found[-1]
+
+
+def _finished(recipe: Recipe) -> list[Path]:
+    folder = Path(recipe.scale.storage_path) / "runs"
+    return sorted(run for run in folder.glob(f"{recipe.name}-{recipe.fingerprint()}-*") if storage.is_finished(run))
+
+
+def _program(name: str, path: Path, overrides: list[str], *arguments: str) -> None:
+    command = [sys.executable, "-m", f"ray_jobs.{name}", str(path), *arguments, *(f"--set={change}" for change in overrides)]
+    subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(_common.main("classic_split", __doc__ or "", measure, add_arguments))
