@@ -1,7 +1,7 @@
 """What every benchmark shares: its options, and a result that says where and on what it was measured.
 
 A benchmark prints progress to stderr and one JSON object as the last line of stdout. `--quick` takes less than two minutes;
-`--keep` writes results/NAME.json.
+`--keep` writes results/NAME.json, or NAME_VARIANT.json where the measure names its variant.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main(
     }
     if arguments.keep:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        variant = f"_{result['variant']}" if "variant" in result else ""
+        (RESULTS / f"{name}{variant}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
     return 0
 

@@ -50,6 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     manifests = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("valid", chosen), ("p", published))}
     wanted = PUBLISHED[arguments.log]
     return {
+        "variant": arguments.log,
         "seeds": [base.seed],
         "recipe": json.loads(base.to_json()),
         "figures": {

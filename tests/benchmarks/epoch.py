@@ -3,7 +3,8 @@
 python -m tests.benchmarks.epoch [--quick] [--keep] [--threads N]
 
 d 64, batch 2048, in-batch negatives, one worker, fused Adam; the same tables, rows and order at first, hence the same losses:
-they are compared. The plain loop has its rows as tensors and its order drawn beforehand. Turns of 50 steps alternate. Limit: 1.1.
+they are compared. The plain loop has its rows as tensors and its order drawn beforehand. Turns of 50 steps alternate.
+Limit: 1.1.
 """
 
 from __future__ import annotations
