@@ -92,6 +92,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     assert apart < 1e-2, f"the losses differ by {apart}: not the same computation"
     _common.say(f"ratio {ratio:.2f} (limit {LIMIT}), largest difference of losses {apart:.1e}")
     return {
+        "variant": f"{arguments.threads}_threads",
         "seeds": [SEED],
         "figures": {
             "log": name,

@@ -58,9 +58,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     ratio = statistics.median(ratios)
     _common.say(f"ratio {ratio:.2f} (limit {LIMIT})")
     return {
+        "variant": f"{arguments.threads}_threads",
         "seeds": [SEED],
-        "data": name,
         "figures": {
+            "log": name,
             "users": int(sum(len(task.tile(n)) for n in tiles)),
             "items": task.seen.num_items,
             "width": WIDTH,
