@@ -19,7 +19,7 @@ slow: .venv/dev  ## the slow tests (25 minutes at most)
 check: .venv/dev  ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fix: .venv/dev  ## what ruff can mend by itself
 	$(BIN)/ruff check --fix

@@ -22,7 +22,7 @@ def uniforms(key: tuple[int, ...], purpose: str, start: int, count: int) -> NDAr
     name = np.random.SeedSequence([*key, zlib.crc32(purpose.encode())]).generate_state(2, np.uint64)
     block, skip = divmod(start, NUMBERS_PER_BLOCK)
     raw = np.random.Philox(key=name, counter=[block, 0, 0, 0]).random_raw(skip + count)[skip:]
-    return (raw >> np.uint64(11)) * 2.0**-53
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(key: tuple[int, ...], purpose: str, n: int) -> NDArray[np.int64]:

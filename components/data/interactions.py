@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from components import storage
 
 Ints = NDArray[np.int32]
+Rows = Sequence[int] | NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Interactions:
         return np.bincount(self.items, minlength=self.num_items)
 
     @classmethod
-    def of(cls, users: Sequence[int] | Ints, items: Sequence[int] | Ints, num_users: int, num_items: int) -> Interactions:
+    def of(cls, users: Rows, items: Rows, num_users: int, num_items: int) -> Interactions:
         """From rows in any order; a user's rows keep theirs."""
         order = np.argsort(np.asarray(users), kind="stable")
         sorted_users = np.asarray(users, dtype=np.int32)[order]

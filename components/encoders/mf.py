@@ -41,7 +41,9 @@ class MF(nn.Module):
         init: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.train_similarity, self.score_similarity, self.dropout = train_similarity, score_similarity, dropout
+        self.train_similarity: Similarity = train_similarity
+        self.score_similarity: Similarity = score_similarity
+        self.dropout = dropout
         self.user_table = nn.Parameter(torch.empty(train.num_users, dim))
         self.item_table = nn.Parameter(torch.empty(train.num_items, dim))
         for table in (self.user_table, self.item_table):

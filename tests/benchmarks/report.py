@@ -20,8 +20,8 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command, commit, date,",
-        "machine and seeds. A quick look is not here: only what was kept.",
+        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command, commit,",
+        "date, machine and seeds. A quick look is not here: only what was kept.",
     ]
     for name, result in results.items():
         lines += ["", *SECTIONS[result["benchmark"]](name, result), "", *_provenance(result)]
@@ -61,7 +61,7 @@ def _classic(_: str, result: Result) -> Iterator[str]:
     yield from _table(["protocol", "recall@20", "ndcg@20", "epochs"], rows)
     yield ""
     ratios = figures["p_over_published"]
-    yield f"(p) over published: recall {ratios['recall@20']:.3f}, ndcg {ratios['ndcg@20']:.3f}. {figures.get('note', '')}".rstrip()
+    yield f"(p) over published: recall {ratios['recall@20']:.3f}, ndcg {ratios['ndcg@20']:.3f}."
 
 
 def _epoch(_: str, result: Result) -> Iterator[str]:
