@@ -1,0 +1,122 @@
+"""Every part of a kind obeys the same rules; a new file is found by its name and held to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from components import catalog
+from components.losses import EXCLUDED
+from components.training.batches import Batch, batches
+from components.training.collectives import Workers
+from tests.worlds import small_log
+
+TRAIN = small_log().seen
+LOSSES, ENCODERS, SOURCES = (catalog.names(kind) for kind in ("loss", "encoder", "negatives"))
+
+
+def test_there_are_parts() -> None:
+    assert LOSSES
+    assert ENCODERS
+    assert len(SOURCES) >= 2
+
+
+def batch_of(rows: int = 32) -> Batch:
+    return next(batches(TRAIN, batch_size=rows, seed=0, epoch=0, workers=Workers(), device=torch.device("cpu")))
+
+
+def fold(loss: Any, positive_B: torch.Tensor, *tiles: torch.Tensor) -> torch.Tensor:
+    state = loss.start(positive_B / loss.temperature)
+    for tile in tiles:
+        state = loss.add(state, torch.where(tile == EXCLUDED, tile, tile / loss.temperature))
+    return loss.finish(state)
+
+
+def scores(rows: int, columns: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(5)
+    drawn = torch.rand(rows, columns + 1, generator=random, dtype=torch.float64) * 2 - 1
+    return drawn[:, 0].to(dtype), drawn[:, 1:].to(dtype)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_is_finite_at_the_lowest_temperatures(name: str, dtype: torch.dtype) -> None:
+    loss = catalog.build("loss", {"name": name})
+    loss.temperature = 0.01
+    positive_B, scores_BT = scores(8, 20, dtype)
+    scores_BT.requires_grad_()
+    value_B = fold(loss, positive_B, scores_BT)
+    value_B.sum().backward()
+    assert torch.isfinite(value_B).all()
+    assert scores_BT.grad is not None
+    assert torch.isfinite(scores_BT.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_excluded_candidate_does_not_count(name: str) -> None:
+    loss = catalog.build("loss", {"name": name})
+    positive_B, scores_BT = scores(6, 9)
+    scores_BT[:, 4] = EXCLUDED
+    scores_BT[5] = EXCLUDED  # nothing left
+    scores_BT.requires_grad_()
+    value_B = fold(loss, positive_B, scores_BT)
+    value_B.sum().backward()
+    assert scores_BT.grad is not None
+    assert (scores_BT.grad[:, 4] == 0).all()
+    assert (scores_BT.grad[5] == 0).all()
+    rest = torch.cat([scores_BT[:5, :4], scores_BT[:5, 5:]], dim=1).detach()
+    assert torch.allclose(value_B[:5].detach(), fold(loss, positive_B[:5], rest), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_neither_order_nor_tiles_matter(name: str) -> None:
+    loss = catalog.build("loss", {"name": name})
+    positive_B, scores_BT = scores(6, 12)
+    whole = fold(loss, positive_B, scores_BT)
+    assert torch.allclose(fold(loss, positive_B, scores_BT.flip(1)), whole, rtol=1e-13)
+    assert torch.allclose(fold(loss, positive_B, *scores_BT.split([5, 4, 3], dim=1)), whole, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_losss_gradient_is_that_of_its_value(name: str) -> None:
+    loss = catalog.build("loss", {"name": name})
+    inputs = tuple(tensor.requires_grad_() for tensor in scores(3, 4))
+    assert torch.autograd.gradcheck(lambda p, s: fold(loss, p, s), inputs)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_depends_on_its_generator_alone(name: str) -> None:
+    made = [catalog.build("encoder", {"name": name}, TRAIN, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    same, other = ([a.equal(b) for a, b in zip(made[0].parameters(), made[n].parameters(), strict=True)] for n in (1, 2))
+    assert same
+    assert all(same)
+    assert not any(other)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoders_scores_are_of_every_user_and_item(name: str) -> None:
+    encoder = catalog.build("encoder", {"name": name}, TRAIN, torch.Generator().manual_seed(1))
+    users_UD, items_ID = encoder.scoring_tables()
+    assert users_UD.shape[0] == TRAIN.num_users
+    assert items_ID.shape[0] == TRAIN.num_items
+    assert users_UD.shape[1] == items_ID.shape[1]
+    assert not users_UD.requires_grad
+    batch = batch_of()
+    assert encoder.queries(batch).vectors.shape == (32, users_UD.shape[1])
+    assert encoder.items(batch.items_B.view(4, 8)).vectors.shape == (4, 8, users_UD.shape[1])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_draws_known_items_by_its_key_alone(name: str) -> None:
+    source = catalog.build("negatives", {"name": name}, TRAIN, Workers())
+    batch, positives_BD = batch_of(), torch.zeros(32, 4)
+    first, again = (source(batch, positives_BD) for _ in range(2))
+    assert torch.equal(first.items, again.items)
+    assert first.items.min() >= 0
+    assert first.items.max() < TRAIN.num_items
+    assert first.items.shape[-1] == source.candidates_of_a_row(32)
+    expected = source.expected_count(batch, first.items)
+    assert (expected > 0).all()
+    assert isinstance(source.excludes_positive, bool)

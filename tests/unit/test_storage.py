@@ -1,0 +1,69 @@
+"""Manifests are written last, and a folder has one owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import storage
+from components.errors import InputError
+
+
+def test_a_folder_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "a.txt").write_text("abc")
+    with pytest.raises(InputError, match="not finished or not there"):
+        storage.open_finished(tmp_path, "dataset")
+    storage.finish(tmp_path, {"kind": "dataset"})
+    manifest = storage.open_finished(tmp_path, "dataset")
+    assert manifest["kind"] == "dataset"
+    assert manifest["files"]["part/a.txt"]["bytes"] == 3
+    assert manifest["files"]["part/a.txt"]["sha256"].startswith("ba7816bf")
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone"])
+def test_a_finished_folder_whose_files_changed_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    storage.finish(tmp_path, {})
+    path.write_text("ab") if damage == "shorter" else path.unlink()
+    with pytest.raises(InputError, match=r"a.txt: got (2|no file), takes 3 bytes"):
+        storage.open_finished(tmp_path, "run")
+
+
+def test_a_lock_names_its_owner(tmp_path: Path) -> None:
+    with (
+        storage.lock(tmp_path),
+        pytest.raises(InputError, match=rf"locked by .* \(process {os.getpid()} on "),
+        storage.lock(tmp_path),
+    ):
+        pass
+    with storage.lock(tmp_path):  # released
+        pass
+
+
+def test_a_dead_owners_lock_is_taken_over_and_another_hosts_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    holder = {"owner": "ann", "host": socket.gethostname(), "pid": dead.pid, "since": "2026-01-01"}
+    (tmp_path / storage.LOCK).write_text(json.dumps(holder))
+    with storage.lock(tmp_path):
+        pass
+    (tmp_path / storage.LOCK).write_text(json.dumps({**holder, "host": "elsewhere"}))
+    with pytest.raises(InputError, match="locked by ann"), storage.lock(tmp_path):
+        pass
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    storage.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="nan"):
+        storage.write_json(path, {"a": float("nan")})
+    assert storage.read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
