@@ -19,7 +19,7 @@ from components.evaluation import ranking, splits
 from components.evaluation.scorers import Scorer
 from components.reports import tables
 from components.training import checkpoint
-from ray_jobs import _program, _ranking
+from ray_jobs import _program, _ranking, _tracking
 
 EXAMPLES = 5
 EXAMPLE_K = 10
@@ -53,7 +53,7 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
     shutil.rmtree(out, ignore_errors=True)
     work.rename(out)
     _show(out, items, trained.manifest["name"])
-    print(f"{rows:,} rows: {out}")
+    print(f"{rows:,} rows: {out}\nthe run in MLflow: {_tracking.how_to_open(run)}")
     return out
 
 
