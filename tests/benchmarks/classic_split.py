@@ -4,8 +4,8 @@ python -m tests.benchmarks.classic_split {gowalla,yelp2018} [--quick] [--keep] [
 
 (h) epochs chosen on validation (a tenth of each user's training rows), then refit on train + valid for as many, tested once.
 (p) fit on train + valid, best epoch on test: the protocol of published logs, for comparison with them alone.
-Both fit the same rows from the same seed, and what is looked at changes no weight (tests/unit/training/test_protocols.py): (h)'s
-refit is (p)'s run at that epoch, bit for bit. So (h) is read off (p)'s history there instead of being trained a second time.
+Both fit the same rows from the same seed, and what is looked at changes no weight (tests/unit/training/test_protocols.py): the
+refit of (h) is (p)'s run at that epoch, bit for bit. So (h) is read off (p)'s history instead of being trained a second time.
 Finished runs of the same recipe on the storage path are taken as they are. Needs HARDNEG_DATA.
 """
 
