@@ -23,11 +23,16 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(ArithmeticError):
+    """The loss is no longer a finite number: no retry helps. Programs print it without a traceback."""
+
+
 def describe(error: ValidationError, path: str = "") -> Iterator[str]:
     """One line for each wrong key: `loss.temperature: got 0, takes a number > 0`."""
     for detail in error.errors():
-        if isinstance(detail.get("ctx", {}).get("error"), InputError):
-            yield str(detail["ctx"]["error"])  # a part's own lines, complete already
+        nested = detail.get("ctx", {}).get("error")
+        if isinstance(nested, InputError):
+            yield str(nested)  # a part's own lines, complete already
             continue
         name = ".".join([path, *map(str, detail["loc"])] if path else map(str, detail["loc"])) or "recipe"
         if detail["type"] == "missing":

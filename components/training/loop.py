@@ -15,6 +15,7 @@ from torch import Tensor
 from components import catalog
 from components.config import Recipe
 from components.data.interactions import Interactions
+from components.errors import DivergedError
 from components.evaluation import exact
 from components.evaluation.evaluate import Task, validate
 from components.evaluation.scorers import Factors
@@ -22,10 +23,6 @@ from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch
 from components.training.collectives import Workers
 from components.training.optimizer import add_table_gradient, penalty
-
-
-class DivergedError(ArithmeticError):
-    """The loss is no longer a finite number."""
 
 
 @dataclass
@@ -170,8 +167,8 @@ class Trainer:
         if improved:
             position.best_epoch = position.epoch
         patient = position.validations_since_best < training.patience or done < training.min_epochs
-        progress = Progress(
-            position.epoch, steps, steps, metrics, improved, checkpoint_due=validated, finished=last or not patient
-        )
-        position.epoch, position.step, position.loss_sum, position.finished = done, 0, 0.0, progress.finished
+        finished = last or not patient
+        due = validated or finished
+        progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
+        position.epoch, position.step, position.loss_sum, position.finished = done, 0, 0.0, finished
         return progress

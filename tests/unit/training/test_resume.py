@@ -1,0 +1,127 @@
+"""A training that goes on from a checkpoint is the training that was never interrupted, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.config import Recipe
+from components.errors import DivergedError, InputError
+from components.training.collectives import Workers
+from components.training.loop import Progress, Trainer
+from tests.worlds import recipe, small_log
+
+DATASET = "0123456789ab"
+CLOCK = ("rows_per_second", "validation_seconds")  # differ from run to run
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several, much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def mixed(**training: Any) -> Recipe:
+    """Draws of every kind: dropout, a pool shared by the batch and negatives of each row."""
+    return recipe(
+        encoder={"name": "mf", "dim": 8, "dropout": 0.3},
+        negatives=[{"name": "in_batch"}, {"name": "uniform", "count": 20}, {"name": "uniform", "count": 3, "per": "row"}],
+        optimizer={"learning_rate": 0.02, "l2": {"weight": 0.01, "on": "tables"}},
+        training={"batch_size": 100, "epochs": 4, "precision": "float64", "checkpoint_steps": 2, **training},
+    )
+
+
+def trainer(given: Recipe) -> Trainer:
+    task = small_log()
+    return Trainer(given, task.seen, task, Workers(), torch.device("cpu"))
+
+
+def told(progress: Progress) -> tuple[int, dict[str, float]] | None:
+    if progress.metrics is None:
+        return None
+    return progress.epoch, {name: value for name, value in progress.metrics.items() if name not in CLOCK}
+
+
+def go_on(from_here: Trainer) -> list[tuple[int, dict[str, float]]]:
+    return [epoch for progress in from_here.run() if (epoch := told(progress))]
+
+
+def checkpoints(given: Recipe, folder: Path) -> tuple[Trainer, list[Any], list[tuple[Path, int, Progress]]]:
+    """An uninterrupted training that leaves each of its checkpoints: (folder, epochs told before it, what was told then)."""
+    whole, epochs, left = trainer(given), [], []
+    for progress in whole.run():
+        if epoch := told(progress):
+            epochs.append(epoch)
+        if progress.checkpoint_due:
+            path = folder / f"{len(left)}"
+            whole.save(path, DATASET)
+            left.append((path, len(epochs), progress))
+    return whole, epochs, left
+
+
+@pytest.mark.parametrize("validate_every", [1, 2])
+def test_from_every_checkpoint_on_the_future_is_the_same_bits(tmp_path: Path, validate_every: int) -> None:
+    given = mixed(validate_every=validate_every)
+    whole, epochs, left = checkpoints(given, tmp_path)
+    ends = [progress for *_, progress in left if progress.metrics is not None]
+    assert len(ends) == 4 // validate_every
+    assert len(left) - len(ends) == 4 * 2, "two checkpoints inside each epoch of five steps"
+    for path, before, _ in left:
+        resumed = trainer(given)
+        resumed.restore(path, DATASET)
+        assert go_on(resumed) == epochs[before:]
+        assert resumed.position == whole.position
+        for name, table in whole.encoder.state_dict().items():
+            assert torch.equal(resumed.encoder.state_dict()[name], table)
+
+
+def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
+    given = mixed(patience=3, min_epochs=5, epochs=60, checkpoint_steps=None)
+    whole, epochs, left = checkpoints(given, tmp_path)
+    values = [metrics["valid_recall@20"] for _, metrics in epochs]
+    assert len(epochs) < 60, "the training stopped early"
+    assert whole.position.best_epoch is not None
+    assert whole.position.best_epoch == values.index(max(values))
+    assert len(epochs) == max(5, whole.position.best_epoch + 1 + 3)
+    resumed = trainer(given)
+    resumed.restore(left[-2][0], DATASET)
+    assert resumed.position.validations_since_best == 2
+    assert len(go_on(resumed)) == 1
+
+
+def test_a_finished_training_does_not_go_on(tmp_path: Path) -> None:
+    given = mixed(epochs=2)
+    _, _, left = checkpoints(given, tmp_path)
+    resumed = trainer(given)
+    resumed.restore(left[-1][0], DATASET)
+    assert go_on(resumed) == []
+
+
+def test_a_last_epoch_that_was_not_validated_leaves_a_checkpoint_too(tmp_path: Path) -> None:
+    still = mixed().optimizer.model_copy(update={"learning_rate": 1e-12})  # no validation improves on the first
+    given = mixed(epochs=30, validate_every=2, patience=1, min_epochs=5).model_copy(update={"optimizer": still})
+    _, epochs, left = checkpoints(given, tmp_path)
+    assert len(epochs) == 5
+    assert left[-1][2].finished
+
+
+def test_a_checkpoint_for_another_dataset_or_recipe_is_refused(tmp_path: Path) -> None:
+    given, other = mixed(), mixed(batch_size=101)
+    trainer(given).save(tmp_path, DATASET)
+    with pytest.raises(InputError, match=f"dataset {DATASET}, takes one of dataset ba9876543210"):
+        trainer(given).restore(tmp_path, "ba9876543210")
+    with pytest.raises(InputError, match=f"recipe {given.fingerprint()}, takes one of recipe {other.fingerprint()}"):
+        trainer(other).restore(tmp_path, DATASET)
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    given = mixed().model_copy(update={"optimizer": mixed().optimizer.model_copy(update={"learning_rate": 1e300})})
+    with pytest.raises(DivergedError, match="optimizer.learning_rate"):
+        go_on(trainer(given))
