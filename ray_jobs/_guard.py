@@ -12,9 +12,7 @@ def main() -> None:
     from ray_jobs import _tracking  # imports MLflow only now: the guard costs next to nothing while it waits
 
     run = Path(sys.argv[1])
-    tracked = _tracking.attach(run)
-    tracked.log(_tracking.read_history(run))
-    tracked.end("KILLED", "the driver was killed")
+    _tracking.end(_tracking.attach(run), run, "KILLED", "the driver was killed")
 
 
 if __name__ == "__main__":

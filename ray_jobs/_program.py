@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from components import config
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import DivergedError, InputError
 
 Run = Callable[[Recipe, argparse.Namespace], None]
 
@@ -24,11 +24,18 @@ def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentP
     if add_arguments is not None:
         add_arguments(parser)
     arguments = parser.parse_args()
+    if (
+        "RAY_ADDRESS" not in os.environ
+    ):  # read when Ray is imported; Ray's own default, of which it warns unless it is asked for
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         run(config.load(arguments.recipe, arguments.set), arguments)
     except InputError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -60,14 +67,18 @@ def require_slots(recipe: Recipe) -> None:
     """Refuses a training that this cluster could never place: Ray would ask again for ever.
 
     Raises:
-        InputError: the cluster has too few CPUs or GPUs.
+        InputError: the cluster's nodes have too few CPUs or GPUs.
     """
     import ray
 
-    scale, have = recipe.scale, ray.cluster_resources()
-    needs = {"CPU": scale.num_workers * scale.cpus_per_worker, "GPU": scale.num_workers if scale.use_gpu else 0}
-    for what, need in needs.items():
-        if have.get(what, 0) < need:
-            raise InputError(
-                f"scale.num_workers: got {scale.num_workers}, which take {need} {what}s; the cluster has {have.get(what, 0):g}"
-            )
+    scale = recipe.scale
+    each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if scale.use_gpu else {})
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = sum(min(int(node.get(what, 0) // need) for what, need in each.items()) for node in nodes)
+    if slots < scale.num_workers:
+        wants = " and ".join(f"{need} {what}" for what, need in each.items())
+        have = ", ".join(" and ".join(f"{node.get(what, 0):g} {what}" for what in each) for node in nodes)
+        raise InputError(
+            f"scale.num_workers: got {scale.num_workers} of {wants} each, takes at most {slots} on this cluster "
+            f"({len(nodes)} nodes: {have})"
+        )

@@ -44,6 +44,7 @@ def client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
     import mlflow  # slow to import
 
     if tracking_uri.startswith("sqlite:///"):
@@ -156,13 +157,21 @@ def how_to_open(run: Path) -> str:
     return f"{Path(sys.executable).parent / 'mlflow'} server --backend-store-uri {tracked.tracking_uri} --port 5000"
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl; of an epoch that ran twice (a restart), the later."""
-    path = run / HISTORY
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's, or a checkpoint's, metrics.jsonl: one for each epoch. A line that a kill cut short is not one."""
+    path = folder / HISTORY
     if not path.exists():
         return []
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return list({entry["step"]: entry for entry in entries}.values())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    storage.write_text(folder / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def append_history(run: Path, entries: list[dict[str, Any]]) -> None:
+    with (run / HISTORY).open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 @contextlib.contextmanager
@@ -178,20 +187,26 @@ def closing(tracked: TrackedRun, run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        with saying(tracked, run):
-            tracked.log(read_history(run))
-            tracked.end(status, f"{type(error).__name__}: {error}")
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "the driver was interrupted" if interrupted else f"{type(error).__name__}: {error}"
+        end(tracked, run, "KILLED" if interrupted else "FAILED", reason)
         raise
     else:
-        with saying(tracked, run):
-            tracked.log(read_history(run))
-            tracked.end("FINISHED")
+        end(tracked, run, "FINISHED")
     finally:
         with contextlib.suppress(BrokenPipeError):
             guard.stdin.write(b"done")
             guard.stdin.close()
         guard.wait()
+
+
+def end(tracked: TrackedRun, run: Path, status: str, reason: str = "") -> None:
+    """Sends what MLflow may have missed, and ends the run."""
+    with saying(tracked, run):
+        try:
+            tracked.log(read_history(run))
+        finally:
+            tracked.end(status, reason)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,23 @@ def train(recipe: Recipe, dataset: Path) -> Path:
     _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
     folder = _runs.create(recipe)
     with storage.lock(folder):
-        _fit(recipe, dataset, folder, _tracking.create(recipe, folder, dataset))
+        try:
+            tracked = _tracking.create(recipe, folder, dataset)
+        except InputError:
+            shutil.rmtree(folder)  # nothing has begun
+            raise
+        _fit(recipe, dataset, folder, tracked)
     return folder
 
 
 def resume(folder: Path) -> None:
-    """Continues a run that was interrupted, in its folder and its MLflow run."""
-    if not (folder / _tracking.LINKS).is_file() or storage.is_finished(folder):
-        raise InputError(f"--resume: got {folder}, takes the folder of a run that was started and is not finished")
+    """Continues a run that was interrupted, in its folder and its MLflow run; of a finished one MLflow gets what it lacks."""
+    if not (folder / _tracking.LINKS).is_file():
+        raise InputError(f"--resume: got {folder}, takes the folder of a run that was started")
+    if storage.is_finished(folder):
+        _tracking.end(_tracking.attach(folder), folder, "FINISHED")
+        print(f"{folder}: finished already; its metrics were sent to MLflow again")
+        return
     recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
@@ -66,7 +76,7 @@ def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Tracked
     started = time.time()
     print(f"training {folder.name} on {recipe.scale.num_workers} workers, MLflow run {tracked.run_id}", flush=True)
     with _tracking.closing(tracked, folder):
-        with _Display(recipe) as display, _workers.Watching(folder, display.show):
+        with _Display(recipe) as display, _workers.Watching(folder, display.show, display.say):
             _workers.fit(recipe, dataset, folder, tracked)
         _workers.sweep_unregistered(folder)
         _finish(recipe, dataset, folder, tracked, seconds=time.time() - started)
@@ -100,15 +110,16 @@ def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
 
 
 class _Display:
-    """A live line on a terminal, a line for each tenth of the epochs elsewhere."""
+    """A live line on a terminal; elsewhere a line whenever the end of an epoch passes a tenth of them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._metric = recipe.training.metric
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
         self._console = Console(stderr=True)
-        self._progress = Progress(*columns, TextColumn("{task.fields[news]}"), console=self._console)
+        live = self._console.is_terminal
+        self._progress = Progress(*columns, TextColumn("{task.fields[news]}"), console=self._console, disable=not live)
         self._task = self._progress.add_task("starting workers", total=recipe.training.epochs, news="")
-        self._told = -1
+        self._told: int | None = None
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -122,7 +133,10 @@ class _Display:
         best = f"best {self._metric} {state['best']:.4f}" if state["best"] is not None else ""
         loss = f"loss {state['loss']:.4f}  " if state["loss"] is not None else ""
         self._progress.update(self._task, description="training", completed=round(done, 1), news=loss + best)
-        tenth = int(10 * done / state["epochs"])
-        if not self._console.is_terminal and loss and tenth > self._told:
+        tenth = 10 * state["done"] // state["epochs"]
+        if not self._console.is_terminal and loss and tenth != self._told:
             self._told = tenth
-            print(f"epoch {state['epoch'] + 1} of {state['epochs']}  {loss}{best}", flush=True)
+            print(f"epoch {state['done']} of {state['epochs']}  {loss}{best}", flush=True)
+
+    def say(self, notice: str) -> None:
+        self._console.print(notice, style="yellow", soft_wrap=True, highlight=False, markup=False)

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import UserCallback
 
 from components import storage
 from components.config import Recipe
 from components.data import interactions
-from components.errors import InputError
+from components.errors import DivergedError, InputError
 from components.evaluation.evaluate import Task
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
-from components.training.loop import DivergedError, Progress, Trainer
+from components.training.loop import Progress, Trainer
+from ray_jobs._reporter import Reporter, read_notices
 from ray_jobs._system import SystemSampler
-from ray_jobs._tracking import HISTORY, TrackedRun
+from ray_jobs._tracking import TrackedRun, read_history, write_history
 
 PROGRESS = "progress.json"
 PROGRESS_SECONDS = 0.5
-RETRY_TRACKING_SECONDS = 30
 
 
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
@@ -58,37 +59,68 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
 def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     torch.set_num_threads(recipe.scale.cpus_per_worker)
     context = ray.train.get_context()
-    fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
-    trainer = Trainer(recipe, *open_data(recipe, dataset), Workers(), ray.train.torch.get_device())
-    last = ray.train.get_checkpoint()
-    if last is not None:
-        with last.as_directory() as folder:
-            trainer.restore(Path(folder), fingerprint)
+    trainer, fingerprint, history = _start(recipe, dataset)
     sampler = SystemSampler(context.get_node_rank()) if context.get_local_rank() == 0 else None
     board = _Board(run) if context.get_world_rank() == 0 else None
-    history: list[dict[str, Any]] = []
-    for progress in trainer.run():
-        if progress.metrics is not None:
-            system = sampler.read() if sampler else {}
-            history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": {**progress.metrics, **system}})
-        if board is not None:
-            board.show(progress, recipe.training.epochs, trainer)
-            if progress.improved:
-                save_model(run / "model" / MODEL, trainer.encoder)
-        if progress.checkpoint_due:
-            _report(trainer, history, fingerprint, is_first=board is not None)
-            history = []
-    if history:
-        ray.train.report({"history": history})
+    if board is not None:
+        write_history(run, history)  # a killed controller may have had no time to
+    reported = len(history)
+    try:
+        for progress in trainer.run():
+            if progress.metrics is not None:
+                system = trainer.workers.gather_objects(sampler.read() if sampler else {})
+                metrics = {name: value for found in (progress.metrics, *system) for name, value in found.items()}
+                history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": metrics})
+            if board is not None:
+                board.show(progress, recipe.training.epochs, trainer)
+                if progress.improved:
+                    save_model(run / "model" / MODEL, trainer.encoder)
+            if progress.checkpoint_due:
+                _report(trainer, history, reported, fingerprint, is_first=board is not None)
+                reported = len(history)
+    except DivergedError:
+        ray.train.report({"history": history[reported:]} if board is not None else {})
+        raise
 
 
-def _report(trainer: Trainer, history: list[dict[str, Any]], fingerprint: str, is_first: bool) -> None:
+def _start(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
+    """The trainer, where the last checkpoint left it; the dataset's fingerprint; every epoch so far.
+
+    Raises:
+        InputError: on all workers, whichever met it.
+    """
+    started, mistake = None, None
+    try:
+        started = _start_alone(recipe, dataset)
+    except InputError as error:
+        mistake = str(error)
+    mistakes = list(filter(None, Workers().gather_objects(mistake)))
+    if mistakes:
+        raise InputError(mistakes[0])
+    assert started is not None, "neither a trainer nor a mistake"
+    return started
+
+
+def _start_alone(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
+    data = open_data(recipe, dataset)
+    fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
+    trainer = Trainer(recipe, *data, Workers(), ray.train.torch.get_device())
+    last = ray.train.get_checkpoint()
+    if last is None:
+        return trainer, fingerprint, []
+    with last.as_directory() as folder:
+        trainer.restore(Path(folder), fingerprint)
+        return trainer, fingerprint, read_history(Path(folder))
+
+
+def _report(trainer: Trainer, history: list[dict[str, Any]], reported: int, fingerprint: str, is_first: bool) -> None:
     if not is_first:
-        ray.train.report({"history": history})
+        ray.train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
         trainer.save(Path(folder), fingerprint)
-        ray.train.report({"history": history}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        write_history(Path(folder), history)
+        ray.train.report({"history": history[reported:]}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 class _Board:
@@ -112,6 +144,7 @@ class _Board:
         state = {
             "epoch": progress.epoch,
             "epochs": epochs,
+            "done": trainer.position.epoch,  # whole epochs
             "step": progress.step,
             "steps": progress.steps,
             "best": trainer.position.best_value,
@@ -121,40 +154,6 @@ class _Board:
             "finished": progress.finished,
         }
         storage.write_json(self._path, state)
-
-
-class Reporter(UserCallback):
-    """In the controller: keeps every epoch in metrics.jsonl, and sends it to MLflow. A server that is away costs nothing."""
-
-    def __init__(self, tracked: TrackedRun, run: Path) -> None:
-        self._tracked, self._path = tracked, run / HISTORY
-        self._unsent: list[dict[str, Any]] = []
-        self._next_try = 0.0
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        entries = [_merge(alike) for alike in zip(*(worker["history"] for worker in metrics), strict=True)]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
-        self._unsent += entries
-        if time.monotonic() < self._next_try:
-            return
-        try:
-            self._tracked.log(self._unsent)
-            self._unsent = []
-        except Exception as error:
-            self._next_try = time.monotonic() + RETRY_TRACKING_SECONDS
-            print(
-                f"MLflow at {self._tracked.tracking_uri} does not answer ({type(error).__name__}): training goes on, "
-                f"metrics are kept in {self._path} and sent when it is back"
-            )
-
-
-def _merge(entries: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """One epoch as all workers saw it: the same training metrics, and the system's metrics of each node."""
-    merged: dict[str, float] = {}
-    for entry in reversed(entries):
-        merged.update(entry["metrics"])
-    return {**entries[0], "metrics": merged}
 
 
 def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
@@ -177,11 +176,18 @@ def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
             storage_path=str(run.parent),
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[Reporter(tracked, run)],
+            callbacks=[Reporter(tracked, run, scale.max_failures)],
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
     )
-    outcome = trainer.fit().return_value or {}
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        outcome = trainer.fit().return_value or {}
+    except SystemExit:  # Ray's way to say that it was interrupted
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
     if "error" in outcome:
         raise (InputError if outcome["input"] else DivergedError)(outcome["error"].partition(": ")[2])
 
@@ -195,11 +201,12 @@ def sweep_unregistered(run: Path) -> None:
 
 
 class Watching(threading.Thread):
-    """Reads progress.json while the driver waits, and calls `show` whenever it changed."""
+    """Reads the run's folder while the driver waits: shows progress.json whenever it changed, says each new notice."""
 
-    def __init__(self, run: Path, show: Any) -> None:
+    def __init__(self, run: Path, show: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
         super().__init__(daemon=True)
-        self._path, self._show, self._ended = run / PROGRESS, show, threading.Event()
+        self._run, self._show, self._say, self._ended = run, show, say, threading.Event()
+        self._shown, self._said = None, len(read_notices(run))
 
     def __enter__(self) -> Watching:
         self.start()
@@ -208,10 +215,17 @@ class Watching(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self.join()
+        self._look()
 
     def run(self) -> None:
-        shown = None
         while not self._ended.wait(PROGRESS_SECONDS / 2):
-            if self._path.exists() and (state := storage.read_json(self._path)) != shown:
-                self._show(state)
-                shown = state
+            self._look()
+
+    def _look(self) -> None:
+        path = self._run / PROGRESS
+        if path.exists() and (state := storage.read_json(path)) != self._shown:
+            self._show(state)
+            self._shown = state
+        for notice in read_notices(self._run)[self._said :]:
+            self._say(notice)
+            self._said += 1
