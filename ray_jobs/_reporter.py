@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from ray_jobs import _checkpoints
 from ray_jobs._tracking import HISTORY, TrackedRun, append_history
 
 NOTICES = "notices.log"
@@ -41,6 +42,8 @@ class Reporter(UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         entries = [entry for worker in metrics for entry in worker.get("history", [])]
         append_history(self._run, entries)
+        if checkpoint is not None:
+            _checkpoints.keep(self._run)  # Ray has listed it before it tells
         if self._sender is None:
             self._sender = _Sender(self._tracked, self._run)
             self._sender.start()

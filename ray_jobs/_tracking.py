@@ -40,9 +40,9 @@ def metric_name(name: str) -> str:
 
 
 def client(tracking_uri: str) -> Any:
-    """An MLflow client that gives up within seconds: training must not wait for a server that is away."""
+    """An MLflow client that gives up within a minute where a server hangs, within seconds where there is none."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
     import mlflow  # slow to import

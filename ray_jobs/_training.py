@@ -15,7 +15,7 @@ from components.config import Recipe, parse
 from components.data import manifest
 from components.errors import InputError
 from components.reports import plots
-from ray_jobs import _program, _runs, _tracking, _workers
+from ray_jobs import _checkpoints, _program, _runs, _tracking, _workers
 
 
 def dataset_of(recipe: Recipe) -> Path:
@@ -78,7 +78,7 @@ def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Tracked
     with _tracking.closing(tracked, folder):
         with _Display(recipe) as display, _workers.Watching(folder, display.show, display.say):
             _workers.fit(recipe, dataset, folder, tracked)
-        _workers.sweep_unregistered(folder)
+        _checkpoints.sweep(folder)
         _finish(recipe, dataset, folder, tracked, seconds=time.time() - started)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import tempfile
 import threading
@@ -24,6 +22,7 @@ from components.evaluation.evaluate import Task
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
+from ray_jobs import _checkpoints
 from ray_jobs._reporter import Reporter, read_notices
 from ray_jobs._system import SystemSampler
 from ray_jobs._tracking import TrackedRun, read_history, write_history
@@ -180,6 +179,7 @@ def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
     )
+    _checkpoints.mend(run)
     handler = signal.getsignal(signal.SIGINT)
     try:
         outcome = trainer.fit().return_value or {}
@@ -190,14 +190,6 @@ def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
             signal.signal(signal.SIGINT, handler)
     if "error" in outcome:
         raise (InputError if outcome["input"] else DivergedError)(outcome["error"].partition(": ")[2])
-
-
-def sweep_unregistered(run: Path) -> None:
-    """Deletes checkpoints that a killed worker left behind: those that Ray Train did not register."""
-    registered = json.dumps(storage.read_json(run / "checkpoint_manager_snapshot.json"))
-    for folder in run.glob("checkpoint_*"):
-        if folder.is_dir() and folder.name not in registered:
-            shutil.rmtree(folder)
 
 
 class Watching(threading.Thread):
