@@ -53,7 +53,7 @@ def check(kind: str, spec: dict[str, Any], path: str | None = None) -> dict[str,
         for p in inspect.signature(cls.__init__).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
-    model = create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **arguments)  # pyright: ignore
+    model = create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **arguments)  # pyright: ignore
     try:
         checked = model.model_validate({k: v for k, v in spec.items() if k != "name"})
     except ValidationError as error:

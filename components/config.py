@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -41,15 +42,40 @@ def _absolute(path: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
+def _source(value: Any) -> Any:
+    """A path, a list of paths, or a mapping of splits to paths, each made absolute."""
+    if isinstance(value, str):
+        return _absolute(value)
+    if isinstance(value, list) and value and all(isinstance(path, str) for path in value):
+        return [_absolute(path) for path in value]
+    of_splits = isinstance(value, dict) and value and set(value) <= {"train", "valid", "test"}
+    if of_splits and all(isinstance(path, str) for path in value.values()):
+        return {split: _absolute(path) for split, path in value.items()}
+    raise ValueError("a path, a list of paths, or a mapping of train, valid and test to paths")
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(what)
+        return value
+
+    return AfterValidator(check)
+
+
 LocalPath = Annotated[str, AfterValidator(_absolute)]
+Source = Annotated[str | list[str] | dict[str, str], PlainValidator(_source)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-Metric = Annotated[str, Field(pattern=r"^(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*$")]
+Metric = Annotated[
+    str,
+    _matching(r"(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*", "recall, ndcg, hit, precision, mrr or map at a K, as recall@20"),
+]
 Part = dict[str, Any]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # data ---------------------------------------------------------------------------------------------------------------
@@ -124,7 +150,7 @@ class Titles(Section):
 class Data(Section):
     """`source` is a file, a folder, a list of them, or a mapping of train, valid and test to them."""
 
-    source: LocalPath | list[LocalPath] | dict[Literal["train", "valid", "test"], LocalPath]
+    source: Source
     format: Literal["auto", "csv", "tsv", "parquet", "inter", "lightgcn"] = "auto"
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: Columns = Columns()
@@ -217,7 +243,7 @@ class Scale(Section):
 
 
 class Recipe(Section):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    name: Annotated[str, _matching(r"[a-z0-9][a-z0-9_]*", "lower-case letters, digits and _")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
     encoder: Part
@@ -235,13 +261,11 @@ class Recipe(Section):
     @field_validator("encoder", "objective", "loss", "negatives", "views")
     @classmethod
     def _parts_exist(cls, value: Part | list[Part], info: ValidationInfo) -> Part | list[Part]:
+        """With every argument filled in: what is tracked and fingerprinted is all that a part is."""
         kind = str(info.field_name)
         if isinstance(value, list):
-            for n, part in enumerate(value):
-                catalog.check(kind, part, path=f"{kind}.{n}")
-        else:
-            catalog.check(kind, value, path=kind)
-        return value
+            return [{"name": part.get("name"), **catalog.check(kind, part, f"{kind}.{n}")} for n, part in enumerate(value)]
+        return {"name": value.get("name"), **catalog.check(kind, value)}
 
     def fingerprint(self) -> str:
         """Twelve hex digits of what is computed: all but the name, the tracking and the scale."""

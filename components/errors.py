@@ -34,7 +34,8 @@ def describe(error: ValidationError, path: str = "") -> Iterator[str]:
         if isinstance(nested, InputError):
             yield str(nested)  # a part's own lines, complete already
             continue
-        name = ".".join([path, *map(str, detail["loc"])] if path else map(str, detail["loc"])) or "recipe"
+        keys = [str(key) for n, key in enumerate(detail["loc"]) if n == 0 or detail["loc"][n - 1] != "split"]  # no union's tag
+        name = ".".join([path, *keys] if path else keys) or "recipe"
         if detail["type"] == "missing":
             yield f"{name}: missing, {_takes(detail)}"
         elif detail["type"] == "extra_forbidden":
@@ -49,10 +50,20 @@ def _takes(detail: Any) -> str:
     if kind in BOUNDS:
         key, sign = BOUNDS[kind]
         return f"takes a number {sign} {context[key]:g}"
+    if kind == "too_short":
+        return f"takes at least {context['min_length']}"
+    if kind == "union_tag_invalid":
+        return f"takes {context['discriminator']}: one of {context['expected_tags']}".replace("'", "")
+    if kind == "union_tag_not_found":
+        return "takes by: ratio, leave_one_out or given, and what goes with it"
     if kind.startswith("int_"):
         return "takes a whole number"
     if kind.startswith(("float_", "finite_")):
         return "takes a finite number"
+    if kind.startswith("bool_"):
+        return "takes true or false"
+    if kind.startswith("string_"):
+        return "takes text"
     if kind == "missing":
         return "takes a value"
     if kind == "value_error":

@@ -16,8 +16,8 @@ from components.data import cleaning, sources
 from components.data.arrow import pc
 from components.data.interactions import Interactions
 from components.data.manifest import dataset_path
-from components.errors import InputError
 from components.evaluation.evaluate import Task
+from components.evaluation.ranking import check_k
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -34,6 +34,7 @@ class Sizes:
     users: int
     items: int
     source: str
+    at_least: bool = False
 
 
 def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -45,15 +46,19 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     source = sources.inspect(recipe.data)
     trainer = _try_parts(recipe)
     sizes = _sizes(recipe, source)
-    largest = max(recipe.evaluation.recommend_k, *recipe.evaluation.ks)
-    if "not prepared" not in sizes.source and largest > sizes.items:
-        raise InputError(f"evaluation: got K = {largest}, takes at most {sizes.items}, the items of the catalogue")
+    if not sizes.at_least:
+        cut_offs = {
+            "training.metric": int(recipe.training.metric.partition("@")[2]),
+            "evaluation.ks": max(recipe.evaluation.ks),
+        }
+        for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
+            check_k(k, sizes.items, name)
     parameters = _parameters(recipe, sizes)
     scale, batch_size = recipe.scale, recipe.training.batch_size
     width = 8 if recipe.training.precision == "float64" else 4
     candidates = sum(source.candidates_of_a_row(batch_size) for source in trainer.sources)
     scores = math.ceil(batch_size / scale.num_workers) * candidates * width * 2  # and as much for the backward pass
-    yield "source", f"{len(source.files)} files, {sum(file.bytes for file in source.files) / 2**20:.1f} MiB"
+    yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
     yield "sizes", f"{sizes.rows:,} training rows, {sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
     yield "parameters", f"{parameters:,}"
     yield (
@@ -101,7 +106,7 @@ def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
             read += block.counts.kept
             taken += block.kept.nbytes
             if taken > SAMPLE_BYTES:
-                return Sizes(read, _distinct(users), _distinct(items), "not prepared: at least, in the first part")
+                return Sizes(read, _distinct(users), _distinct(items), "not prepared: at least, in the first part", True)
     return Sizes(read, _distinct(users), _distinct(items), "not prepared: at most, before repeats, k-core and splits")
 
 

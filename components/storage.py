@@ -5,6 +5,8 @@ A folder is a dataset or a checkpoint if and only if its manifest exists and its
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import getpass
 import hashlib
 import json
@@ -85,7 +87,7 @@ def lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    mine = {"owner": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
+    mine = {"owner": user(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     while True:
         try:
             with path.open("x", encoding="utf-8") as file:  # create if absent: one of two wins
@@ -96,10 +98,30 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            if read_json(path) == mine:
+                path.unlink()
+
+
+def user() -> str:
+    """Who runs this program: a name, or a number where the machine knows no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _take_over_or_refuse(folder: Path, path: Path) -> None:
+    """Removes the lock of a process of this host that is gone; one taker at a time, who reads the lock it removes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process
+        _remove_if_stale(folder, path)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_stale(folder: Path, path: Path) -> None:
     try:
         holder = read_json(path)
     except FileNotFoundError:

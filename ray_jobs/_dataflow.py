@@ -137,6 +137,7 @@ class _Preparation:
         manifest.refuse_if_empty(rounds[-1]["rows"], counts, "k-core", rounds)
         new_id = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
         statistics = self._write(new_id, first_users, counts.float_time, names)
+        manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
         titled = self._write_items(offsets, new_id, statistics)
         return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled)
 

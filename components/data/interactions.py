@@ -9,6 +9,7 @@ Part files in the order of their names hold ascending users; in a user, rows are
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -43,6 +44,14 @@ class Interactions:
     def items_of(self, user: int) -> Ints:
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
+    def rows_of(self, users_B: NDArray[np.integer]) -> tuple[NDArray[np.int64], Ints]:
+        """(place_N, item_N): the items of each of some users, end to end, and the user's place among those asked for."""
+        starts_B = self.offsets[users_B]
+        counts_B = self.offsets[np.asarray(users_B) + 1] - starts_B
+        place_N = np.repeat(np.arange(len(users_B)), counts_B)
+        first_B = starts_B - (np.cumsum(counts_B) - counts_B)
+        return place_N, self.items[np.arange(len(place_N)) + first_B[place_N]]
+
     def item_degrees(self) -> NDArray[np.int64]:
         """[num_items] rows of each item."""
         return np.bincount(self.items, minlength=self.num_items)
@@ -59,24 +68,29 @@ class Interactions:
 def load(dataset: Path, *splits: str) -> Interactions:
     """The rows of one or several splits together, memory-mapped from this node's cache (HARDNEG_CACHE, else temporary).
 
-    The first process of a node to ask writes the cache, shard by shard; the others map the same pages.
+    The first process of a node to ask writes the cache, shard by shard; the others wait for it and map the same pages. What
+    is cached goes by the manifest's checksum, and with it by that of every file.
 
     Raises:
         InputError: the dataset is not finished.
     """
     manifest = storage.open_finished(dataset, "dataset")
     home = Path(os.environ.get("HARDNEG_CACHE") or Path(tempfile.gettempdir()) / f"hardneg-{os.getuid()}")
-    folder = home / f"{manifest['fingerprint']}-{'+'.join(splits)}"
-    if not folder.is_dir():
-        _write_cache(dataset, splits, folder, manifest["num_users"])
+    folder = home / f"{storage.digest(dataset / storage.MANIFEST)[:16]}-{'+'.join(splits)}"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / f".{folder.name}.lock").open("w") as one_writer:
+        fcntl.flock(one_writer, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _write_cache(dataset, splits, folder, manifest["num_users"])
     mapped = "r" if (folder / "users.npy").stat().st_size > 128 else None  # an empty array cannot be mapped
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mapped) for name in ("users", "items", "offsets")}
     return Interactions(manifest["num_users"], manifest["num_items"], **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: int) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+    partial.mkdir()
     shards = sorted({file.name for split in splits for file in (dataset / split).glob("*.parquet")})
     files = [[f for split in splits if (f := dataset / split / shard).is_file()] for shard in shards]
     rows = sum(pq.read_metadata(f).num_rows for shard in files for f in shard)
@@ -94,10 +108,7 @@ def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: 
         at += len(order)
     del users, items  # flushed
     np.save(partial / "offsets.npy", np.cumsum(counts))
-    try:
-        partial.rename(folder)  # whole or not at all; a second writer of the same node finds it there
-    except OSError:
-        shutil.rmtree(partial)
+    partial.rename(folder)  # whole or not at all
 
 
 def _create(path: Path, rows: int) -> Ints:

@@ -17,6 +17,7 @@ from components.config import Data, GivenSplit
 from components.data import values
 from components.errors import InputError
 
+COMPANIONS = {".item", ".user", ".kg", ".link", ".net", ".md", ".txt", ".json", ".yaml", ".yml"}  # beside a log, no log
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
 SPLITS = ("train", "valid", "test")
 DELIMITERS = {"csv": ",", "tsv": "\t", "inter": "\t"}
@@ -133,7 +134,7 @@ def open_one(path: str, encoding: str) -> SourceFile:
     Raises:
         InputError: not there, empty, of an unknown suffix or unreadable.
     """
-    kind = SUFFIXES.get(Path(path).suffix)
+    kind = SUFFIXES.get(Path(path).suffix.lower())
     if kind is None:
         raise InputError(f"{path}: got the suffix {Path(path).suffix!r}, takes one of {', '.join(SUFFIXES)}")
     return _open(Path(path), kind, None, encoding)
@@ -174,6 +175,12 @@ def _expand(source: str, kind: str) -> list[tuple[Path, str]]:
     if not found and kind not in ("auto", "lightgcn"):
         found = [(p, kind) for p in inside]
     kinds = sorted({known for _, known in found})
+    unknown = [p for p in inside if _known(p) is None and p.suffix.lower() not in COMPANIONS]
+    if found and kind == "auto" and unknown:
+        names = ", ".join(p.name for p in unknown[:5])
+        raise InputError(
+            f"data.source: {path}: got {len(unknown)} files beside the data that are none: {names}; takes data alone"
+        )
     if not found:
         raise InputError(f"data.source: {path}: got a folder without data, takes {', '.join(SUFFIXES)}, train.txt or test.txt")
     if len(kinds) > 1:
@@ -184,7 +191,7 @@ def _expand(source: str, kind: str) -> list[tuple[Path, str]]:
 def _known(path: Path) -> str | None:
     if path.suffix == ".txt" and path.stem in SPLITS:
         return "lightgcn"
-    return None if path.suffix == ".item" else SUFFIXES.get(path.suffix)
+    return None if path.suffix.lower() == ".item" else SUFFIXES.get(path.suffix.lower())
 
 
 def _kind(path: Path, kind: str) -> str:

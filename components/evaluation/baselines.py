@@ -14,7 +14,6 @@ from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.evaluation.ranking import pairs
 
 BAND = 4096  # rows that are worked on at once
 
@@ -100,7 +99,7 @@ class Ease:
 
     def queries(self, users_T: Tensor) -> Tensor:
         """[T, H] histories, padded with `num_items` to the longest."""
-        row, item = pairs(self.train, users_T.numpy())
+        row, item = self.train.rows_of(users_T.numpy())
         row, item = np.divmod(np.unique(row * self.num_items + item), self.num_items)
         lengths_T = np.bincount(row, minlength=len(users_T))
         place = np.arange(len(row)) - (np.cumsum(lengths_T) - lengths_T)[row]

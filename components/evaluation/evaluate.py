@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from components.data.interactions import Interactions, Ints
 from components.evaluation import metrics
 from components.evaluation.exact import ExactSum
-from components.evaluation.ranking import TILE, Ranker, pairs
+from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
 
 GROUPS = 10
@@ -43,7 +43,7 @@ class Task:
 
     def hits(self, users_T: Ints, items_TK: Ints) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """(hits_TK, relevant_T): which listed items are relevant, and |T_u|, repeated rows counted once."""
-        row, item = pairs(self.truth, users_T.astype(np.int64))
+        row, item = self.truth.rows_of(users_T)
         relevant = np.unique(row * self.truth.num_items + item)
         listed_TK = np.arange(len(users_T))[:, None] * self.truth.num_items + items_TK
         hits_TK = np.isin(listed_TK, relevant) & (items_TK >= 0)

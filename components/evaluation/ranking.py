@@ -127,21 +127,12 @@ def _largest(values_TN: Floats, k: int) -> NDArray[np.int64]:
     return (above_TN | at_TN).nonzero()[1].reshape(height, k)
 
 
-def pairs(interactions: Interactions, users_T: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(row_N, item_N): the items of each user of the tile, with the user's row in it."""
-    starts_T = interactions.offsets[users_T]
-    counts_T = interactions.offsets[users_T + 1] - starts_T
-    row_N = np.repeat(np.arange(len(users_T)), counts_T)
-    shift_T = starts_T - (np.cumsum(counts_T) - counts_T)
-    return row_N, interactions.items[np.arange(len(row_N)) + shift_T[row_N]].astype(np.int64)
-
-
 def _masked(
     seen: Interactions, users_T: NDArray[np.int64], keep: Interactions | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    row_N, item_N = pairs(seen, users_T)
+    row_N, item_N = seen.rows_of(users_T)
     if keep is None:
         return row_N, item_N
-    kept_row, kept_item = pairs(keep, users_T)
+    kept_row, kept_item = keep.rows_of(users_T)
     masked = ~np.isin(row_N * seen.num_items + item_N, kept_row * seen.num_items + kept_item)
     return row_N[masked], item_N[masked]

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.evaluation.evaluate import Task
-from components.evaluation.ranking import ITEM_TILE, TILE, pairs
+from components.evaluation.ranking import ITEM_TILE, TILE
 from components.evaluation.scorers import Scorer
 
 Floats = NDArray[np.float64]
@@ -23,9 +23,9 @@ def sample_scores(scorer: Scorer, task: Task, rng: np.random.Generator, max_user
     found: tuple[list[Floats], list[Floats]] = ([], [])
     for start in range(0, len(users), TILE):
         users_T = users[start : start + TILE]
-        row, item = pairs(task.truth, users_T)
+        row, item = task.truth.rows_of(users_T)
         drawn = rng.integers(0, scorer.num_items, len(item))
-        known_row, known_item = (np.concatenate(both) for both in zip(pairs(task.seen, users_T), (row, item), strict=True))
+        known_row, known_item = (np.concatenate(both) for both in zip(task.seen.rows_of(users_T), (row, item), strict=True))
         fresh = ~np.isin(row * scorer.num_items + drawn, known_row * scorer.num_items + known_item)
         for scores, wanted in zip(found, ((row, item), (row[fresh], drawn[fresh])), strict=True):
             scores.append(_scores(scorer, users_T, *wanted))

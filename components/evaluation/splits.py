@@ -11,7 +11,7 @@ from components.errors import InputError
 from components.evaluation.evaluate import Task
 
 
-def task_of(dataset: Path, split: str) -> Task:
+def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     """The task of a held-out split: at valid, train is seen; at a test, train, valid and the source's other tests.
 
     An item of the split itself is asked for even where it is seen too (`Task`).
@@ -22,7 +22,7 @@ def task_of(dataset: Path, split: str) -> Task:
     names = _splits(dataset)
     held_out = [name for name in names if name != "train"]
     if split not in held_out:
-        raise InputError(f"--split: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
+        raise InputError(f"{name}: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
     seen = ["train"] if split == "valid" else [name for name in names if name != split]
     return Task(interactions.load(dataset, split), interactions.load(dataset, *seen))
 

@@ -24,24 +24,18 @@ class Seen:
         order = np.argsort(candidates, kind="stable")
         distinct, first, count = np.unique(candidates[order], return_index=True, return_counts=True)
         self._first[distinct], self._count[distinct] = first, count
-        rows, items = self._histories(users_B.cpu().numpy())
+        rows, items = self.train.rows_of(users_B.cpu().numpy())
         hits = np.flatnonzero(self._count[items])  # most history items are no candidates: drop them before repeating
         rows, items = rows[hits], items[hits]
         repeats = self._count[items]
-        columns = order[ragged(self._first[items], repeats)]
+        columns = order[_ragged(self._first[items], repeats)]
         self._count[distinct] = 0
         pairs = np.stack([np.repeat(rows, repeats), columns])
         found = torch.from_numpy(pairs).to(users_B.device)
         return found[0], found[1]
 
-    def _histories(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The training items of each user, end to end, and the row of each."""
-        starts = self.train.offsets[users]
-        counts = self.train.offsets[users + 1] - starts
-        return np.repeat(np.arange(len(users)), counts), self.train.items[ragged(starts, counts)]
 
-
-def ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+def _ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """starts[0] .. starts[0]+counts[0]-1, then starts[1] .., end to end."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0

@@ -24,7 +24,13 @@ class InBatch:
     """
 
     def __init__(
-        self, train: Interactions, workers: Workers, /, *, exclude: Literal["seen", "same_item", "nothing"] = "seen"
+        self,
+        train: Interactions,
+        workers: Workers,
+        stream: str,
+        /,
+        *,
+        exclude: Literal["seen", "same_item", "nothing"] = "seen",
     ) -> None:
         self.workers = workers
         self.exclude = exclude
@@ -50,5 +56,8 @@ class InBatch:
         return rows
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
-        """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows."""
-        return (batch.rows - 1) * self._share.to(items.device)[items]
+        """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows.
+
+        Taken for two rows where there is one, whose only candidate is its own slot and does not count.
+        """
+        return max(batch.rows - 1, 1) * self._share.to(items.device)[items]

@@ -32,13 +32,14 @@ class Uniform:
         self,
         train: Interactions,
         workers: Workers,
+        stream: str,
         /,
         *,
         count: Annotated[int, Field(ge=1)] = 1024,
         per: Literal["batch", "row"] = "batch",
         exclude: Literal["seen", "nothing"] = "seen",
     ) -> None:
-        self.train, self.count, self.per, self.exclude = train, count, per, exclude
+        self.train, self.stream, self.count, self.per, self.exclude = train, stream, count, per, exclude
         self.excludes_positive = exclude == "seen"
         self._seen = Seen(train)
         self._unseen = _Unseen(train) if per == "row" and exclude == "seen" else None
@@ -46,11 +47,11 @@ class Uniform:
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
         device = batch.users_B.device
         if self.per == "batch":
-            numbers_C = batch.shared_uniforms("uniform pool", self.count)
+            numbers_C = batch.shared_uniforms(self.stream, self.count)
             items_C = (numbers_C * self.train.num_items).to(device, torch.int64)
             excluded = self._seen.among(batch.users_B, items_C) if self.exclude == "seen" else None
             return Candidates(items_C, None, excluded)
-        numbers_BN = batch.uniforms("uniform rows", self.count)
+        numbers_BN = batch.uniforms(self.stream, self.count)
         if self._unseen is None:
             items_BN = (numbers_BN * self.train.num_items).long()
         else:

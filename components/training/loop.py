@@ -64,7 +64,9 @@ class Trainer:
         dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
         generator = torch.Generator().manual_seed(recipe.seed)
         self.encoder: torch.nn.Module = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
-        self.sources = [catalog.build("negatives", spec, train, workers) for spec in recipe.negatives]
+        self.sources = [
+            catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
+        ]
         loss = catalog.build("loss", recipe.loss)
         self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources)
         self.parameters = list(self.encoder.parameters())
@@ -147,8 +149,10 @@ class Trainer:
     def _end_epoch(self, steps: int, rows_per_second: float) -> Progress:
         training, position = self.recipe.training, self.position
         loss = position.loss_sum / len(self.train)
-        if not math.isfinite(loss):
-            raise DivergedError(f"epoch {position.epoch}: the loss is {loss}; try a lower optimizer.learning_rate")
+        weights_are_finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
+        if not (math.isfinite(loss) and weights_are_finite):
+            what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise DivergedError(f"epoch {position.epoch + 1}: {what}; try a lower optimizer.learning_rate")
         metrics = {"loss": loss, "rows_per_second": rows_per_second}
         done = position.epoch + 1
         last = done == training.epochs

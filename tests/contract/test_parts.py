@@ -110,7 +110,7 @@ def test_an_encoders_scores_are_of_every_user_and_item(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_source_draws_known_items_by_its_key_alone(name: str) -> None:
-    source = catalog.build("negatives", {"name": name}, TRAIN, Workers())
+    source = catalog.build("negatives", {"name": name}, TRAIN, Workers(), "negatives.0")
     batch, positives_BD = batch_of(), torch.zeros(32, 4)
     first, again = (source(batch, positives_BD) for _ in range(2))
     assert torch.equal(first.items, again.items)

@@ -60,6 +60,22 @@ def test_a_dead_owners_lock_is_taken_over_and_another_hosts_is_not(tmp_path: Pat
         pass
 
 
+def test_a_fresh_lock_is_not_taken_for_the_dead_one_that_was_there(tmp_path: Path) -> None:
+    """Somebody read a dead owner's lock, somebody else took it over meanwhile: the fresh one stays."""
+    with storage.lock(tmp_path):
+        with pytest.raises(InputError, match="locked by"):
+            storage._take_over_or_refuse(tmp_path, tmp_path / storage.LOCK)
+        assert (tmp_path / storage.LOCK).exists()
+
+
+def test_an_unknown_user_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(storage.getpass, "getuser", unknown)
+    assert storage.user() == str(os.getuid())
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     storage.write_json(path, {"a": 1})

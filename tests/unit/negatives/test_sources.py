@@ -30,7 +30,7 @@ def draw(source: Any, batch: Batch) -> Candidates:
 
 
 def build(**spec: Any) -> Any:
-    return catalog.build("negatives", spec, TRAIN, Workers())
+    return catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
 
 
 def counted(candidates: Candidates, rows: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_rows_may_draw_anything_where_nothing_is_excluded() -> None:
 def test_a_user_with_every_item_cannot_draw_an_unseen_one() -> None:
     full = Interactions.of([0, 0, 1], [0, 1, 0], 2, 2)
     with pytest.raises(InputError, match="user 0 has all 2 items"):
-        catalog.build("negatives", {"name": "uniform", "per": "row"}, full, Workers())
+        catalog.build("negatives", {"name": "uniform", "per": "row"}, full, Workers(), "negatives.0")
 
 
 @pytest.mark.parametrize("exclude", ["seen", "nothing"])
@@ -105,6 +105,13 @@ def test_expected_counts_are_the_observed_ones(name: str, exclude: str) -> None:
         expected += source.expected_count(batch, all_items).expand(TRAIN.num_items).numpy()
     assert observed.sum() == pytest.approx(expected.sum(), rel=1e-9)
     assert (np.abs(observed - expected) < 6 * np.sqrt(expected)).all()
+
+
+def test_two_sources_of_a_recipe_draw_different_items() -> None:
+    first, second = (
+        catalog.build("negatives", {"name": "uniform", "count": 20}, TRAIN, Workers(), f"negatives.{n}") for n in (0, 1)
+    )
+    assert not torch.equal(draw(first, batch_of()).items, draw(second, batch_of()).items)
 
 
 def test_draws_depend_on_epoch_and_step_and_seed() -> None:

@@ -12,7 +12,7 @@ from components.data.interactions import Interactions
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from components.training.optimizer import penalty
+from components.training.optimizer import add_table_gradient, penalty
 from tests.worlds import recipe, small_log
 
 TRAIN = small_log().seen
@@ -42,10 +42,12 @@ def test_in_batch_ssm_against_loops() -> None:
     assert trainer.objective(batch).loss_B.tolist() == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_a_batch_of_one_row_has_loss_zero() -> None:
-    trainer = trainer_of()
+@pytest.mark.parametrize("logq", [False, True])
+def test_a_batch_of_one_row_has_loss_zero(logq: bool) -> None:
+    trainer = trainer_of(loss={"name": "sampled_softmax", "temperature": 0.2, "logq": logq})
     assert trainer.objective(batch_of(1)).loss_B.tolist() == [0]
     assert torch.isfinite(trainer.step(batch_of(1)))
+    assert all(torch.isfinite(table).all() for table in trainer.encoder.parameters())
 
 
 def test_the_same_item_twice_in_a_batch_is_log_two_or_nothing() -> None:
@@ -91,22 +93,49 @@ def test_with_logq_every_source_estimates_the_full_softmax(name: str) -> None:
     assert abs(np.mean(biased.objective(batch_of(len(TRAIN))).loss_B.detach().numpy()) - np.mean(wanted)) > 0.5
 
 
-def test_l2_on_rows_positives_and_tables() -> None:
-    """Specification 11: rows (3, 4) and (1, 0) with weight .1 give .1 * (25 + 1) / 2 = 1.3."""
-    one = Interactions.of([0], [0], 1, 2)
-    for on, reduce, pool, wanted in (
-        ("positives", "sum", 4, 1.3),
-        ("positives", "mean", 4, 1.3),  # one row: sum and mean are the same
-        ("rows", "sum", 0, 1.3),
-    ):
-        small = recipe(
-            encoder={"name": "mf", "dim": 2},
-            negatives=[{"name": "uniform", "count": pool}] if pool else [{"name": "in_batch"}],
-            optimizer={"l2": {"weight": 0.1, "on": on, "reduce": reduce}},
-        )
-        trainer = Trainer(small, one, None, Workers(), torch.device("cpu"))
-        with torch.no_grad():
-            trainer.encoder.user_table.copy_(torch.tensor([[3.0, 4.0]]))  # pyright: ignore
-            trainer.encoder.item_table.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # pyright: ignore
-        outcome = trainer.objective(next(trainer.batches()))
-        assert penalty(small.optimizer.l2, outcome, 1, 1).item() == pytest.approx(wanted)
+def l2_of(on: str, reduce: str, num_workers: int = 1) -> tuple[float, Trainer]:
+    """The penalty of a batch of three rows, weight .1: users (3, 4), items (1, 0) and (0, 2), a pool of 4 and 2 per row."""
+    log = Interactions.of([0, 1, 2], [0, 0, 1], 3, 2)
+    settings = recipe(
+        encoder={"name": "mf", "dim": 2},
+        negatives=[
+            {"name": "uniform", "count": 4, "exclude": "nothing"},
+            {"name": "uniform", "count": 2, "per": "row", "exclude": "nothing"},
+        ],
+        optimizer={"l2": {"weight": 0.1, "on": on, "reduce": reduce}},
+    )
+    trainer = Trainer(settings, log, None, Workers(), torch.device("cpu"))
+    with torch.no_grad():
+        users, items = trainer.encoder.parameters()
+        users.copy_(torch.tensor([[3.0, 4.0]] * 3))
+        items.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    outcome = trainer.objective(next(trainer.batches()))
+    return penalty(settings.optimizer.l2, outcome, 3, num_workers).item(), trainer
+
+
+def test_l2_on_positives_is_the_specifications() -> None:
+    """Specification 11 for each row: .1 * (25 + |item|^2) / 2, summed, or divided by the rows."""
+    total = 0.1 * (3 * 25 + 1 + 1 + 4) / 2
+    assert l2_of("positives", "sum")[0] == pytest.approx(total)
+    assert l2_of("positives", "mean")[0] == pytest.approx(total / 3)
+
+
+def test_l2_on_rows_counts_a_shared_pool_once() -> None:
+    base, trainer = l2_of("positives", "sum")
+    batch = next(trainer.batches())
+    norms = torch.tensor([1.0, 4.0])
+    pool, own = (norms[source(batch, torch.zeros(3, 2)).items].sum().item() for source in trainer.sources)
+    assert l2_of("rows", "sum")[0] == pytest.approx(base + 0.1 / 2 * (pool + own))
+    assert l2_of("rows", "sum", num_workers=2)[0] == pytest.approx(base + 0.1 / 2 * (pool / 2 + own))
+
+
+@pytest.mark.parametrize(("reduce", "rows"), [("sum", 1), ("mean", 3)])
+def test_l2_on_tables_is_added_to_their_gradient(reduce: str, rows: int) -> None:
+    nothing, trainer = l2_of("tables", reduce)
+    assert nothing == 0
+    for table in trainer.parameters:
+        table.grad = torch.ones_like(table)
+    add_table_gradient(trainer.recipe.optimizer.l2, trainer.parameters, 3)
+    for table in trainer.parameters:
+        assert table.grad is not None
+        assert torch.allclose(table.grad, 1 + 0.1 / rows * table.detach())
