@@ -42,14 +42,16 @@ def _absolute(path: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
+SPLITS = {"train", "valid", "test"}
+
+
 def _source(value: Any) -> Any:
     """A path, a list of paths, or a mapping of splits to paths, each made absolute."""
     if isinstance(value, str):
         return _absolute(value)
     if isinstance(value, list) and value and all(isinstance(path, str) for path in value):
         return [_absolute(path) for path in value]
-    of_splits = isinstance(value, dict) and value and set(value) <= {"train", "valid", "test"}
-    if of_splits and all(isinstance(path, str) for path in value.values()):
+    if isinstance(value, dict) and value and set(value) <= SPLITS and all(isinstance(path, str) for path in value.values()):
         return {split: _absolute(path) for split, path in value.items()}
     raise ValueError("a path, a list of paths, or a mapping of train, valid and test to paths")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import shutil
 import time
 from collections import Counter
@@ -38,13 +37,13 @@ from components.data.shards import Numbering, ShardFiles
 from components.data.sources import Part, SourcePlan
 from components.data.statistics import DatasetStatistics
 from components.errors import InputError
+from ray_jobs import _program
 
 ROWS_PER_SHARD = 1 << 20
 SHARDS_PER_ITEM_PART = 8
 WORK = ".work"
 PROGRESS_SECONDS = 10.0
 Report = Callable[[str], None]
-dataset_path = manifest.dataset_path
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,6 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         storage.finish(folder, summary)
     report(f"{folder}: finished")
     return folder
-
-
-def quiet_data() -> None:
-    """Ray Data without bars and plans: programs print a line for each stage of their own."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that bars are off
 
 
 def _clear(folder: Path) -> None:
@@ -145,7 +137,7 @@ class _Preparation:
         parts = self.plan.parts(self.sizes.part_bytes, self.sizes.part_rows)
         told = time.monotonic()
         job = _ReadJob(self.recipe, self.plan, self.work, self.num_shards)
-        quiet_data()
+        _program.quiet_data()
         rows = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
         read = functools.partial(_read_parts, parts=ray.put(parts), job=job)
         done: dict[int, dict[str, Any]] = {}

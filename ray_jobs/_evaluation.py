@@ -13,6 +13,7 @@ from rich.console import Console
 from components import storage
 from components.config import Recipe
 from components.data import interactions
+from components.errors import InputError
 from components.evaluation import ranking, samples, splits
 from components.evaluation.baselines import Ease, MostPopular
 from components.evaluation.evaluate import Summary, Task
@@ -28,13 +29,22 @@ def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> None:
     """Evaluates a finished run on a split into `run`/evaluation/`split`, and prints the comparison.
 
     Raises:
-        InputError: run and dataset do not belong together, there is no such split, or K exceeds the catalogue.
+        InputError: run and dataset do not belong together, there is no such split, the run was fitted on it, K exceeds the
+            catalogue, or another evaluation of it is under way.
     """
     trained, task = checkpoint.open_run(run, dataset), splits.task_of(dataset, split)
+    if split in trained.recipe.training.fit_on.split("+"):
+        fitted = trained.recipe.training.fit_on
+        raise InputError(f"--split: got {split}, takes a split that {run.name} was not fitted on ({fitted})")
     ks = sorted(set(recipe.evaluation.ks))
     ranking.check_k(max(ks), task.truth.num_items, "evaluation.ks")
     folder = run / "evaluation" / split
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage.lock(folder):
+        _rank(recipe, trained, task, split, ks, folder)
+
+
+def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str, ks: list[int], folder: Path) -> None:
+    run, dataset = trained.folder, trained.dataset
     loads = {MODEL: functools.partial(_model, run, dataset, split)}
     fitted = interactions.load(dataset, *trained.recipe.training.fit_on.split("+"))
     weights = folder / ".ease.npy"
@@ -45,12 +55,14 @@ def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> None:
         loads["ease"] = functools.partial(_ease, trained.recipe, dataset, split, weights)
     degrees_I = interactions.load(dataset, "train").item_degrees()
     started = time.perf_counter()
-    with _program.cluster():
-        files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != MODEL) + ".parquet") for name in loads]
-        found = _ranking.evaluate(list(loads.values()), task.num_tiles, ks, degrees_I, recipe.scale, files)
+    files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != MODEL) + ".parquet") for name in loads]
+    try:
+        with _program.cluster():
+            found = _ranking.evaluate(list(loads.values()), task.num_tiles, ks, degrees_I, recipe.scale, files)
+    finally:
+        weights.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     print(f"{len(task.users):,} users ranked by {', '.join(loads)} in {seconds:.1f} s", file=sys.stderr, flush=True)
-    weights.unlink(missing_ok=True)
     _write(folder, trained, split, task, dict(zip(loads, found, strict=True)))
 
 
@@ -59,7 +71,10 @@ def _write(folder: Path, trained: checkpoint.TrainedRun, split: str, task: Task,
     ks, name = own.ks, trained.manifest["name"]
     results = {scorer: summary.metrics() for scorer, summary in summaries.items()}
     groups = {scorer: {str(k): summary.group_recall(k) for k in ks} for scorer, summary in summaries.items()}
+    training = trained.recipe.training
+    protocol = f"fit on {training.fit_on}, epoch chosen on {training.select_on}"
     about = {"split": split, "users": own.num_users, "run": trained.folder.name, "dataset": trained.manifest["dataset"]}
+    about["protocol"] = protocol
     storage.write_json(folder / "metrics.json", {**about, "metrics": results})
     storage.write_json(folder / "groups.json", {**about, "recall_contributions": groups})
     plots.popularity_groups(
@@ -73,12 +88,12 @@ def _write(folder: Path, trained: checkpoint.TrainedRun, split: str, task: Task,
     if all(map(len, scores)):
         plots.score_histograms(*scores, folder / "scores.png", f"{name}: scores of {split} positives and unseen items")
     tracked = _tracking.attach(trained.folder)
-    with _tracking.saying(tracked, trained.folder):
+    with _tracking.saying(tracked, folder / "metrics.json"):
         values = {f"{split}_{metric}": value for metric, value in results[MODEL].items()}
         tracked.metrics(values, step=trained.manifest["epochs"] + 1)  # after every step that training logged
         for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + [folder / "per_user.parquet"]:
             tracked.artifact(path, f"evaluation/{split}")
-    Console().print(tables.comparison(results, ks, f"{name} on {split}, {own.num_users:,} users"))
+    Console().print(tables.comparison(results, ks, f"{name} on {split}, {own.num_users:,} users ({protocol})"))
     print(folder)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from components import config
-from components.config import Recipe
+from components.config import Recipe, Scale
 from components.errors import DivergedError, InputError
 
 Run = Callable[[Recipe, argparse.Namespace], None]
@@ -24,9 +24,7 @@ def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentP
     if add_arguments is not None:
         add_arguments(parser)
     arguments = parser.parse_args()
-    if (
-        "RAY_ADDRESS" not in os.environ
-    ):  # read when Ray is imported; Ray's own default, of which it warns unless it is asked for
+    if "RAY_ADDRESS" not in os.environ:  # a cluster of our own: Ray's default, of which it warns unless it is asked for
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         run(config.load(arguments.recipe, arguments.set), arguments)
@@ -58,27 +56,43 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def is_submitted() -> bool:
-    """Whether this program runs as a job that Ray's Jobs API started."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def require_slots(recipe: Recipe) -> None:
-    """Refuses a training that this cluster could never place: Ray would ask again for ever.
+def require_server(tracking_uri: str) -> None:
+    """Refuses a job that Ray's Jobs API started and that would track into a file.
 
     Raises:
-        InputError: the cluster's nodes have too few CPUs or GPUs.
+        InputError: it needs the URI of a server.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and tracking_uri.startswith("sqlite:"):
+        raise InputError(
+            f"tracking.uri: got {tracking_uri}, takes the URI of an MLflow server where the program is a submitted job "
+            "(or set MLFLOW_TRACKING_URI): a file of its own would be lost or locked on the cluster"
+        )
+
+
+def require_slots(scale: Scale, least: int, use_gpu: bool) -> int:
+    """How many workers of `scale` this cluster's nodes can hold. Ray would ask for ever for one that it cannot place.
+
+    Raises:
+        InputError: they are fewer than `least`.
     """
     import ray
 
-    scale = recipe.scale
-    each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if scale.use_gpu else {})
+    each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     slots = sum(min(int(node.get(what, 0) // need) for what, need in each.items()) for node in nodes)
-    if slots < scale.num_workers:
+    if slots < least:
         wants = " and ".join(f"{need} {what}" for what, need in each.items())
         have = ", ".join(" and ".join(f"{node.get(what, 0):g} {what}" for what in each) for node in nodes)
         raise InputError(
-            f"scale.num_workers: got {scale.num_workers} of {wants} each, takes at most {slots} on this cluster "
+            f"scale.num_workers: got {least} of {wants} each, takes at most {slots} on this cluster "
             f"({len(nodes)} nodes: {have})"
         )
+    return slots
+
+
+def quiet_data() -> None:
+    """Ray Data without bars and plans: programs say themselves what goes well."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from components.data.interactions import Interactions
 from components.evaluation.evaluate import Summary, Task, evaluate_tile
 from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
+from ray_jobs import _program
 
 LoadTask = Callable[[], tuple[Scorer, Task]]
 LoadSeen = Callable[[], tuple[Scorer, Interactions]]
@@ -86,15 +86,13 @@ def recommend(load: LoadSeen, users: Sequence[Path], raw_items: pa.Array, k: int
 
 def _mapped(blocks: list[pa.Table], actor: type, arguments: tuple, scale: Scale) -> Iterator[pa.Table]:
     """The actor's table of each block, in order; no more actors than there are CPUs for."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what goes well is said once, by whoever asked
-    slots = int(ray.cluster_resources().get("CPU", 1) // scale.cpus_per_worker)
+    _program.quiet_data()
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    slots = _program.require_slots(scale, least=1, use_gpu=False)
     mapped = ray.data.from_arrow(blocks).map_batches(
         actor,
         fn_constructor_args=(*arguments, scale.cpus_per_worker),
-        compute=ray.data.ActorPoolStrategy(size=max(1, min(scale.num_workers, slots))),
+        compute=ray.data.ActorPoolStrategy(size=min(scale.num_workers, slots)),
         num_cpus=scale.cpus_per_worker,
         batch_size=None,
         batch_format="pyarrow",

@@ -37,21 +37,23 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
     ranking.check_k(k, trained.scorer().num_items, k_name)
     parts = sorted((dataset / "users.parquet").glob("*.parquet"))
     chosen = _chosen(parts, users) if users is not None else None
-    out, work = run / "recommendations", run / ".recommendations"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    if chosen is not None:
-        parts = [work / ".users.parquet"]
-        pq.write_table(chosen, parts[0])
+    out, scratch = run / "recommendations", run / ".recommending"
     items = pq.read_table(dataset / "items.parquet").sort_by("id")
-    with _program.cluster():
-        load = functools.partial(_model, run, dataset)
-        rows = _ranking.recommend(load, parts, items["raw"].combine_chunks(), k, recipe.scale, work)
-    (work / ".users.parquet").unlink(missing_ok=True)
-    about = {"kind": "recommendations", "run": run.name, "dataset": trained.manifest["dataset"], "k": k, "rows": rows}
-    storage.finish(work, about)
-    shutil.rmtree(out, ignore_errors=True)
-    work.rename(out)
+    with storage.lock(scratch):
+        work = scratch / "lists"
+        shutil.rmtree(work, ignore_errors=True)  # of a program that was killed
+        work.mkdir()
+        if chosen is not None:
+            parts = [scratch / "users.parquet"]
+            pq.write_table(chosen, parts[0])
+        with _program.cluster():
+            load = functools.partial(_model, run, dataset)
+            rows = _ranking.recommend(load, parts, items["raw"].combine_chunks(), k, recipe.scale, work)
+        about = {"kind": "recommendations", "run": run.name, "dataset": trained.manifest["dataset"], "k": k, "rows": rows}
+        storage.finish(work, about)
+        shutil.rmtree(out, ignore_errors=True)
+        work.rename(out)
+    shutil.rmtree(scratch)
     _show(out, items, trained.manifest["name"])
     print(f"{rows:,} rows: {out}\nthe run in MLflow: {_tracking.how_to_open(run)}")
     return out

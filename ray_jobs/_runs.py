@@ -26,7 +26,7 @@ def create(recipe: Recipe) -> Path:
 
 
 def find(recipe: Recipe, run: str | None) -> Path:
-    """The folder of a finished run: a path, an MLflow run id, or by default the recipe's newest.
+    """The folder of a finished run: a path, an MLflow run id, or by default the newest of this very recipe, else of its name.
 
     Raises:
         InputError: there is none.
@@ -42,7 +42,9 @@ def find(recipe: Recipe, run: str | None) -> Path:
                 f"--run: got {run!r}, takes a run's folder or the MLflow id of a run in {recipe.scale.storage_path}"
             )
         return named[0]
-    own = {folder: manifest["finished"] for folder, manifest in finished.items() if manifest["name"] == recipe.name}
+    alike = {folder: manifest for folder, manifest in finished.items() if manifest["name"] == recipe.name}
+    same = {folder: manifest for folder, manifest in alike.items() if manifest["recipe"] == recipe.fingerprint()}
+    own = {folder: manifest["finished"] for folder, manifest in (same or alike).items()}
     if not own:
         raise InputError(
             f"{recipe.scale.storage_path}/runs: no finished run of {recipe.name}; train one, or name one with --run"

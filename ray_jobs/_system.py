@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import psutil
@@ -38,5 +39,7 @@ def _sample() -> dict[str, float]:
     sample = {"cpu_percent": psutil.cpu_percent(), "memory_gib": psutil.virtual_memory().used / 2**30}
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        sample |= {"gpu_percent": float(torch.cuda.utilization()), "gpu_memory_gib": (total - free) / 2**30}
+        sample["gpu_memory_gib"] = (total - free) / 2**30
+        with contextlib.suppress(RuntimeError, ModuleNotFoundError):  # a driver that does not tell ends no training
+            sample["gpu_percent"] = float(torch.cuda.utilization())
     return sample

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +21,7 @@ from components.errors import InputError
 HISTORY = "metrics.jsonl"
 LINKS = "links.json"  # a run's dataset and its MLflow run
 LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
+MOST_PARAMS = 100  # that one request takes
 LARGEST_BATCH = 1000  # metrics that one request takes
 
 
@@ -97,7 +98,6 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
         InputError: the tracking server does not answer.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-    from mlflow.exceptions import MlflowException
     from mlflow.utils import mlflow_tags
 
     where = uri(recipe)
@@ -105,9 +105,9 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
     params = [Param(key, value[:LONGEST_VALUE]) for key, value in _flat(recipe.model_dump(mode="json"))]
     params.append(Param("dataset", manifest["fingerprint"]))
     tags = {
-        mlflow_tags.MLFLOW_USER: getpass.getuser(),
+        mlflow_tags.MLFLOW_USER: storage.user(),
         mlflow_tags.MLFLOW_SOURCE_NAME: "ray_jobs.train",
-        mlflow_tags.MLFLOW_GIT_COMMIT: _commit(),
+        mlflow_tags.MLFLOW_GIT_COMMIT: commit(),
         "recipe": recipe.name,
         "seed": str(recipe.seed),
         "folder": str(run),
@@ -118,16 +118,26 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
     profile = json.dumps({key: manifest[key] for key in ("num_users", "num_items", "rows")})
     source = json.dumps({"uri": str(dataset)})
     data = Dataset(f"{recipe.name} dataset", manifest["fingerprint"], "local", source, schema, profile)
+    tracked = None
     try:
         mlflow = client(where)
         tracked = TrackedRun(where, _create_run(mlflow, recipe, run.name))
-        mlflow.log_batch(tracked.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        storage.write_json(run / LINKS, {"dataset": str(dataset), "tracking_uri": where, "run_id": tracked.run_id})
+        mlflow.log_batch(tracked.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        for start in range(0, len(params), MOST_PARAMS):
+            mlflow.log_batch(tracked.run_id, params=params[start : start + MOST_PARAMS])
         mlflow.log_inputs(tracked.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         mlflow.log_artifact(tracked.run_id, str(dataset / storage.MANIFEST), "dataset")
         mlflow.log_artifact(tracked.run_id, str(run / "recipe.json"))
-    except MlflowException as error:
-        raise InputError(f"tracking.uri: got {where}, which does not answer as MLflow: {error}") from error
-    storage.write_json(run / LINKS, {"dataset": str(dataset), "tracking_uri": where, "run_id": tracked.run_id})
+    except BaseException as error:
+        if tracked is not None:  # begun, and not to stay RUNNING
+            with contextlib.suppress(Exception):
+                tracked.end("FAILED", f"it could not be begun: {error}")
+        if isinstance(error, Exception):
+            raise InputError(
+                f"tracking.uri: got {where}, where no run could be begun: {type(error).__name__}: {error}"
+            ) from error
+        raise
     return tracked
 
 
@@ -138,7 +148,8 @@ def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
         if is_local(recipe):
             location = Path(recipe.scale.storage_path, "mlflow-artifacts").as_uri()
         with contextlib.suppress(Exception):  # another run may just have created it
-            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # pages of training, not of language models
+            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location, tags=kind)
         experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
     return mlflow.create_run(experiment.experiment_id, run_name=name).info.run_id
 
@@ -154,7 +165,8 @@ def how_to_open(run: Path) -> str:
     tracked = attach(run)
     if not tracked.tracking_uri.startswith("sqlite:"):
         return tracked.tracking_uri
-    return f"{Path(sys.executable).parent / 'mlflow'} server --backend-store-uri {tracked.tracking_uri} --port 5000"
+    program = str(Path(sys.executable).parent / "mlflow")
+    return shlex.join([program, "server", "--backend-store-uri", tracked.tracking_uri, "--port", "5000"])
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -202,7 +214,7 @@ def closing(tracked: TrackedRun, run: Path) -> Iterator[None]:
 
 def end(tracked: TrackedRun, run: Path, status: str, reason: str = "") -> None:
     """Sends what MLflow may have missed, and ends the run."""
-    with saying(tracked, run):
+    with saying(tracked, run / HISTORY):
         try:
             tracked.log(read_history(run))
         finally:
@@ -210,14 +222,13 @@ def end(tracked: TrackedRun, run: Path, status: str, reason: str = "") -> None:
 
 
 @contextlib.contextmanager
-def saying(tracked: TrackedRun, run: Path) -> Iterator[None]:
+def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
+    """What fails to reach MLflow ends nothing: it is said, with the file that has it."""
     try:
         yield
     except Exception as error:
-        print(
-            f"MLflow at {tracked.tracking_uri} does not answer ({type(error).__name__}); metrics are kept in {run / HISTORY}",
-            file=sys.stderr,
-        )
+        where = f"MLflow at {tracked.tracking_uri}"
+        print(f"{where} does not answer ({type(error).__name__}: {error}); metrics are kept in {kept}", file=sys.stderr)
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -232,10 +243,14 @@ def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, tree if isinstance(tree, str) else json.dumps(tree)
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the project; a submitted job has no repository and takes HARDNEG_COMMIT."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else os.environ.get("HARDNEG_COMMIT", "unknown")
+    command = ["git", "rev-parse", "HEAD"]
+    with contextlib.suppress(FileNotFoundError):  # git itself, in a slim image
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return os.environ.get("HARDNEG_COMMIT", "unknown")
 
 
 def _ray_job_id() -> str:

@@ -33,6 +33,9 @@ def dataset_of(recipe: Recipe) -> Path:
 def refit(recipe: Recipe, chosen: Path) -> Recipe:
     """The recipe that fits on train and valid for the number of epochs that a finished run chose on valid."""
     about = storage.open_finished(chosen, "run")
+    tried = Recipe.from_json((chosen / "recipe.json").read_text(encoding="utf-8"))
+    if _apart_from_training(tried) != _apart_from_training(recipe):
+        raise InputError(f"--refit: {chosen} is of another recipe, takes a run that differs in its training section alone")
     if about["select_on"] != "valid":
         raise InputError(f"--refit: {chosen} chose its epoch on {about['select_on']}, takes a run that chose on valid")
     tree = recipe.model_dump()
@@ -40,9 +43,14 @@ def refit(recipe: Recipe, chosen: Path) -> Recipe:
     return parse(tree)
 
 
+def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"training", "tracking", "scale", "evaluation", "search"})
+
+
 def train(recipe: Recipe, dataset: Path) -> Path:
     """Trains a new run and returns its folder."""
-    _program.require_slots(recipe)
+    _program.require_server(_tracking.uri(recipe))
+    _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
     folder = _runs.create(recipe)
     with storage.lock(folder):
@@ -66,7 +74,7 @@ def resume(folder: Path) -> None:
     recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
-        _program.require_slots(recipe)
+        _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
         tracked = _tracking.attach(folder)
         tracked.reopen()
         _fit(recipe, dataset, folder, tracked)
@@ -97,12 +105,17 @@ def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
         "best_value": state["best"],
         "epochs": state["epoch"] + 1,
         "mlflow_run_id": tracked.run_id,
+        "commit": _tracking.commit(),
         "finished": time.time(),
     }
-    with _tracking.saying(tracked, folder):
+    with _tracking.saying(tracked, folder / "learning_curves.png"):
         tracked.artifact(folder / "learning_curves.png", "plots")
     storage.finish(folder, about, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
-    chosen = f", best {recipe.training.metric} on {recipe.training.select_on} {state['best']:.4f}" if state["best"] else ""
+    chosen = (
+        f", best {recipe.training.metric} on {recipe.training.select_on} {state['best']:.4f}"
+        if state["best"] is not None
+        else ""
+    )
     print(
         f"trained {state['epoch'] + 1} epochs in {seconds:.0f} s{chosen} (epoch {state['best_epoch'] + 1}): {folder}",
         flush=True,

@@ -18,7 +18,9 @@ from components import storage
 from components.config import Recipe
 from components.data import interactions
 from components.errors import DivergedError, InputError
+from components.evaluation import splits
 from components.evaluation.evaluate import Task
+from components.evaluation.ranking import check_k
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -32,18 +34,12 @@ PROGRESS_SECONDS = 0.5
 
 
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
-    """The rows to fit on, and those to choose on with what is masked there: all that was known before them."""
+    """The rows to fit on, and those to choose on, with what is masked there."""
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
     if recipe.training.select_on == "none":
         return train, None
-    seen = interactions.load(dataset, *{"valid": ["train"], "test": ["train", "valid"]}[recipe.training.select_on])
-    validation = Task(interactions.load(dataset, recipe.training.select_on), seen)
-    if len(validation.truth) == 0:
-        raise InputError(
-            f"training.select_on: got {recipe.training.select_on}, which has no rows in this dataset; takes none, or a "
-            "data.split that holds some out"
-        )
-    return train, validation
+    check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")
+    return train, splits.task_of(dataset, recipe.training.select_on, "training.select_on")
 
 
 def train_worker(config: dict[str, str]) -> dict[str, Any]:

@@ -10,16 +10,11 @@ from rich.table import Table
 
 from components import plan
 from components.config import Recipe
-from components.errors import InputError
 from ray_jobs import _program, _tracking
 
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
-    if _program.is_submitted() and _tracking.is_local(recipe):
-        raise InputError(
-            "tracking.uri: got none, takes the URI of an MLflow server where the program is a submitted job "
-            "(or set MLFLOW_TRACKING_URI): its own SQLite would be lost or locked on the cluster"
-        )
+    _program.require_server(_tracking.uri(recipe))
     table = Table(title=f"{recipe.name}  {recipe.fingerprint()}", show_header=False, title_justify="left")
     for name, text in plan.of(recipe):
         table.add_row(name, text)

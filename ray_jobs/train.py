@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    if arguments.resume and (arguments.seeds or arguments.refit):
-        raise InputError("--resume: continues one run as it was, takes neither --seeds nor --refit")
+    if arguments.resume and (arguments.seeds or arguments.refit or arguments.set):
+        raise InputError("--resume: continues one run as it was, takes neither --seeds nor --refit nor --set")
     from ray_jobs import _training
 
     if arguments.resume:

@@ -44,13 +44,13 @@ class Interactions:
     def items_of(self, user: int) -> Ints:
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
-    def rows_of(self, users_B: NDArray[np.integer]) -> tuple[NDArray[np.int64], Ints]:
+    def rows_of(self, users_B: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(place_N, item_N): the items of each of some users, end to end, and the user's place among those asked for."""
         starts_B = self.offsets[users_B]
         counts_B = self.offsets[np.asarray(users_B) + 1] - starts_B
         place_N = np.repeat(np.arange(len(users_B)), counts_B)
         first_B = starts_B - (np.cumsum(counts_B) - counts_B)
-        return place_N, self.items[np.arange(len(place_N)) + first_B[place_N]]
+        return place_N, self.items[np.arange(len(place_N)) + first_B[place_N]].astype(np.int64)
 
     def item_degrees(self) -> NDArray[np.int64]:
         """[num_items] rows of each item."""

@@ -80,7 +80,10 @@ def _run(path: Path, recipe: Recipe, overrides: list[str], *arguments: str) -> P
 
 def _finished(recipe: Recipe) -> list[Path]:
     folder = Path(recipe.scale.storage_path) / "runs"
-    return sorted(run for run in folder.glob(f"{recipe.name}-{recipe.fingerprint()}-*") if storage.is_finished(run))
+    finished = sorted(run for run in folder.glob(f"{recipe.name}-*") if storage.is_finished(run))
+    return [
+        run for run in finished if Recipe.from_json((run / "recipe.json").read_text()).fingerprint() == recipe.fingerprint()
+    ]
 
 
 def _program(name: str, path: Path, overrides: list[str], *arguments: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from components import storage
 from components.data import interactions
+from components.data.manifest import dataset_path
 from components.errors import InputError
 from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
@@ -90,16 +91,14 @@ def test_a_second_run_says_that_it_is_current(cluster: None, tmp_path: Path) -> 
 
 def test_the_fingerprint_covers_rules_source_and_a_seed_that_draws(tmp_path: Path) -> None:
     source = write_log(tmp_path / "log.csv")
-    path = _dataflow.dataset_path(recipe(source, tmp_path, **RULES))
-    assert path == _dataflow.dataset_path(recipe(source, tmp_path, **RULES))
-    assert path != _dataflow.dataset_path(recipe(source, tmp_path, seed=1, **RULES))
-    assert path != _dataflow.dataset_path(recipe(source, tmp_path, **{**RULES, "repeats": "last"}))
+    path = dataset_path(recipe(source, tmp_path, **RULES))
+    assert path == dataset_path(recipe(source, tmp_path, **RULES))
+    assert path != dataset_path(recipe(source, tmp_path, seed=1, **RULES))
+    assert path != dataset_path(recipe(source, tmp_path, **{**RULES, "repeats": "last"}))
     by_time = {**RULES, "split": {"by": "leave_one_out"}}
-    assert _dataflow.dataset_path(recipe(source, tmp_path, **by_time)) == _dataflow.dataset_path(
-        recipe(source, tmp_path, seed=1, **by_time)
-    )
+    assert dataset_path(recipe(source, tmp_path, **by_time)) == dataset_path(recipe(source, tmp_path, seed=1, **by_time))
     os.utime(source, (1, 1))
-    assert path != _dataflow.dataset_path(recipe(source, tmp_path, **RULES))
+    assert path != dataset_path(recipe(source, tmp_path, **RULES))
 
 
 def test_bytes_depend_neither_on_the_cuts_of_reading_nor_on_who_comes_first(cluster: None, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(cluster: None, tmp_pa
 def test_two_runs_at_once_are_refused_with_the_owners_name(cluster: None, tmp_path: Path) -> None:
     rules = recipe(write_log(tmp_path / "log.csv"), tmp_path, **RULES)
     with (
-        storage.lock(_dataflow.dataset_path(rules)),
+        storage.lock(dataset_path(rules)),
         pytest.raises(InputError, match=rf"locked by \S+ \(process {os.getpid()} on "),
     ):
         _dataflow.prepare(rules, report=lambda line: None)
@@ -190,7 +189,7 @@ def test_two_runs_at_once_are_refused_with_the_owners_name(cluster: None, tmp_pa
 
 def test_what_a_crashed_run_left_is_cleared(cluster: None, tmp_path: Path) -> None:
     source = write_log(tmp_path / "log.csv")
-    folder = _dataflow.dataset_path(recipe(source, tmp_path, **RULES))
+    folder = dataset_path(recipe(source, tmp_path, **RULES))
     for name in ("quarantine/part-00099.parquet", "train/part-00099.parquet", ".work/pieces/00099.arrow"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"half")

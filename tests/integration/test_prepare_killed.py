@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from components import config, storage
+from components.data.manifest import dataset_path
 from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
 from tests.integration.preparing import (
@@ -34,7 +35,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(cluster: None, tmp_path
     source = write_log(tmp_path / "log.csv", rows=200_000)
     text = recipe_text(source, tmp_path / "store", **RULES)
     (tmp_path / "recipe.yaml").write_text(text)
-    folder = _dataflow.dataset_path(config.load(tmp_path / "recipe.yaml"))
+    folder = dataset_path(config.load(tmp_path / "recipe.yaml"))
     run = program(tmp_path / "recipe.yaml")
     deadline = time.monotonic() + 60
     while not list((folder / ".work" / stage).glob("*")) and run.poll() is None and time.monotonic() < deadline:
@@ -88,7 +89,7 @@ def test_bytes_do_not_depend_on_the_number_of_cpus(cluster: None, tmp_path: Path
     )
     (tmp_path / "recipe.yaml").write_text(recipe_text(source, tmp_path / "one", **RULES))
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "recipe.yaml"), "1"], cwd=ROOT, check=True, timeout=120)
-    one = _dataflow.dataset_path(config.load(tmp_path / "recipe.yaml"))
+    one = dataset_path(config.load(tmp_path / "recipe.yaml"))
     assert contents(one) == contents(two)
 
 
