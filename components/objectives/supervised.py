@@ -18,6 +18,8 @@ class Supervised:
     """queries, positives -> candidates of each source -> one fold of the loss over all of them.
 
     The dense driver: each source's scores [B, C] exist at once.
+
+    Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
     def __init__(self, encoder: Any, loss: Any, sources: Sequence[Any], /) -> None:

@@ -61,6 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "log": arguments.log,
             "h": {**{name: tested[epochs["h"]][f"test_{name}"] for name in names}, "epochs": epochs["h"]},
             "h_validation_recall@20": about["h"]["best_value"],
+            "curve_p": {step: tested[step]["test_recall@20"] for step in sorted(tested) if "test_recall@20" in tested[step]},
             "p": {**p, "epochs": epochs["p"]},
             "most_popular": {name: metrics["most popular"][name] for name in names},
             "published_p": {**wanted, "source": PUBLISHED_BY},
