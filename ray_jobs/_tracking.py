@@ -148,8 +148,7 @@ def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
         if is_local(recipe):
             location = Path(recipe.scale.storage_path, "mlflow-artifacts").as_uri()
         with contextlib.suppress(Exception):  # another run may just have created it
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # pages of training, not of language models
-            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location, tags=kind)
+            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location)
         experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
     return mlflow.create_run(experiment.experiment_id, run_name=name).info.run_id
 

@@ -90,12 +90,12 @@ class Trainer:
                 self.position.step += 1
                 due = training.checkpoint_steps is not None and self.position.step % training.checkpoint_steps == 0
                 if due and self.position.step < steps:
-                    self.position.loss_sum += float(self.workers.sum(loss_sum))
+                    self._add_losses(loss_sum)
                     loss_sum = torch.zeros_like(loss_sum)
                     yield Progress(self.position.epoch, self.position.step, steps, checkpoint_due=True)
                 else:
                     yield Progress(self.position.epoch, self.position.step, steps)
-            self.position.loss_sum += float(self.workers.sum(loss_sum))
+            self._add_losses(loss_sum)
             seconds = time.perf_counter() - started
             yield self._end_epoch(steps, (len(self.train) - first * training.batch_size) / seconds)
 
@@ -146,14 +146,19 @@ class Trainer:
             first_step=self.position.step,
         )
 
+    def _add_losses(self, loss_sum: Tensor) -> None:
+        """All workers' losses since the last time; no checkpoint is made of what has diverged."""
+        position = self.position
+        position.loss_sum += float(self.workers.sum(loss_sum))
+        weights_are_finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
+        if not (math.isfinite(position.loss_sum) and weights_are_finite):
+            what = "the weights are not finite" if math.isfinite(position.loss_sum) else f"the loss is {position.loss_sum}"
+            at = f"epoch {position.epoch + 1}, step {position.step}"
+            raise DivergedError(f"{at}: {what}; try a lower optimizer.learning_rate")
+
     def _end_epoch(self, steps: int, rows_per_second: float) -> Progress:
         training, position = self.recipe.training, self.position
-        loss = position.loss_sum / len(self.train)
-        weights_are_finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
-        if not (math.isfinite(loss) and weights_are_finite):
-            what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
-            raise DivergedError(f"epoch {position.epoch + 1}: {what}; try a lower optimizer.learning_rate")
-        metrics = {"loss": loss, "rows_per_second": rows_per_second}
+        metrics = {"loss": position.loss_sum / len(self.train), "rows_per_second": rows_per_second}
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last

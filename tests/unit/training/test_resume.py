@@ -121,7 +121,12 @@ def test_a_checkpoint_for_another_dataset_or_recipe_is_refused(tmp_path: Path) -
         trainer(other).restore(tmp_path, DATASET)
 
 
-def test_a_training_that_diverges_says_so() -> None:
-    given = mixed().model_copy(update={"optimizer": mixed().optimizer.model_copy(update={"learning_rate": 1e300})})
-    with pytest.raises(DivergedError, match="optimizer.learning_rate"):
-        go_on(trainer(given))
+@pytest.mark.parametrize("checkpoint_steps", [2, None])
+def test_a_training_that_diverges_says_so_and_leaves_no_checkpoint_of_it(tmp_path: Path, checkpoint_steps: int | None) -> None:
+    wild = mixed().optimizer.model_copy(update={"learning_rate": 1e300})
+    given = mixed(checkpoint_steps=checkpoint_steps).model_copy(update={"optimizer": wild})
+    with pytest.raises(
+        DivergedError, match="epoch 1, step [25]: the (loss is|weights are) .*; try a lower optimizer.learning_rate"
+    ):
+        checkpoints(given, tmp_path)
+    assert list(tmp_path.iterdir()) == []
