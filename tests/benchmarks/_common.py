@@ -37,7 +37,7 @@ def main(
     arguments = parser.parse_args()
     result = {
         "benchmark": name,
-        "command": " ".join(["python", "-m", f"tests.benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"tests.benchmarks.{name}", *map(_portable, sys.argv[1:])]),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -49,6 +49,11 @@ def main(
         (RESULTS / f"{name}{variant}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
     return 0
+
+
+def _portable(argument: str) -> str:
+    """A folder of this machine is nobody else's: its name stays."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def say(line: str) -> None:

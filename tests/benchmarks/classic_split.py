@@ -12,7 +12,6 @@ Finished runs of the same recipe on the storage path are taken as they are. Need
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +55,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "variant": arguments.log,
         "seeds": [base.seed],
-        "recipe": json.loads(base.to_json()),
+        "recipe": base.model_dump(mode="json", exclude={"data": {"source"}, "scale": True, "tracking": True, "search": True}),
         "figures": {
             "log": arguments.log,
+            "trained_at": {what: _trained_at(run) for what, run in (("h", chosen), ("p", published))},
             "h": {**{name: tested[epochs["h"]][f"test_{name}"] for name in names}, "epochs": epochs["h"]},
             "h_validation_recall@20": about["h"]["best_value"],
             "curve_p": {step: tested[step]["test_recall@20"] for step in sorted(tested) if "test_recall@20" in tested[step]},
@@ -68,6 +68,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "p_over_published": {name: p[name] / wanted[name] for name in wanted},
         },
     }
+
+
+def _trained_at(run: Path) -> str:
+    """The commit that trained a run, which may be older than this benchmark's."""
+    tracked = _tracking.attach(run)
+    return _tracking.client(tracked.tracking_uri).get_run(tracked.run_id).data.tags["mlflow.source.git.commit"][:12]
 
 
 def _run(path: Path, recipe: Recipe, overrides: list[str], *arguments: str) -> Path:
