@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+
+GRACE_SECONDS = 3.0  # a cluster ends the controller of a driver that is gone a moment later: what it still hears counts
 
 
 def main() -> None:
     if sys.stdin.buffer.read() == b"done":  # end of file without it: the driver is gone
         return
+    time.sleep(GRACE_SECONDS)
     from ray_jobs import _tracking  # imports MLflow only now: the guard costs next to nothing while it waits
 
     run = Path(sys.argv[1])
