@@ -1,0 +1,198 @@
+"""A head and two worker nodes as real processes, a real MLflow server, and every program submitted through the Jobs API.
+
+Each worker node has one CPU and the head none, so that a training of two workers is on two nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from components import storage
+from components.config import Recipe
+from components.data import manifest
+from tests.integration import training
+from tests.integration.preparing import ROOT, write_log
+from tests.integration.training import MlflowServer, Tracked, free_port, has_all_epochs, kill_group, reported, runs, wait_for
+
+EXCLUDED = ["/.git", "/.venv", "/.venv/**", "/runs", "/tests", "/docs"]
+
+
+class Node:
+    """`ray start` in the foreground: killing its session ends the node, and nothing else on this machine."""
+
+    def __init__(self, ip: str, folder: Path, *arguments: str) -> None:
+        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
+        command += ["--object-store-memory", str(100 * 2**20), "--min-worker-port", "0", "--max-worker-port", "0"]
+        command += ["--node-ip-address", ip, "--dashboard-agent-listen-port", str(free_port())]
+        own = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own.pop("RAY_ADDRESS", None)
+        with (folder / f"{ip}.log").open("w") as file:
+            self.process = subprocess.Popen(command, env=own, cwd=folder, stdout=file, stderr=file, start_new_session=True)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            kill_group(self.process)
+
+
+class Cluster:
+    """Where jobs are submitted, and what they share."""
+
+    def __init__(self, client: JobSubmissionClient, folder: Path, server: MlflowServer) -> None:
+        self.client, self.folder, self.server = client, folder, server
+        log = write_log(folder / "log.csv", rows=3000)
+        scale = {"storage_path": str(folder / "store"), "num_workers": 2}
+        self.recipe = training.recipe(log, folder / "store", scale=scale)
+        self.file = training.recipe_file(folder / "recipe.yaml", self.recipe)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def submit(self, program: str, *arguments: str, file: Path | None = None, **environment: str) -> str:
+        own = {"MLFLOW_TRACKING_URI": self.server.uri, "HARDNEG_CACHE": str(self.folder / "cache"), **environment}
+        return self.client.submit_job(
+            entrypoint=" ".join(["python", "-m", f"ray_jobs.{program}", str(file or self.file), *arguments]),
+            runtime_env={"working_dir": str(ROOT), "excludes": EXCLUDED, "env_vars": {k: v for k, v in own.items() if v}},
+        )
+
+    def follow(self, job: str) -> str:
+        """The job's log, read until it ends."""
+
+        async def read() -> str:
+            return "".join([text async for text in self.client.tail_job_logs(job)])
+
+        log = asyncio.run(read())
+        wait_for(lambda: self.client.get_job_status(job).is_terminal(), "the job's end")
+        return log
+
+    def run(self, program: str, *arguments: str) -> tuple[str, str]:
+        """(submission id, log) of a job that must succeed."""
+        job = self.submit(program, *arguments)
+        log = self.follow(job)
+        assert self.client.get_job_status(job) == JobStatus.SUCCEEDED, log
+        return job, log
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, server: MlflowServer) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    temporary = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets' paths have a limit
+    port, dashboard, client_port = free_port(), free_port(), free_port()
+    head = [
+        "--head",
+        "--port",
+        str(port),
+        "--num-cpus",
+        "0",
+        "--temp-dir",
+        temporary,
+        "--ray-client-server-port",
+        str(client_port),
+    ]
+    head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+    nodes = [Node("127.0.0.1", folder, *head)]
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        client = wait_for(lambda: _answers(address), "the head", nodes[0].process)
+        for ip in ("127.0.0.2", "127.0.0.3"):  # Train tells nodes apart by address
+            nodes.append(Node(ip, folder, "--address", f"127.0.0.1:{port}", "--num-cpus", "1"))
+        yield Cluster(client, folder, server)
+    finally:
+        for node in reversed(nodes):
+            node.stop()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _answers(address: str) -> JobSubmissionClient | None:
+    try:
+        client = JobSubmissionClient(address)
+        client.list_jobs()
+    except (ConnectionError, RuntimeError):
+        return None
+    return client
+
+
+def test_a_submitted_check_needs_a_tracking_uri(cluster: Cluster) -> None:
+    job = cluster.submit("check", MLFLOW_TRACKING_URI="")
+    log = cluster.follow(job)
+    assert cluster.client.get_job_status(job) == JobStatus.FAILED
+    assert cluster.client.get_job_info(job).driver_exit_code == 2
+    assert "error: tracking.uri: got sqlite:///" in log
+    _, log = cluster.run("check")
+    assert cluster.server.uri in log
+    assert "not prepared" in log
+    assert not (cluster.store / "datasets").exists(), "check writes nothing"
+
+
+@pytest.mark.slow
+def test_every_program_as_a_submitted_job(cluster: Cluster) -> None:
+    cluster.run("prepare")
+    dataset = manifest.dataset_path(cluster.recipe)
+    assert storage.open_finished(dataset, "dataset")["rows"]["train"] > 500
+
+    job, log = cluster.run("train")
+    (run,) = runs(cluster.store)
+    assert str(run) in log
+    assert storage.open_finished(run, "run")["epochs"] == 8
+    assert "epoch 8 of 8 " in log
+    tracked = Tracked(run)
+    assert tracked.status == "FINISHED"
+    assert tracked.tags["ray_job_id"] == job
+    has_all_epochs(run, tracked)
+    for node in (0, 1):
+        assert len(tracked.history(f"system/node_{node}/memory_gib")) == 8, "a worker of each node was heard"
+
+    cluster.run("evaluate", "--split", "test")
+    metrics = storage.read_json(run / "evaluation" / "test" / "metrics.json")["metrics"]
+    assert {"model", "most popular", "ease"} == set(metrics)
+    assert tracked.history("test_recall@20")[0][1] == metrics["model"]["recall@20"]
+    assert {"evaluation/test/popularity_groups.png", "evaluation/test/scores.png"} <= tracked.artifacts()
+
+    cluster.run("recommend")
+    recommended = pq.read_table(run / "recommendations", columns=["user", "item", "rank", "score"])
+    assert recommended.num_rows == 5 * storage.open_finished(dataset, "dataset")["num_users"]
+
+
+@pytest.mark.slow
+def test_a_training_whose_job_is_stopped_is_killed_in_mlflow_too(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.run("prepare")
+    long = {
+        **cluster.recipe.model_dump(),
+        "name": "long",
+        "training": {"batch_size": 512, "epochs": 10_000, "patience": 10_000},
+    }
+    job = cluster.submit("train", file=training.recipe_file(tmp_path / "long.yaml", Recipe.model_validate(long)))
+    run = wait_for(lambda: next((cluster.store / "runs").glob("long-*"), None), "a run")
+    wait_for(lambda: reported(run) >= 2, "two epochs")
+    cluster.client.stop_job(job)
+    wait_for(lambda: cluster.client.get_job_status(job) == JobStatus.STOPPED, "the job to stop")
+    wait_for(lambda: Tracked(run).status == "KILLED", "the MLflow run to end")
+    tracked = Tracked(run)
+    epochs = [step for step, _ in tracked.history("loss")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) >= 2

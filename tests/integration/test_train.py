@@ -1,0 +1,228 @@
+"""Training on a real local Ray: what a run leaves behind, and that kills of workers and drivers change no bit of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from components import storage
+from components.config import Recipe
+from components.errors import DivergedError, InputError
+from ray_jobs import _checkpoints, _dataflow, _evaluation, _tracking, _training
+from tests.integration import training
+from tests.integration.preparing import ROOT, RULES, write_log
+from tests.integration.training import (
+    Tracked,
+    has_all_epochs,
+    latest_position,
+    meanwhile,
+    outcome,
+    program,
+    recipe_file,
+    reported,
+    runs,
+    train_workers,
+    wait_for,
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "log.csv", rows=3000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def given(source: Path, store: Path) -> Recipe:
+    return training.recipe(source, store)
+
+
+@pytest.fixture(scope="module")
+def dataset(train_cluster: None, given: Recipe) -> Path:
+    return _dataflow.prepare(given, report=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def calm(given: Recipe, dataset: Path) -> Path:
+    """The run of a training that nothing disturbed."""
+    return _training.train(given, dataset)
+
+
+def under_way(store: Path, before: list[Path]) -> Path:
+    """The run that has begun since, once it has checkpoints."""
+    found = [run for run in runs(store) if run not in before and (run / _checkpoints.LIST).exists()]
+    return found[0] if found else Path("/does/not/exist")
+
+
+def test_a_run_and_what_mlflow_has_of_it(calm: Path, given: Recipe, dataset: Path) -> None:
+    manifest = storage.open_finished(calm, "run")
+    assert set(manifest["files"]) == {"recipe.json", "metrics.jsonl", "model/model.safetensors"}
+    newest = max(path.stat().st_mtime_ns for path in calm.rglob("*") if path.is_file())
+    assert (calm / storage.MANIFEST).stat().st_mtime_ns == newest, "the manifest is written last"
+    assert not (calm / storage.LOCK).exists()
+    assert Recipe.from_json((calm / "recipe.json").read_text()) == given
+    fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
+    assert (manifest["dataset"], manifest["recipe"], manifest["epochs"]) == (fingerprint, given.fingerprint(), 8)
+    history = _tracking.read_history(calm)
+    assert [entry["step"] for entry in history] == list(range(1, 9))
+    values = [entry["metrics"]["valid_recall@20"] for entry in history]
+    assert (manifest["best_value"], manifest["best_epoch"]) == (max(values), values.index(max(values)))
+
+    tracked = Tracked(calm)
+    assert tracked.status == "FINISHED"
+    assert tracked.run_id == manifest["mlflow_run_id"]
+    assert training.params_of(given).items() <= tracked.run.data.params.items()
+    assert tracked.run.data.params["dataset"] == fingerprint
+    has_all_epochs(calm, tracked)
+    assert {"seed": "0", "folder": str(calm)}.items() <= tracked.tags.items()
+    log = subprocess.run(["git", "log", "--format=%H", "-n", "50"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert tracked.tags["mlflow.source.git.commit"] in log.splitlines()
+    assert tracked.tags["ray_job_id"] == ray.get_runtime_context().get_job_id()
+    (data,) = tracked.run.inputs.dataset_inputs
+    assert (data.dataset.digest, str(dataset) in data.dataset.source) == (fingerprint, True)
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    assert tracked.artifacts() == {"recipe.json", "dataset/manifest.json", "plots/learning_curves.png"}
+
+
+def test_a_killed_worker_costs_nothing_but_time(calm: Path, given: Recipe, dataset: Path, store: Path, capfd: Any) -> None:
+    before = runs(store)
+
+    def kill() -> None:
+        def is_mid_epoch() -> bool:
+            run = under_way(store, before)
+            return latest_position(run)["step"] > 0 and reported(run) >= 2
+
+        wait_for(is_mid_epoch, "a checkpoint inside an epoch")
+        train_workers()[-1].kill()
+
+    with meanwhile(kill):
+        run = _training.train(given, dataset)
+    assert outcome(run) == outcome(calm)
+    has_all_epochs(run, Tracked(run))
+    assert "failed (" in capfd.readouterr().err, "a person was told"
+    assert len(list(run.glob("checkpoint_2*"))) == 1, "nothing that the killed worker left stays"
+
+
+def test_a_killed_driver_is_resumed_and_nobody_else_gets_in(
+    calm: Path, given: Recipe, dataset: Path, store: Path, tmp_path: Path
+) -> None:
+    before = runs(store)
+    address = ray.get_runtime_context().gcs_address
+    driver = program("train", str(recipe_file(tmp_path / "r.yaml", given)), out=tmp_path / "train", RAY_ADDRESS=address)
+    run = wait_for(lambda: (found := under_way(store, before)).exists() and found, "a run", driver)
+    wait_for(lambda: reported(run) >= 2, "two epochs", driver)
+    with pytest.raises(InputError, match=rf"locked by .*process {driver.pid} "):
+        _training.resume(run)
+    driver.kill()
+    driver.wait()
+    assert not storage.is_finished(run)
+    wait_for(lambda: Tracked(run).status == "KILLED", "the guard to end the MLflow run")
+    assert Tracked(run).tags["reason"] == "the driver was killed"
+    (run / _checkpoints.LIST).write_text('{"ray_version"')  # the worst moment: Ray writes its list in place
+    _training.resume(run)
+    assert outcome(run) == outcome(calm)
+    assert Tracked(run).status == "FINISHED"
+    has_all_epochs(run, Tracked(run))
+    _training.resume(run)  # sends again what MLflow may lack: changes nothing
+    has_all_epochs(run, Tracked(run))
+
+
+def stopping_epoch(values: list[float], patience: int, min_epochs: int) -> int:
+    """Epochs until `patience` validations in a row brought nothing better, `min_epochs` at least; in plain loops."""
+    for epochs in range(max(1, min_epochs), len(values) + 1):
+        best = max(range(epochs), key=lambda n: values[n])
+        if epochs - 1 - best >= patience:
+            return epochs
+    return len(values) + 1
+
+
+def test_each_seed_is_a_run_that_stops_early(given: Recipe, dataset: Path, store: Path, tmp_path: Path) -> None:
+    """As a program that starts its own Ray; also what it prints."""
+    before = runs(store)
+    limits = {"training": {"batch_size": 256, "epochs": 40, "patience": 2, "min_epochs": 5}}
+    file = recipe_file(tmp_path / "r.yaml", Recipe.model_validate({**given.model_dump(), **limits}))
+    own = {"RAY_ADDRESS": None, "RAY_AUTH_MODE": None}
+    driver = program("train", str(file), "--seeds", "1", "2", out=tmp_path / "train", **own)
+    assert driver.wait() == 0, (tmp_path / "train.err").read_text()
+    trained = [run for run in runs(store) if run not in before]
+    assert [Tracked(run).tags["seed"] for run in trained] == ["1", "2"]
+    for run in trained:
+        values = [entry["metrics"]["valid_recall@20"] for entry in _tracking.read_history(run)]
+        assert len(values) < 40
+        assert stopping_epoch(values, patience=2, min_epochs=5) == len(values)
+        assert Tracked(run).status == "FINISHED"
+        assert storage.open_finished(run, "run")["best_epoch"] == values.index(max(values))
+    told = training.lines(tmp_path / "train.out")
+    assert [line for line in told if line.startswith("epoch ")], told
+    assert len(told) == len(set(told)), "no line twice"
+    assert training.lines(tmp_path / "train.err") == [], "no library's warning"
+
+
+def test_what_cannot_be_placed_is_refused_at_once(given: Recipe, dataset: Path, store: Path) -> None:
+    before = runs(store)
+    for scale in ({"num_workers": 64}, {"num_workers": 1, "cpus_per_worker": 64}):
+        wide = given.model_copy(update={"scale": given.scale.model_copy(update=scale)})
+        with pytest.raises(InputError, match=rf"scale.num_workers: got {scale['num_workers']} of .*takes at most"):
+            _training.train(wide, dataset)
+    assert runs(store) == before
+
+
+def test_a_loss_that_diverges_fails_the_run_once(given: Recipe, dataset: Path, store: Path, capfd: Any) -> None:
+    before = runs(store)
+    wild = given.model_copy(update={"optimizer": given.optimizer.model_copy(update={"learning_rate": 1e38})})
+    with pytest.raises(
+        DivergedError, match="the (loss is nan|loss is inf|weights are not finite); try a lower optimizer.learning_rate"
+    ):
+        _training.train(wild, dataset)
+    (run,) = [run for run in runs(store) if run not in before]
+    tracked = Tracked(run)
+    assert tracked.status == "FAILED"
+    assert "optimizer.learning_rate" in tracked.tags["reason"]
+    assert not storage.is_finished(run)
+    assert "failed (" not in capfd.readouterr().err, "no worker was tried again"
+
+
+def test_a_run_is_not_evaluated_on_another_dataset(calm: Path, given: Recipe, source: Path, store: Path, dataset: Path) -> None:
+    other = training.recipe(source, store, data={"source": str(source), **RULES, "k_core": {"users": 5, "items": 5}})
+    another = _dataflow.prepare(other, report=lambda line: None)
+    with pytest.raises(InputError, match=f"trained on dataset {dataset.name}, takes one trained on dataset {another.name}"):
+        _evaluation.evaluate(other, calm, another, "test")
+
+
+def test_resuming_what_was_never_started_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--resume: got {tmp_path}"):
+        _training.resume(tmp_path)
+
+
+@pytest.fixture
+def interrupted(given: Recipe, dataset: Path, store: Path, tmp_path: Path) -> Iterator[tuple[Path, Path, int]]:
+    """A driver that got Ctrl-C in the middle: (its run, what it printed, its exit code)."""
+    before = runs(store)
+    file = recipe_file(tmp_path / "r.yaml", given)
+    driver = program("train", str(file), out=tmp_path / "train", RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+    run = wait_for(lambda: (found := under_way(store, before)).exists() and found, "a run", driver)
+    os.kill(driver.pid, signal.SIGINT)
+    yield run, tmp_path / "train", driver.wait()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_as_killed_and_it_can_go_on(interrupted: tuple[Path, Path, int], calm: Path) -> None:
+    run, printed, code = interrupted
+    assert code == 130
+    assert training.lines(f"{printed}.err")[-1] == "interrupted"
+    assert "Traceback" not in Path(f"{printed}.err").read_text()
+    assert Tracked(run).status == "KILLED"
+    _training.resume(run)
+    assert outcome(run) == outcome(calm)
+    assert Tracked(run).status == "FINISHED"
