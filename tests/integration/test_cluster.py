@@ -28,6 +28,9 @@ from tests.integration.training import MlflowServer, Tracked, free_port, has_all
 
 EXCLUDED = ["/.git", "/.venv", "/.venv/**", "/runs", "/tests", "/docs"]
 
+UP = "This command will now block forever"
+ATTEMPTS = 3
+
 
 class Node:
     """`ray start` in the foreground: killing its session ends the node, and nothing else on this machine."""
@@ -38,8 +41,14 @@ class Node:
         command += ["--node-ip-address", ip, "--dashboard-agent-listen-port", str(free_port())]
         own = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         own.pop("RAY_ADDRESS", None)
-        with (folder / f"{ip}.log").open("w") as file:
+        self._log = folder / f"{ip}.log"
+        with self._log.open("w") as file:
             self.process = subprocess.Popen(command, env=own, cwd=folder, stdout=file, stderr=file, start_new_session=True)
+
+    def is_up(self) -> bool:
+        """Whether the node has registered; a loaded machine may give up on one while it starts."""
+        wait_for(lambda: self.process.poll() is not None or UP in self._log.read_text(), f"the node of {self._log.stem}")
+        return self.process.poll() is None
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -120,7 +129,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, server: MlflowServer) -> I
     try:
         client = wait_for(lambda: _answers(address), "the head", nodes[0].process)
         for ip in ("127.0.0.2", "127.0.0.3"):  # Train tells nodes apart by address
-            nodes.append(Node(ip, folder, "--address", f"127.0.0.1:{port}", "--num-cpus", "1"))
+            for _ in range(ATTEMPTS):  # one after the other: they share a folder
+                nodes.append(Node(ip, folder, "--address", f"127.0.0.1:{port}", "--num-cpus", "1"))
+                if nodes[-1].is_up():
+                    break
         yield Cluster(client, folder, server)
     finally:
         for node in reversed(nodes):
