@@ -6,15 +6,16 @@ Each worker node has one CPU and the head none, so that a training of two worker
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -33,7 +34,7 @@ ATTEMPTS = 3
 
 
 class Node:
-    """`ray start` in the foreground: killing its session ends the node, and nothing else on this machine."""
+    """`ray start` in the foreground, with all that it starts: killed by their ids, as `ray stop` is for a whole machine."""
 
     def __init__(self, ip: str, folder: Path, *arguments: str) -> None:
         command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
@@ -51,13 +52,11 @@ class Node:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            kill_group(self.process)
+        below = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        kill_group(self.process)
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class Cluster:
@@ -186,8 +185,9 @@ def test_every_program_as_a_submitted_job(cluster: Cluster) -> None:
     assert {"evaluation/test/popularity_groups.png", "evaluation/test/scores.png"} <= tracked.artifacts()
 
     cluster.run("recommend")
-    recommended = pq.read_table(run / "recommendations", columns=["user", "item", "rank", "score"])
-    assert recommended.num_rows == 5 * storage.open_finished(dataset, "dataset")["num_users"]
+    parts = [pq.read_table(path) for path in (run / "recommendations").glob("*.parquet")]
+    assert {tuple(part.column_names) for part in parts} == {("user", "item", "rank", "score")}
+    assert sum(part.num_rows for part in parts) == 5 * storage.open_finished(dataset, "dataset")["num_users"]
 
 
 @pytest.mark.slow
