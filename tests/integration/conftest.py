@@ -1,4 +1,4 @@
-"""A Ray cluster of two CPUs in this process, for a whole file of tests."""
+"""One Ray cluster in this process for all tests: Ray Data keeps state that does not outlive the cluster it was made in."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ import pytest
 import ray
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def train_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One with room for a second training beside one that is ending, and a cache of its own."""
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Four CPUs: room for three actors, or for a training beside one that is ending; and a cache of its own."""
+    before = dict(os.environ)
     os.environ |= {
         "HARDNEG_CACHE": str(tmp_path_factory.mktemp("cache")),
         "RAY_AUTH_MODE": "disabled",
@@ -31,4 +24,5 @@ def train_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     yield
     ray.shutdown()
-    del os.environ["HARDNEG_CACHE"]
+    os.environ.clear()
+    os.environ.update(before)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from components.config import Scale
 from components.data.interactions import Interactions
@@ -26,11 +25,7 @@ KS = [5, 20]
 load = functools.partial(world, num_users=2300, num_items=700, width=32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def load_popular() -> tuple[MostPopular, Task]:

@@ -33,7 +33,7 @@ def server(folder: Path) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture(scope="module")
-def given(train_cluster: None, folder: Path, server: MlflowServer) -> Recipe:
+def given(cluster: None, folder: Path, server: MlflowServer) -> Recipe:
     """Many short epochs, each reported."""
     log = write_log(folder / "log.csv", rows=3000)
     epochs = {"batch_size": 512, "epochs": 40, "patience": 100}

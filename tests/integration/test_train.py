@@ -49,7 +49,7 @@ def given(source: Path, store: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def dataset(train_cluster: None, given: Recipe) -> Path:
+def dataset(cluster: None, given: Recipe) -> Path:
     return _dataflow.prepare(given, report=lambda line: None)
 
 
