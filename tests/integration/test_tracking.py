@@ -53,6 +53,7 @@ def has_begun(given: Recipe, before: list[Path]) -> bool:
     return len(runs(Path(given.scale.storage_path))) > len(before) and reported(newest(given)) >= 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_has_every_epoch(
     given: Recipe, dataset: Path, server: MlflowServer, capfd: Any
 ) -> None:
