@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -122,7 +123,7 @@ class _Lines:
 
 def _lines(part: Part) -> Iterator[_Lines]:
     """The lines that start in a part; a line that the part before it started is that part's."""
-    with open(part.file.path, "rb") as file:  # noqa: PTH123 (a path of text)
+    with Path(part.file.path).open("rb") as file:
         position = part.start
         if position > part.file.data_start:
             file.seek(position - 1)
