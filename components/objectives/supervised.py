@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.errors import InputError
 from components.losses import EXCLUDED
 from components.negatives import Candidates
 from components.objectives import Outcome
@@ -19,11 +20,18 @@ class Supervised:
 
     The dense driver: each source's scores [B, C] exist at once.
 
+    Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
+    of a row and another draws has no expected count that both share.
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
     def __init__(self, encoder: Any, loss: Any, sources: Sequence[Any], /) -> None:
         self.encoder, self.loss, self.sources = encoder, loss, sources
+        for n, source in enumerate(sources if loss.logq else ()):
+            if source.exclude != (first := sources[0].exclude):
+                raise InputError(
+                    f"negatives.{n}.exclude: got {source.exclude!r}, takes {first!r} as in negatives.0 where loss.logq is true"
+                )
 
     def __call__(self, batch: Batch) -> Outcome:
         query = self.encoder.queries(batch)
@@ -60,9 +68,8 @@ class Supervised:
 
 
 def _scores(queries_BD: Tensor, vectors: Tensor, candidates: Candidates) -> Tensor:
-    if vectors.dim() == 3:
-        return torch.bmm(vectors, queries_BD.unsqueeze(2)).squeeze(2)
-    scores_BC = queries_BD @ vectors.T
+    per_row = vectors.dim() == 3
+    scores_BC = torch.bmm(vectors, queries_BD.unsqueeze(2)).squeeze(2) if per_row else queries_BD @ vectors.T
     if candidates.excluded is not None:
         rows, columns = candidates.excluded
         with torch.no_grad():  # in place, as the matmul keeps no copy; a loss gives EXCLUDED the gradient 0 by itself

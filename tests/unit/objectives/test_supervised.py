@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from components import catalog
 from components.data.interactions import Interactions
+from components.errors import InputError
+from components.negatives import Candidates
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -65,7 +68,15 @@ SOURCES: dict[str, list[dict[str, Any]]] = {
     "rows": [{"name": "uniform", "count": 1500, "per": "row"}],
     "in batch": [{"name": "in_batch"}],
     "in batch, nothing out": [{"name": "in_batch", "exclude": "nothing"}],
+    "in batch, repeats of the positive out": [{"name": "in_batch", "exclude": "same_item"}],
     "mixture": [{"name": "in_batch"}, {"name": "uniform", "count": 700}, {"name": "uniform", "count": 700, "per": "row"}],
+    "mixture, nothing out": [
+        {"name": "in_batch", "exclude": "nothing"},
+        {"name": "uniform", "count": 700, "exclude": "nothing"},
+        {"name": "uniform", "count": 700, "per": "row", "exclude": "nothing"},
+    ],
+    "mixture of pool and rows": [{"name": "uniform", "count": 200}, {"name": "uniform", "count": 1200, "per": "row"}],
+    "mixture of in-batch ones": [{"name": "in_batch", "exclude": "same_item"}] * 2,
 }
 
 
@@ -75,7 +86,7 @@ def test_with_logq_every_source_estimates_the_full_softmax(name: str) -> None:
     trainer = trainer_of(negatives=SOURCES[name], loss={"name": "sampled_softmax", "temperature": 0.2, "logq": True})
     scores = cosines(trainer) / 0.2
     unseen = np.ones_like(scores, dtype=bool)
-    if all(spec.get("exclude") != "nothing" for spec in SOURCES[name]):
+    if all(spec.get("exclude", "seen") == "seen" for spec in SOURCES[name]):
         unseen[TRAIN.users, TRAIN.items] = False
     estimates, wanted = [], []
     for epoch in range(6):
@@ -91,6 +102,37 @@ def test_with_logq_every_source_estimates_the_full_softmax(name: str) -> None:
     assert np.mean(estimates) == pytest.approx(np.mean(wanted), abs=0.02)
     biased = trainer_of(negatives=SOURCES[name])
     assert abs(np.mean(biased.objective(batch_of(len(TRAIN))).loss_B.detach().numpy()) - np.mean(wanted)) > 0.5
+
+
+def test_logq_refuses_sources_that_exclude_differently() -> None:
+    mixed = [{"name": "in_batch"}, {"name": "uniform"}, {"name": "uniform", "exclude": "nothing"}]
+    with pytest.raises(InputError, match=r"^negatives\.2\.exclude: got 'nothing', takes 'seen' as in negatives\.0"):
+        trainer_of(negatives=mixed, loss={"name": "sampled_softmax", "logq": True})
+    trainer_of(negatives=mixed)  # without logQ nothing asks for one expected count
+
+
+class PerRow:
+    """Two items for each row, of which the second must not count in row 1."""
+
+    exclude, excludes_positive = "seen", True
+
+    def __call__(self, batch: Batch, positives_BD: torch.Tensor) -> Candidates:
+        return Candidates(torch.tensor([[0, 1], [2, 3], [4, 5]]), None, (torch.tensor([1]), torch.tensor([1])))
+
+
+def test_candidates_of_a_row_are_excluded_too() -> None:
+    trainer = trainer_of()
+    objective = catalog.build(
+        "objective", {"name": "supervised"}, trainer.encoder, catalog.build("loss", trainer.recipe.loss), [PerRow()]
+    )
+    batch = batch_of(3)
+    loss_B = objective(batch).loss_B
+    scores = cosines(trainer)[batch.users_B] / 0.2
+    for row, counted in enumerate([[0, 1], [2], [4, 5]]):
+        logits = scores[row, [int(batch.items_B[row]), *counted]]
+        assert loss_B[row].item() == pytest.approx(np.log(np.exp(logits).sum()) - logits[0], rel=1e-12)
+    loss_B.sum().backward()
+    assert all(table.grad is not None for table in trainer.parameters)
 
 
 def l2_of(on: str, reduce: str, num_workers: int = 1) -> tuple[float, Trainer]:
