@@ -38,23 +38,24 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
     "savefig.dpi": 160,
 }
-NOT_CURVES = ("_per_second", "_seconds")
+CURVES = ("valid_", "test_")  # what a curve's name begins with, beside the loss
+PER_ROW = 3  # panels
 BINS = 15, 80  # at least and at most
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "Learning curves") -> None:
-    """The loss and each validated metric over epochs, the best epoch marked.
+    """The loss and each metric of validation over epochs, the best epoch marked; times and the system's metrics are no curves.
 
     Args:
         history: entries {"epoch": from 1, "loss": ..., "valid_recall@20": ...}; a metric may be missing in some epochs.
     """
     names = list(dict.fromkeys(name for entry in history for name in entry))
-    curves = [name for name in names if name != "epoch" and not name.endswith(NOT_CURVES)]
+    curves = [name for name in names if name == "loss" or name.startswith(CURVES)]
     with _figure(path, title, panels=max(len(curves), 1)) as panels:
         for axes, name in zip(panels, curves, strict=False):
             points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
             epochs, values = zip(*points, strict=True)
-            is_loss = "loss" in name
+            is_loss = name == "loss"
             colour = COLOURS[1] if is_loss else COLOURS[0]
             axes.plot(epochs, values, color=colour, marker="o" if len(points) <= 40 else "", markersize=3.5)
             said = ""
@@ -127,9 +128,13 @@ def auc(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 @contextmanager
 def _figure(path: Path, title: str, *, panels: int = 1, wide: float = 4.9) -> Iterator[list[Axes]]:
+    rows, columns = -(-panels // PER_ROW), min(panels, PER_ROW)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(wide * panels, 6.4), 4.3), layout="constrained")
+        figure = Figure(figsize=(max(wide * columns, 6.4), 4.3 * rows), layout="constrained")
         figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess,reportCallIssue]
-        yield list(figure.subplots(1, panels, squeeze=False)[0])
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for unused in axes[panels:]:
+            unused.remove()
+        yield axes[:panels]
         figure.savefig(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from components.reports import plots
@@ -20,6 +21,23 @@ def test_learning_curves(tmp_path, epochs):
     history[-1]["valid_recall@20"] = 0.1
     plots.learning_curves(history, tmp_path / "plot.png", "a_recipe")
     assert painted(tmp_path / "plot.png") > 0.01
+
+
+@pytest.mark.parametrize("metrics", [0, 2, 3, 6])
+def test_the_loss_and_what_was_validated_have_a_panel_each_and_nothing_else(tmp_path, monkeypatch, metrics):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    wanted = [f"{split}_recall@{k}" for split in ("valid", "test") for k in (5, 10, 20)][:metrics]
+    others = ["rows_per_second", "validation_seconds", "system/node_0/cpu_percent", "system/node_0/loss_of_packets"]
+    history = [{"epoch": e, "loss": 1.0, **dict.fromkeys([*others, *wanted], 0.5)} for e in (1, 2)]
+    plots.learning_curves(history, tmp_path / "plot.png")
+    panels = drawn[0].axes
+    assert [panel.get_title(loc="left").partition(":")[0] for panel in panels] == [
+        "loss",
+        *(name.replace("_", " ") for name in wanted),
+    ]
+    tops = [round(panel.get_position().y0, 3) for panel in panels]
+    assert max(map(tops.count, tops)) <= 3, "a row of more than three panels is not readable"
 
 
 def test_learning_curves_of_nothing_yet(tmp_path):
