@@ -12,7 +12,7 @@ from components.evaluation.evaluate import Task
 
 
 def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
-    """The task of a held-out split: at valid, train is seen; at a test, train, valid and the source's other tests.
+    """The task of a held-out split: at valid or valid_NAME, train is seen; at test or test_NAME, every other split.
 
     An item of the split itself is asked for even where it is seen too (`Task`).
 
@@ -23,7 +23,8 @@ def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     held_out = [name for name in names if name != "train"]
     if split not in held_out:
         raise InputError(f"{name}: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
-    seen = ["train"] if split == "valid" else [name for name in names if name != split]
+    is_validation = split.partition("_")[0] == "valid"
+    seen = ["train"] if is_validation else [name for name in names if name != split]
     return Task(interactions.load(dataset, split), interactions.load(dataset, *seen))
 
 

@@ -15,6 +15,7 @@ ROWS = {
     "valid": [(0, 2), (1, 0)],
     "test": [(0, 3), (1, 3)],
     "test_ood": [(0, 4), (1, 2)],
+    "valid_ood": [(0, 0), (1, 4)],
 }
 
 
@@ -37,8 +38,9 @@ def dataset(tmp_path, monkeypatch) -> Path:
     ("split", "seen"),
     [
         ("valid", ["train"]),
-        ("test", ["train", "valid", "test_ood"]),
-        ("test_ood", ["train", "valid", "test"]),
+        ("valid_ood", ["train"]),
+        ("test", ["train", "valid", "test_ood", "valid_ood"]),
+        ("test_ood", ["train", "valid", "test", "valid_ood"]),
     ],
 )
 def test_what_is_hidden_when_a_split_is_asked_for(dataset, split, seen):
