@@ -63,10 +63,10 @@ class MF(nn.Module):
         rows = F.embedding(ids, self.item_table, sparse=True)
         return Embedded(_for(self.train_similarity, rows), rows)
 
-    @torch.no_grad()
     def scoring_tables(self) -> tuple[Tensor, Tensor]:
-        """Users [num_users, D] and items [num_items, D] whose inner products are the scores."""
-        return _for(self.score_similarity, self.user_table), _for(self.score_similarity, self.item_table)
+        """Users [num_users, D] and items [num_items, D] whose inner products are the scores; without a gradient."""
+        users_UD, items_ID = (_for(self.score_similarity, table.detach()) for table in (self.user_table, self.item_table))
+        return users_UD, items_ID
 
 
 def _for(similarity: Similarity, vectors: Tensor) -> Tensor:

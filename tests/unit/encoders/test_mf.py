@@ -37,6 +37,11 @@ def test_training_and_scoring_have_a_similarity_each() -> None:
     assert torch.allclose(norms(encoder.scoring_tables()[1]), torch.ones(TRAIN.num_items))
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_scores_need_no_gradient(similarity: str) -> None:
+    assert not any(table.requires_grad for table in mf(score_similarity=similarity).scoring_tables())
+
+
 def test_cosines_gradient_is_orthogonal_to_the_vector() -> None:
     """Specification 11: z_u = (3, 4), z_i = (1, 0): s = .6, ds/dz_u = (.128, -.096)."""
     encoder = mf(dim=2)
