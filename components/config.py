@@ -270,8 +270,8 @@ class Recipe(Section):
         return {"name": value.get("name"), **catalog.check(kind, value)}
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what is computed: all but the name, the tracking and the scale."""
-        what = self.model_dump(mode="json", exclude={"name", "tracking", "search", "scale"})
+        """Twelve hex digits of what a training computes: not the name, nor what comes after it, nor where it runs."""
+        what = self.model_dump(mode="json", exclude={"name", "evaluation", "tracking", "search", "scale"})
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

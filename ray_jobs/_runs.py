@@ -26,10 +26,10 @@ def create(recipe: Recipe) -> Path:
 
 
 def find(recipe: Recipe, run: str | None) -> Path:
-    """The folder of a finished run: a path, an MLflow run id, or by default the newest of this very recipe, else of its name.
+    """The folder of a finished run: a path, an MLflow run id, or by default the newest of this very recipe.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none; names the runs of the same name, which differ in what they compute.
     """
     if run is not None and Path(run).is_dir():
         return Path(run).absolute()
@@ -42,11 +42,12 @@ def find(recipe: Recipe, run: str | None) -> Path:
                 f"--run: got {run!r}, takes a run's folder or the MLflow id of a run in {recipe.scale.storage_path}"
             )
         return named[0]
-    alike = {folder: manifest for folder, manifest in finished.items() if manifest["name"] == recipe.name}
-    same = {folder: manifest for folder, manifest in alike.items() if manifest["recipe"] == recipe.fingerprint()}
-    own = {folder: manifest["finished"] for folder, manifest in (same or alike).items()}
+    own = {folder: about["finished"] for folder, about in finished.items() if about["recipe"] == recipe.fingerprint()}
     if not own:
+        others = sorted(folder.name for folder, about in finished.items() if about["name"] == recipe.name)
+        differ = f" (there are, of other settings: {', '.join(others)})" if others else ""
         raise InputError(
-            f"{recipe.scale.storage_path}/runs: no finished run of {recipe.name}; train one, or name one with --run"
+            f"{recipe.scale.storage_path}/runs: no finished run of {recipe.name} {recipe.fingerprint()}{differ}; "
+            "train one, or name one with --run"
         )
     return max(own, key=lambda folder: own[folder])

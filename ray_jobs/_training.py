@@ -30,21 +30,29 @@ def dataset_of(recipe: Recipe) -> Path:
     return dataset
 
 
-def refit(recipe: Recipe, chosen: Path) -> Recipe:
-    """The recipe that fits on train and valid for the number of epochs that a finished run chose on valid."""
+def refit(recipe: Recipe, chosen: Path) -> tuple[Recipe, Path]:
+    """What fits on train and valid for the number of epochs that a finished run chose on valid: of its seed, on its dataset.
+
+    Raises:
+        InputError: the run is not finished, of another recipe, chose otherwise, or its dataset is gone.
+    """
     about = storage.open_finished(chosen, "run")
     tried = Recipe.from_json((chosen / "recipe.json").read_text(encoding="utf-8"))
     if _apart_from_training(tried) != _apart_from_training(recipe):
-        raise InputError(f"--refit: {chosen} is of another recipe, takes a run that differs in its training section alone")
+        raise InputError(f"--refit: {chosen} is of another recipe, takes a run that differs in seed and training alone")
     if about["select_on"] != "valid":
         raise InputError(f"--refit: {chosen} chose its epoch on {about['select_on']}, takes a run that chose on valid")
-    tree = recipe.model_dump()
+    dataset = Path(storage.read_json(chosen / _tracking.LINKS)["dataset"])
+    fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
+    if fingerprint != about["dataset"]:
+        raise InputError(f"--refit: {chosen} chose on dataset {about['dataset']}, {dataset} is {fingerprint} now")
+    tree = recipe.model_dump() | {"seed": tried.seed}
     tree["training"] |= {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
-    return parse(tree)
+    return parse(tree), dataset
 
 
 def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(exclude={"training", "tracking", "scale", "evaluation", "search"})
+    return recipe.model_dump(exclude={"name", "seed", "training", "tracking", "scale", "evaluation", "search"})
 
 
 def train(recipe: Recipe, dataset: Path) -> Path:
@@ -63,27 +71,33 @@ def train(recipe: Recipe, dataset: Path) -> Path:
     return folder
 
 
-def resume(folder: Path) -> None:
-    """Continues a run that was interrupted, in its folder and its MLflow run; of a finished one MLflow gets what it lacks."""
+def resume(recipe: Recipe, folder: Path) -> None:
+    """Continues a run that was interrupted, in its folder and its MLflow run; of a finished one MLflow gets what it lacks.
+
+    Raises:
+        InputError: it was never started, or from another recipe.
+    """
     if not (folder / _tracking.LINKS).is_file():
         raise InputError(f"--resume: got {folder}, takes the folder of a run that was started")
+    began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    if began.model_copy(update={"seed": recipe.seed}).fingerprint() != recipe.fingerprint():
+        raise InputError(f"--resume: {folder} was started from another recipe than this, takes the one in its recipe.json")
     if storage.is_finished(folder):
         _tracking.end(_tracking.attach(folder), folder, "FINISHED")
         print(f"{folder}: finished already; its metrics were sent to MLflow again")
         return
-    recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
-        _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
-        tracked = _tracking.attach(folder)
-        tracked.reopen()
-        _fit(recipe, dataset, folder, tracked)
+        _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
+        _fit(began, dataset, folder, _tracking.attach(folder))
 
 
 def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
     started = time.time()
     print(f"training {folder.name} on {recipe.scale.num_workers} workers, MLflow run {tracked.run_id}", flush=True)
     with _tracking.closing(tracked, folder):
+        with _tracking.saying(tracked, folder / _tracking.HISTORY):
+            tracked.reopen()  # of a run that is resumed
         with _Display(recipe) as display, _workers.Watching(folder, display.show, display.say):
             _workers.fit(recipe, dataset, folder, tracked)
         _checkpoints.sweep(folder)

@@ -23,18 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     if arguments.resume and (arguments.seeds or arguments.refit or arguments.set):
         raise InputError("--resume: continues one run as it was, takes neither --seeds nor --refit nor --set")
+    if arguments.refit and arguments.seeds:
+        raise InputError("--refit: takes its run's own seed, not --seeds")
     from ray_jobs import _training
 
     if arguments.resume:
         folder = Path(arguments.resume).absolute()
         with _program.cluster():
-            _training.resume(folder)
+            _training.resume(recipe, folder)
         return
     if arguments.refit:
-        recipe = _training.refit(recipe, _runs.find(recipe, arguments.refit))
+        recipe, dataset = _training.refit(recipe, _runs.find(recipe, arguments.refit))
+    else:
+        dataset = _training.dataset_of(recipe)
     seeds = arguments.seeds or [recipe.seed]
     recipes = [parse({**recipe.model_dump(), "seed": seed}) for seed in seeds]
-    dataset = _training.dataset_of(recipe)
     with _program.cluster():
         for each in recipes:
             _training.train(each, dataset)

@@ -103,7 +103,7 @@ def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
     assert f"kept in {run / _tracking.HISTORY}" in printed
     server.start()
     assert Tracked(run).status == "RUNNING", "nobody could tell it"
-    _training.resume(run)
+    _training.resume(given, run)
     assert Tracked(run).status == "FINISHED"
     has_all_epochs(run, Tracked(run))
 

@@ -60,6 +60,15 @@ def program(name: str, *arguments: str, out: Path, **environment: str | None) ->
         return subprocess.Popen(command, cwd=ROOT, env=own, text=True, stdout=stdout, stderr=stderr, start_new_session=True)
 
 
+def code(process: subprocess.Popen[str]) -> int:
+    """The exit code of a program that ends by itself; one that does not fails the test, and is killed."""
+    try:
+        return process.wait(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        raise
+
+
 def wait_for(condition: Callable[[], Any], what: str, process: subprocess.Popen[Any] | None = None) -> Any:
     """The first true value of `condition`; fails where it does not come, or where `process` ends before."""
     until = time.monotonic() + LIMIT_SECONDS
