@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ GRACE_SECONDS = 3.0  # a cluster ends the controller of a driver that is gone a 
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray stops a job's whole family: the driver's end is what counts
     if sys.stdin.buffer.read() == b"done":  # end of file without it: the driver is gone
         return
     time.sleep(GRACE_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from pathlib import Path
@@ -53,7 +54,9 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
         storage.finish(work, about)
         shutil.rmtree(out, ignore_errors=True)
         work.rename(out)
-    shutil.rmtree(scratch)
+        (scratch / "users.parquet").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the next one holds it already
+        scratch.rmdir()
     _show(out, items, trained.manifest["name"])
     print(f"{rows:,} rows: {out}\nthe run in MLflow: {_tracking.how_to_open(run)}")
     return out

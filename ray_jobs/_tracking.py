@@ -212,12 +212,12 @@ def closing(tracked: TrackedRun, run: Path) -> Iterator[None]:
 
 
 def end(tracked: TrackedRun, run: Path, status: str, reason: str = "") -> None:
-    """Sends what MLflow may have missed, and ends the run."""
+    """Ends the run, and sends what MLflow may have missed: in this order, for who stops a job may kill it soon after."""
     with saying(tracked, run / HISTORY):
         try:
-            tracked.log(read_history(run))
-        finally:
             tracked.end(status, reason)
+        finally:
+            tracked.log(read_history(run))
 
 
 @contextlib.contextmanager
@@ -243,13 +243,17 @@ def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def commit() -> str:
-    """The commit of the project; a submitted job has no repository and takes HARDNEG_COMMIT."""
-    command = ["git", "rev-parse", "HEAD"]
+    """The commit of the project, `+` behind it where files differ; a submitted job has no repository: HARDNEG_COMMIT."""
+    if "HARDNEG_COMMIT" in os.environ:
+        return os.environ["HARDNEG_COMMIT"]
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     with contextlib.suppress(FileNotFoundError):  # git itself, in a slim image
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-        if found.returncode == 0:
+        known = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False)
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        if known.returncode == found.returncode == 0:  # and not some other repository around an installed package
             return found.stdout.strip()
-    return os.environ.get("HARDNEG_COMMIT", "unknown")
+    return "unknown"
 
 
 def _ray_job_id() -> str:

@@ -73,7 +73,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _trained_at(run: Path) -> str:
     """The commit that trained a run, which may be older than this benchmark's."""
     tracked = _tracking.attach(run)
-    return _tracking.client(tracked.tracking_uri).get_run(tracked.run_id).data.tags["mlflow.source.git.commit"][:12]
+    commit = _tracking.client(tracked.tracking_uri).get_run(tracked.run_id).data.tags["mlflow.source.git.commit"]
+    return commit[:12] + "+" * commit.endswith("+")
 
 
 def _run(path: Path, recipe: Recipe, overrides: list[str], *arguments: str) -> Path:
