@@ -40,12 +40,16 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(cluster: None, tmp_path
     deadline = time.monotonic() + 60
     while not list((folder / ".work" / stage).glob("*")) and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
+    reached = list((folder / ".work" / stage).glob("*"))
+    family = psutil.Process(run.pid).children(recursive=True)
     os.kill(run.pid, signal.SIGKILL)
     run.communicate()
     assert run.returncode == -signal.SIGKILL, "it was killed midway"
+    assert reached, f"it was killed in its stage {stage}"
     assert not storage.is_finished(folder)
     undisturbed, _ = prepare(source, tmp_path / "apart", Sizes(), **RULES)
-    time.sleep(3)  # the killed program's Ray notices
+    _, alive = psutil.wait_procs(family, timeout=60)  # the killed program's Ray notices, and writes no more
+    assert not alive
     again = _dataflow.prepare(config.load(tmp_path / "recipe.yaml"), report=lambda line: None)
     assert again == folder
     assert contents(again) == contents(undisturbed)
@@ -92,5 +96,3 @@ def test_bytes_do_not_depend_on_the_number_of_cpus(cluster: None, tmp_path: Path
     one = dataset_path(config.load(tmp_path / "recipe.yaml"))
     assert contents(one) == contents(two)
 
-
-# real logs ----------------------------------------------------------------------------------------------------------
