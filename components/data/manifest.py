@@ -11,7 +11,8 @@ from typing import Any
 from components.config import GivenSplit, LeaveOneOut, Recipe
 from components.data import sources, vocabulary
 from components.data.cleaning import Counts
-from components.data.sources import SourceFile, SourcePlan
+from components.data.files import SourceFile
+from components.data.sources import SourcePlan
 from components.data.statistics import DatasetStatistics
 from components.errors import InputError
 

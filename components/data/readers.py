@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from components.data import values
 from components.data.arrow import pc
-from components.data.sources import DELIMITERS, Part, SourceFile
+from components.data.files import DELIMITERS, Part, SourceFile
 from components.errors import InputError
 
 BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 1 << 17
+LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
 Ints = NDArray[np.int64]
 
 
@@ -86,19 +88,35 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
                 rows = np.arange(len(batch), dtype=np.int64)
                 columns = {name: _plain(batch[name]) for name in names}
-                yield Block(columns, position + rows, line + rows + 1, _as_json(batch), line + len(batch))
+                yield Block(columns, position + rows, line + rows + 1, _as_json(columns), line + len(batch))
                 position, line = position + len(batch), line + len(batch)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{part.file.path}: not a readable Parquet file (cut off?): {error}") from error
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
+    """Decoded, and without the views that few of Arrow's functions take."""
+    if isinstance(array, pa.DictionaryArray):
+        return _plain(array.dictionary_decode())
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return pc.cast(array, views[array.type]) if array.type in views else array
 
 
-def _as_json(batch: pa.RecordBatch) -> Callable[[Ints], list[str]]:
+def _as_json(columns: dict[str, pa.Array]) -> Callable[[Ints], list[str]]:
     encode = json.JSONEncoder(default=str).encode
-    return lambda rows: [encode(row) for row in batch.take(pa.array(rows)).to_pylist()]
+
+    def texts(rows: Ints) -> list[str]:
+        taken = (_python(column.take(pa.array(rows))) for column in columns.values())
+        return [encode(dict(zip(columns, row, strict=True))) for row in zip(*taken, strict=True)]
+
+    return texts
+
+
+def _python(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):  # a date that Python has none of: its number
+        return column.view(f"int{column.type.bit_width}").to_pylist()
 
 
 # text ---------------------------------------------------------------------------------------------------------------
@@ -155,11 +173,12 @@ def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     """Lines of delimited text. A line is a row: a line break inside quotes is refused."""
     refusals = values.Refusals(len(lines.starts))
     blank = lines.starts == lines.ends
+    plain = _count(lines, 34) == 0 if file.format == "csv" else np.ones(len(blank), bool)
     if file.format == "csv":
         refusals.add(_count(lines, 34) % 2 == 1, "a quote is not closed in its line")
+        refusals.add(~plain & (lines.ends - lines.starts > LONGEST), f"a line with quotes of more than {LONGEST:,} bytes")
     refusals.add(_count(lines, 13) > 0, "a carriage return inside the line")
     fields = _count(lines, ord(DELIMITERS[file.format])) + 1
-    plain = _count(lines, 34) == 0 if file.format == "csv" else np.ones(len(blank), bool)
     refusals.add(~blank & plain & (fields != len(file.columns)), _wrong_fields(file))
     used = np.flatnonzero(refusals.good & ~blank)
     columns, wrong = _parse(_bytes(lines, used, encoding), len(used), file, names)
@@ -246,13 +265,13 @@ def _parse_slowly(data: bytes, file: SourceFile, at: dict[str, str]) -> tuple[di
     columns: dict[str, list[bytes]] = {name: [] for name in at}
     wrong: list[int] = []
     for n, line in enumerate(io.BytesIO(data)):
-        text = line.rstrip(b"\r\n").decode("latin-1")  # bytes as they are
-        fields = next(csv.reader([text])) if file.format == "csv" else text.split(DELIMITERS[file.format])
+        text = line.rstrip(b"\r\n").decode(errors="surrogateescape")  # any bytes
+        fields = next(csv.reader([text])) if '"' in text and file.format == "csv" else text.split(DELIMITERS[file.format])
         if len(fields) != len(file.columns):
             wrong.append(n)
             continue
         for name, position in at.items():
-            columns[name].append(fields[int(position)].encode("latin-1"))
+            columns[name].append(fields[int(position)].encode(errors="surrogateescape"))
     return {name: pa.array(column, pa.binary()) for name, column in columns.items()}, wrong
 
 

@@ -14,53 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.config import Data, GivenSplit
-from components.data import values
+from components.data import readers, values
+from components.data.files import DELIMITERS, Part, SourceFile
 from components.errors import InputError
 
 COMPANIONS = {".item", ".user", ".kg", ".link", ".net", ".md", ".txt", ".json", ".yaml", ".yml"}  # beside a log, no log
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
 SPLITS = ("train", "valid", "test")
-DELIMITERS = {"csv": ",", "tsv": "\t", "inter": "\t"}
 HEAD_BYTES = 1 << 16  # enough rows to see what times look like
 PART_BYTES = 32 << 20  # of text, for one task
 PART_ROWS = 1 << 20  # of Parquet, for one task
 BYTES_PER_ROW = 24  # of text: a guess that only sets the number of partitions
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file. `rows` is exact for Parquet and unknown for text; `data_start` is the offset of the first row of text."""
-
-    path: str
-    format: str
-    split: str | None
-    bytes: int
-    mtime_ns: int
-    columns: tuple[str, ...]
-    types: tuple[str, ...] = ()
-    rows: int | None = None
-    row_groups: tuple[int, ...] = ()
-    data_start: int = 0
-    footer: str | None = None
-
-    @property
-    def positions(self) -> int:
-        """How many values of `order` the file uses: rows of Parquet, bytes of text."""
-        return self.bytes if self.rows is None else self.rows
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one task reads: row groups of Parquet or bytes of text, `start <= x < stop`, of one file.
-
-    `order` is the position of the file's first row in the whole source, so that order + position orders all rows.
-    """
-
-    index: int
-    file: SourceFile
-    start: int
-    stop: int
-    order: int
 
 
 @dataclass(frozen=True)
@@ -234,8 +198,13 @@ def _header(path: Path, line: bytes, kind: str, encoding: str) -> tuple[str, ...
         text = line.decode(encoding)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: the header is not {encoding}: {error}; data.encoding: latin-1 reads it") from error
+    if "\r" in text:
+        raise InputError(f"{path}: got a header with a carriage return in it, takes lines that end in a line feed")
     if kind == "csv":
-        return tuple(next(csv.reader([text]), [])) or ("",)
+        try:
+            return tuple(next(csv.reader([text]), [])) or ("",)
+        except csv.Error as error:
+            raise InputError(f"{path}: got a header that is no line of CSV: {error}") from error
     names = text.split(DELIMITERS[kind])
     return tuple(name.partition(":")[0] for name in names) if kind == "inter" else tuple(names)
 
@@ -347,8 +316,6 @@ def _time_kind(files: tuple[SourceFile, ...], data: Data) -> Literal["number", "
         raise InputError(f"data.columns.time: {name!r} is numbers in some files and dates in others, takes one of them")
     if kinds:
         return "date" if "date" in kinds else "number"
-    from components.data import readers  # readers know sources
-
     for file in files:
         for text in readers.first_values(file, name, data.encoding, HEAD_BYTES):
             if kind := values.looks_like(text):

@@ -61,8 +61,8 @@ def kind_of(kind: pa.DataType) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    own = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string_view)
-    return any(test(kind) for test in own)
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
 
 
 def ids(column: pa.Array, name: str, out: Literal["int64", "string"], refused: Refusals) -> pa.Array:
@@ -113,8 +113,11 @@ def times(column: pa.Array, name: str, kind: str, refused: Refusals) -> tuple[ND
     refused.add(_mask(column.is_null()), f"{name} is null")
     own = kind_of(column.type)
     if own == "date":
-        whole = pc.cast(pc.cast(column, pa.timestamp("us"), safe=False), pa.int64())
-        return _ints(whole), np.zeros(rows), False
+        exact = pc.cast(column, pa.timestamp(column.type.unit if pa.types.is_timestamp(column.type) else "ms"))
+        micros = pc.cast(exact, pa.timestamp("us"), safe=False)
+        if exact.type.unit != "ns":  # too large a number of coarser units wraps; nanoseconds only lose digits
+            refused.add(_mask(pc.not_equal(pc.cast(micros, exact.type, safe=False), exact)), f"{name} is out of range")
+        return _ints(pc.cast(micros, pa.int64())), np.zeros(rows), False
     if own == "integer":
         if pa.types.is_uint64(column.type):
             refused.add(_mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64()))), f"{name} is out of range")

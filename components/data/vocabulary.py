@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from components.config import Titles
 from components.data import partitions, readers, sources, values
 from components.data.arrow import pc
+from components.data.files import SourceFile
 from components.errors import InputError
 
 
@@ -45,13 +46,16 @@ def finish(
     return len(raw) - columns["title"].null_count if titles else 0
 
 
-def check_titles(titles: Titles, encoding: str) -> sources.SourceFile:
+def check_titles(titles: Titles, encoding: str) -> SourceFile:
     """Opens the file of titles.
 
     Raises:
         InputError: not there, unreadable, or without one of the columns.
     """
-    file = sources.open_one(titles.source, encoding)
+    try:
+        file = sources.open_one(titles.source, encoding)
+    except InputError as error:
+        raise InputError(f"data.titles.source: {error}") from error
     for key, name in (("item", titles.item), ("title", titles.title)):
         if name not in file.columns:
             raise sources.missing(f"data.titles.{key}", name, file)

@@ -67,6 +67,14 @@ def test_nan_and_infinite_times_are_refused(tmp_path: Path) -> None:
     assert text.reasons == ["t is not finite", "t is not finite", "t is empty", "t is not a number"]
 
 
+@pytest.mark.parametrize(("kind", "empty"), [(pa.string_view(), ""), (pa.binary_view(), b"")])
+def test_ids_of_views_are_text(tmp_path: Path, kind: pa.DataType, empty: Any) -> None:
+    ids = pa.array([b"a" * 20, None, empty, b"\xff", b"b"] if kind == pa.binary_view() else ["a" * 20, None, empty, "b"], kind)
+    result = clean(parquet(tmp_path, user_id=ids, item_id=list(range(len(ids)))))
+    assert result.pairs == [("a" * 20, 0), ("b", len(ids) - 1)]
+    assert result.reasons[:2] == ["user_id is null", "user_id is empty"]
+
+
 def test_negative_and_huge_ids_are_ids(tmp_path: Path) -> None:
     ids = [-1, -(2**63), 2**63 - 1, 2**53 + 1, 0]
     result = clean(parquet(tmp_path, user_id=pa.array(ids, pa.int64()), item_id=pa.array(ids, pa.int64())))
@@ -136,6 +144,19 @@ def test_a_quote_that_opens_late_swallows_no_line(tmp_path: Path) -> None:
 
 def test_quotes_mean_nothing_in_tab_separated_text(tmp_path: Path) -> None:
     assert clean(file(tmp_path, 'user_id\titem_id\n"a\tx\nb\ty"\n', "log.tsv")).pairs == [('"a', "x"), ("b", 'y"')]
+
+
+@pytest.mark.parametrize("neighbour", [b"v,z", b'"\xff",z'])  # beside the second the fast parser cannot be used
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_only_a_line_with_quotes_is_too_long_whatever_its_neighbours(tmp_path: Path, neighbour: bytes, encoding: str) -> None:
+    quoted, plain, longest = (b'"' + b"q" * 131_073 + b'",y', b"p" * 131_073 + b",y", b'"' + b"\xe9" * 131_068 + b'",y')
+    path = file(tmp_path, b"user_id,item_id\n" + b"\n".join([b"u,x", neighbour, quoted, plain, longest]) + b"\n")
+    result = clean(path, encoding=encoding)
+    assert [row["line"] for row in result.refused if "quotes" in row["reason"]] == [3]
+    assert "a line with quotes of more than 131,072 bytes" in result.reasons
+    assert {"u", "p" * 131_073} <= {user for user, _ in result.pairs}
+    assert ("é" * 131_068 in {user for user, _ in result.pairs}) == (encoding == "latin-1")
+    result.counts.check()
 
 
 def test_random_bytes_never_crash_and_add_up(tmp_path: Path) -> None:
@@ -219,3 +240,20 @@ def test_dates_are_microseconds(tmp_path: Path) -> None:
     result = clean(file(tmp_path, HEADER + "a,x,1,2020-02-29\na,y,1,2020-02-30\na,z,1,123\n"), columns={"time": "t"})
     assert result.pairs == [("a", "x")]
     assert result.reasons == ["t is not a date"] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.timestamp("s"), 2**53),
+        (pa.timestamp("ms", "UTC"), -(2**61)),
+        (pa.timestamp("ms"), 2**61),
+        (pa.date32(), 2**31 - 1),
+    ],
+)
+def test_dates_that_microseconds_cannot_hold_are_refused(tmp_path: Path, kind: pa.DataType, value: int) -> None:
+    number = pa.int32() if kind == pa.date32() else pa.int64()
+    column = pa.array([value, 7, None], number).cast(kind)
+    result = clean(parquet(tmp_path, user_id=[1, 2, 3], item_id=[1, 2, 3], t=column), columns={"time": "t"})
+    assert result.pairs == [(2, 2)]
+    assert result.reasons == ["t is out of range", "t is null"]

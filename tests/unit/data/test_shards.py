@@ -138,6 +138,8 @@ def test_titles_join_by_the_text_of_ids(tmp_path: Path) -> None:
     assert vocabulary.titles_of(pa.array(["007", "7"]), titles, "utf-8").to_pylist() == ["Bond", "Seven"]
     with pytest.raises(InputError, match=r"data\.titles\.title: got 'name', not in .*log\.item; takes one of item_id, title"):
         vocabulary.check_titles(Titles(source=str(path), title="name"), "utf-8")
+    with pytest.raises(InputError, match=r"^data\.titles\.source: .*nowhere\.item: No such file"):
+        vocabulary.check_titles(Titles(source=str(tmp_path / "nowhere.item")), "utf-8")
 
 
 def test_hashes_tell_ids_apart_and_do_not_see_chunks() -> None:

@@ -45,6 +45,19 @@ def test_a_header_without_rows_is_named(tmp_path: Path, header: str) -> None:
         inspect(file(tmp_path, header))
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv", "log.inter"])
+def test_lines_that_end_in_a_carriage_return_alone_are_named(tmp_path: Path, name: str) -> None:
+    between = "," if name == "log.csv" else "\t"
+    text = f"user_id{between}item_id\r1{between}2\r"
+    with pytest.raises(InputError, match=rf"{name}: got a header with a carriage return in it, takes lines that end in a line"):
+        inspect(file(tmp_path, text, name))
+
+
+def test_a_header_that_is_no_csv_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"log\.csv: got a header that is no line of CSV: field larger"):
+        inspect(file(tmp_path, "user_id,item_id," + "x" * 131_073 + "\n1,2,3\n"))
+
+
 def test_parquet_without_rows_is_named(tmp_path: Path) -> None:
     empty = pa.array([], pa.int64())
     with pytest.raises(InputError, match=r"log\.parquet: got no rows"):
