@@ -21,8 +21,8 @@ FOLDERS = {"encoder": "encoders", "objective": "objectives", "loss": "losses", "
 
 def names(kind: str) -> list[str]:
     """The parts of a kind, sorted."""
-    folders = importlib.import_module(f"components.{FOLDERS[kind]}").__path__
-    return sorted(file.stem for folder in folders for file in Path(folder).glob("[a-z]*.py"))
+    folder = Path(__file__).parent / FOLDERS[kind]
+    return sorted(file.stem for file in folder.glob("[a-z]*.py"))
 
 
 def find(kind: str, name: Any, path: str | None = None) -> type:
