@@ -1,4 +1,4 @@
-"""The prepare program on a real local Ray: counts add up, bytes do not depend on the cluster, kills leave nothing."""
+"""The prepare program on a real local Ray: counts add up, bytes do not depend on the cluster."""
 
 from __future__ import annotations
 
@@ -196,9 +196,6 @@ def test_what_a_crashed_run_left_is_cleared(cluster: None, tmp_path: Path) -> No
     found, _ = prepare(source, tmp_path, **RULES)
     assert found == folder
     assert not [name for name in contents(folder) if "99" in name.split("/")[-1]]
-
-
-# the program --------------------------------------------------------------------------------------------------------
 
 
 def test_gowalla_is_the_published_split(cluster: None, tmp_path: Path) -> None:
