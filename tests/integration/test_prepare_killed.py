@@ -95,4 +95,3 @@ def test_bytes_do_not_depend_on_the_number_of_cpus(cluster: None, tmp_path: Path
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "recipe.yaml"), "1"], cwd=ROOT, check=True, timeout=120)
     one = dataset_path(config.load(tmp_path / "recipe.yaml"))
     assert contents(one) == contents(two)
-
