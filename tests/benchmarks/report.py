@@ -69,7 +69,8 @@ def _classic(_: str, result: Result) -> Iterator[str]:
     ratios = figures["p_over_published"]
     yield f"(p) over published: recall {ratios['recall@20']:.3f}, ndcg {ratios['ndcg@20']:.3f}."
     yield f"Trained at {figures['trained_at']['p']}."
-    yield f"(p) by epoch: {', '.join(f'{step}: {value:.4f}' for step, value in figures['curve_p'].items() if int(step) % 10 == 0)}."
+    tenths = {step: value for step, value in figures["curve_p"].items() if int(step) % 10 == 0}
+    yield f"(p) by epoch: {', '.join(f'{step}: {value:.4f}' for step, value in tenths.items())}."
     short = [name for name, ratio in ratios.items() if ratio < WITHIN]
     if short:
         last, limit = max(map(int, figures["curve_p"])), result["recipe"]["training"]["epochs"]
