@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,20 +59,22 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def open_finished(folder: Path, what: str) -> dict[str, Any]:
-    """The manifest of a finished folder, its files' presence and sizes checked.
+def open_finished(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a finished folder of a kind (dataset, run), its files' presence and sizes checked.
 
     Raises:
-        InputError: there is no manifest, or a file that it lists is missing or of another size.
+        InputError: there is no manifest, it is of another kind, or a file that it lists is missing or of another size.
     """
     if not is_finished(folder):
-        raise InputError(f"{what} {folder}: not finished or not there, takes a folder with {MANIFEST}")
+        raise InputError(f"{kind} {folder}: not finished or not there, takes a folder with {MANIFEST}")
     manifest = read_json(folder / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise InputError(f"{kind} {folder}: got the folder of a {manifest.get('kind')}, takes that of a {kind}")
     for name, entry in manifest["files"].items():
         path = folder / name
         got = path.stat().st_size if path.is_file() else "no file"
         if got != entry["bytes"]:
-            raise InputError(f"{what} {folder}: {name}: got {got}, takes {entry['bytes']} bytes as in {MANIFEST}")
+            raise InputError(f"{kind} {folder}: {name}: got {got}, takes {entry['bytes']} bytes as in {MANIFEST}")
     return manifest
 
 
@@ -88,13 +91,17 @@ def lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     mine = {"owner": user(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
-    while True:
-        try:
-            with path.open("x", encoding="utf-8") as file:  # create if absent: one of two wins
-                json.dump(mine, file)
-            break
-        except FileExistsError:
-            _take_over_or_refuse(folder, path)
+    written = folder.with_name(f".{folder.name}{LOCK}.{uuid.uuid4().hex[:8]}")  # not in the folder, whose files are listed
+    written.write_text(json.dumps(mine), encoding="utf-8")
+    try:
+        while True:
+            try:
+                os.link(written, path)  # create if absent, with all it says: one of two wins
+                break
+            except FileExistsError:
+                _take_over_or_refuse(folder, path)
+    finally:
+        written.unlink()
     try:
         yield
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,35 @@ def test_a_folder_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None
 def test_a_finished_folder_whose_files_changed_is_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("abc")
-    storage.finish(tmp_path, {})
+    storage.finish(tmp_path, {"kind": "run"})
     path.write_text("ab") if damage == "shorter" else path.unlink()
     with pytest.raises(InputError, match=r"a.txt: got (2|no file), takes 3 bytes"):
         storage.open_finished(tmp_path, "run")
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    storage.finish(tmp_path, {"kind": "dataset"})
+    with pytest.raises(InputError, match=rf"^run {tmp_path}: got the folder of a dataset, takes that of a run"):
+        storage.open_finished(tmp_path, "run")
+
+
+def test_nobody_sees_a_lock_that_does_not_say_whose_it_is(tmp_path: Path) -> None:
+    folder, seen, ended = tmp_path / "dataset", [], threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                seen.append((folder / storage.LOCK).read_text())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(500):
+        with storage.lock(folder):
+            pass
+    ended.set()
+    looking.join()
+    assert {json.loads(text)["pid"] for text in seen} == {os.getpid()}
+    assert list(tmp_path.iterdir()) == [folder], "nothing is left beside it"
 
 
 def test_a_lock_names_its_owner(tmp_path: Path) -> None:
