@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from components import catalog
+from components import catalog, yaml12
 from components.errors import InputError, describe
 
 
@@ -42,7 +42,7 @@ def _absolute(path: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
-SPLITS = {"train", "valid", "test"}
+SPLITS = ("train", "valid", "test")
 
 
 def _source(value: Any) -> Any:
@@ -51,7 +51,7 @@ def _source(value: Any) -> Any:
         return _absolute(value)
     if isinstance(value, list) and value and all(isinstance(path, str) for path in value):
         return [_absolute(path) for path in value]
-    if isinstance(value, dict) and value and set(value) <= SPLITS and all(isinstance(path, str) for path in value.values()):
+    if isinstance(value, dict) and value and set(value) <= {*SPLITS} and all(isinstance(path, str) for path in value.values()):
         return {split: _absolute(path) for split, path in value.items()}
     raise ValueError("a path, a list of paths, or a mapping of train, valid and test to paths")
 
@@ -89,6 +89,12 @@ class Columns(Section):
     user: str = "user_id"
     item: str = "item_id"
     time: str | None = None
+
+    @model_validator(mode="after")
+    def _two_columns(self) -> Columns:
+        if self.item == self.user:
+            raise InputError(f"data.columns.item: got {self.item!r}, takes another column than data.columns.user")
+        return self
 
 
 class Rule(Section):
@@ -128,7 +134,10 @@ class RatioSplit(Section):
 
 
 class LeaveOneOut(Section):
-    """Per user: the last row is test, the one before it valid; a user with fewer than three rows only trains."""
+    """Per user: the last row is test, the one before it valid; a user with fewer than three rows only trains.
+
+    Last by time; where data.columns.time is not given, last in the source: by file, and in a file by place.
+    """
 
     by: Literal["leave_one_out"]
 
@@ -161,6 +170,12 @@ class Data(Section):
     k_core: KCore = KCore()
     split: Annotated[RatioSplit | LeaveOneOut | GivenSplit, Field(discriminator="by")] = RatioSplit(by="ratio")
     titles: Titles | None = None
+
+    @model_validator(mode="after")
+    def _time_to_order_by(self) -> Data:
+        if isinstance(self.split, RatioSplit) and self.split.order == "time" and self.columns.time is None:
+            raise InputError("data.split.order: got 'time', takes random where data.columns.time is not given")
+        return self
 
 
 # training -----------------------------------------------------------------------------------------------------------
@@ -208,6 +223,12 @@ class Training(Section):
             raise ValueError("select_on: test or none where fit_on is train+valid")
         return self
 
+    @model_validator(mode="after")
+    def _stops_after_min_epochs(self) -> Training:
+        if self.select_on != "none" and self.min_epochs > self.epochs:  # without validation nothing stops early
+            raise InputError(f"training.min_epochs: got {self.min_epochs}, takes at most training.epochs, {self.epochs}")
+        return self
+
 
 class Evaluation(Section):
     """`ks` are cut-offs; `baselines` are ranked beside the model; `ease_l2` regularises EASE."""
@@ -223,6 +244,12 @@ class Tracking(Section):
 
     uri: str | None = None
     experiment: str = "hardneg"
+
+    @field_validator("uri")
+    @classmethod
+    def _file_is_absolute(cls, uri: str | None) -> str | None:
+        file = "sqlite:///"
+        return file + _absolute(uri.removeprefix(file)) if uri and uri.startswith(file) else uri
 
 
 class Search(Section):
@@ -265,9 +292,26 @@ class Recipe(Section):
     def _parts_exist(cls, value: Part | list[Part], info: ValidationInfo) -> Part | list[Part]:
         """With every argument filled in: what is tracked and fingerprinted is all that a part is."""
         kind = str(info.field_name)
-        if isinstance(value, list):
-            return [{"name": part.get("name"), **catalog.check(kind, part, f"{kind}.{n}")} for n, part in enumerate(value)]
-        return {"name": value.get("name"), **catalog.check(kind, value)}
+        if not isinstance(value, list):
+            return {"name": value.get("name"), **catalog.check(kind, value)}
+        parts: list[Part] = []
+        mistakes: list[str] = []
+        for n, part in enumerate(value):
+            try:
+                parts.append({"name": part.get("name"), **catalog.check(kind, part, f"{kind}.{n}")})
+            except InputError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise InputError("\n".join(mistakes))
+        return parts
+
+    @model_validator(mode="after")
+    def _rows_to_choose_on(self) -> Recipe:
+        chosen, split = self.training.select_on, self.data.split
+        if isinstance(split, RatioSplit) and chosen != "none" and not getattr(split, chosen):
+            takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]
+            raise InputError(f"training.select_on: got {chosen!r}, takes {' or '.join(takes)} where data.split.{chosen} is 0")
+        return self
 
     def fingerprint(self) -> str:
         """Twelve hex digits of what a training computes: not the name, nor what comes after it, nor where it runs."""
@@ -283,22 +327,6 @@ class Recipe(Section):
         return parse(json.loads(text))
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's plain values: `on` is text (a key of l2), 1e-3 is a number."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-
-
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads a YAML recipe and applies `a.b=value` overrides (values are YAML).
 
@@ -309,8 +337,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe {path}: not UTF-8: {error}") from error
     try:
-        tree = yaml.load(text, _Yaml)
+        tree = yaml12.load(text)
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -339,7 +369,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict | list):
             raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {node!r}, which has no keys")
     try:
-        parsed = yaml.load(value, _Yaml)
+        parsed = yaml12.load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {key}: got {value!r}, takes a YAML value") from error
     if isinstance(node, list):
@@ -349,6 +379,6 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _index(node: list[Any], name: str, key: str) -> int:
-    if not name.isdigit() or int(name) >= len(node):
+    if not name.isdecimal() or int(name) >= len(node):
         raise InputError(f"--set {key}: got {name!r}, takes a position from 0 to {len(node) - 1}")
     return int(name)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config import GivenSplit, LeaveOneOut, Recipe
+from components.config import SPLITS, GivenSplit, LeaveOneOut, Recipe
 from components.data import sources, vocabulary
 from components.data.cleaning import Counts
 from components.data.files import SourceFile
@@ -57,7 +57,7 @@ def dataset_path(recipe: Recipe, plan: SourcePlan | None = None) -> Path:
 
 def split_names(counts: Counts) -> list[str]:
     """train, valid, test, then the source's further ones (test_ood), ascending: their positions are the splits' codes."""
-    return ["train", "valid", "test", *sorted(set(counts.splits) - {"train", "valid", "test"})]
+    return [*SPLITS, *sorted(set(counts.splits) - set(SPLITS))]
 
 
 def refuse_if_empty(rows: int, counts: Counts, stage: str, rounds: Sequence[dict[str, int]] = ()) -> None:

@@ -13,14 +13,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import Data, GivenSplit
+from components.config import SPLITS, Data, GivenSplit
 from components.data import readers, values
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.errors import InputError
 
 COMPANIONS = {".item", ".user", ".kg", ".link", ".net", ".md", ".txt", ".json", ".yaml", ".yml"}  # beside a log, no log
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
-SPLITS = ("train", "valid", "test")
 HEAD_BYTES = 1 << 16  # enough rows to see what times look like
 PART_BYTES = 32 << 20  # of text, for one task
 PART_ROWS = 1 << 20  # of Parquet, for one task

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components import storage
+from components.config import SPLITS
 from components.data import interactions
 from components.data.interactions import Interactions
 from components.errors import InputError
@@ -36,5 +37,4 @@ def known(dataset: Path) -> Interactions:
 def _splits(dataset: Path) -> list[str]:
     """Splits that have rows, in the manifest's order: train, valid, test, further ones."""
     rows = storage.open_finished(dataset, "dataset")["rows"]
-    order = {"train": 0, "valid": 1, "test": 2}
-    return sorted((name for name, count in rows.items() if count), key=lambda name: (order.get(name, 3), name))
+    return [name for name in (*SPLITS, *sorted(set(rows) - set(SPLITS))) if rows.get(name)]

@@ -71,6 +71,19 @@ def changed(key: str, value: Any) -> dict[str, Any]:
             "s3://bucket/x",
             "scale.storage_path: got 's3://bucket/x', takes a path of a local or shared file system",
         ),
+        ("data.columns.item", "user_id", "data.columns.item: got 'user_id', takes another column than data.columns.user"),
+        (
+            "data.split",
+            {"by": "ratio", "order": "time"},
+            "data.split.order: got 'time', takes random where data.columns.time is not given",
+        ),
+        ("data.split.valid", 0.0, "training.select_on: got 'valid', takes test or none where data.split.valid is 0"),
+        ("training.min_epochs", 101, "training.min_epochs: got 101, takes at most training.epochs, 100"),
+        (
+            "tracking.uri",
+            "sqlite:///$NO_SUCH_FOLDER/a.db",
+            "tracking.uri: got 'sqlite:///$NO_SUCH_FOLDER/a.db', takes a path *",
+        ),
         ("name", "Bad Name", "name: got 'Bad Name', takes lower-case letters, digits and _"),
         ("speed", 9, "speed: unknown key (got 9)"),
     ],
@@ -87,6 +100,38 @@ def test_every_wrong_key_is_named_at_once() -> None:
         config.parse({**GOOD, "loss": {"name": "sampled_softmax", "temperature": -1}, "seed": "one", "extra": 1})
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["seed", "loss.temperature", "extra"]
+
+
+def test_every_wrong_negative_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse({**GOOD, "negatives": [{"name": "in_batch", "count": 3}, {"name": "uniform"}, {"name": "random"}]})
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == ["negatives.0.count", "negatives.2.name"]
+
+
+def test_rows_of_the_test_split_to_choose_on() -> None:
+    data = {"source": "log.csv", "split": {"by": "ratio", "test": 0.0}}
+    with pytest.raises(InputError, match=r"^training\.select_on: got 'test', takes valid or none where data\.split\.test is 0"):
+        config.parse({**GOOD, "data": data, "training": {"select_on": "test"}})
+
+
+def test_a_refit_may_be_shorter_than_the_least_that_a_search_for_its_length_takes() -> None:
+    training = {"fit_on": "train+valid", "select_on": "none", "epochs": 3, "min_epochs": 5}
+    assert config.parse({**GOOD, "training": training}).training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("sqlite:///runs/a.db", "sqlite:///{here}/runs/a.db"),
+        ("sqlite:////runs/a.db", "sqlite:////runs/a.db"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        (None, None),
+    ],
+)
+def test_a_tracking_file_is_where_it_is_whatever_the_working_directory(uri: str | None, wanted: str | None) -> None:
+    recipe = config.parse({**GOOD, "tracking": {"uri": uri}})
+    assert recipe.tracking.uri == (wanted and wanted.format(here=Path.cwd()))
+    assert config.Recipe.from_json(recipe.to_json()) == recipe
 
 
 def test_a_missing_section() -> None:
@@ -121,6 +166,7 @@ def test_yaml_as_people_write_it(tmp_path: Path) -> None:
     [
         ("training.epochs", "--set: got 'training.epochs', takes KEY=VALUE"),
         ("negatives.5.count=1", "--set negatives.5.count: got '5', takes a position from 0 to 0"),
+        ("negatives.²=1", "--set negatives.²: got '²', takes a position from 0 to 0"),
         ("name.first=1", "--set name.first: name is 'small', which has no keys"),
         ("loss.temperature=[", "--set loss.temperature: got '[', takes a YAML value"),
     ],
@@ -139,6 +185,9 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(InputError, match="list.yaml: got list, takes a mapping"):
         config.load(tmp_path / "list.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: é\n".encode("latin-1"))
+    with pytest.raises(InputError, match="latin.yaml: not UTF-8"):
+        config.load(tmp_path / "latin.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     with pytest.raises(InputError, match="broken.yaml: not YAML"):
         config.load(tmp_path / "broken.yaml")
