@@ -12,4 +12,20 @@ queries, which costs B x D instead of B x C. A candidate that must not count has
 gradient are exactly 0, and a row with no other candidate has loss and gradient 0.
 """
 
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
 EXCLUDED = -1e30  # finite, so that a row of nothing else gives no NaN; far below any score over any temperature
+LOWEST_TEMPERATURE = 1e-4  # far below it, the rounding of a float32 cosine, 6e-8, decides the logits
+
+
+def _not_tiny(temperature: float) -> float:
+    if temperature < LOWEST_TEMPERATURE:
+        raise ValueError(f"a number >= {LOWEST_TEMPERATURE:g}")
+    return temperature
+
+
+Temperature = Annotated[float, Field(gt=0), AfterValidator(_not_tiny)]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from components.losses import Temperature
 from components.losses._log_sum_exp import log_sum_exp
 
 
@@ -26,7 +24,7 @@ class SampledSoftmax:
     factor; optimizer.l2.reduce: mean keeps the ratio of the official sum and sum).
     """
 
-    def __init__(self, *, temperature: Annotated[float, Field(gt=0)] = 0.1, logq: bool = False) -> None:
+    def __init__(self, *, temperature: Temperature = 0.1, logq: bool = False) -> None:
         self.temperature = temperature
         self.logq = logq
 

@@ -36,6 +36,8 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     ("key", "value", "message"),
     [
         ("loss.temperature", 0, "loss.temperature: got 0, takes a number > 0"),
+        ("loss.temperature", 1e-9, "loss.temperature: got 1e-09, takes a number >= 0.0001"),
+        ("loss.temperature", -0.1, "loss.temperature: got -0.1, takes a number > 0"),
         ("loss.temperature", "hot", "loss.temperature: got 'hot', takes a finite number"),
         ("loss.temperature", float("nan"), "loss.temperature: got nan, takes a finite number"),
         ("loss.temperature", "0.1", "loss.temperature: got '0.1', takes a finite number"),
