@@ -104,8 +104,8 @@ def quantiles(lengths: Counter[int]) -> dict[str, float]:
 def popularity(degree: Ints) -> dict[str, float | None]:
     """How unequal items are in train: shares of the most popular, Gini's coefficient, and the slope of a power law.
 
-    gini = sum_i (2 i - n - 1) d_(i) / (n sum d), d ascending. `slope` is that of log degree over log rank, least squares on
-    the items of positive degree in the top half of ranks (the tail bends down in every log); null with fewer than ten.
+    `slope` is that of log degree over log rank, least squares on the items of positive degree in the top half of ranks (the
+    tail bends down in every log); null with fewer than ten.
     """
     ascending = np.sort(degree)
     n, total = len(degree), int(degree.sum())
@@ -119,6 +119,12 @@ def popularity(degree: Ints) -> dict[str, float | None]:
     return {
         "top_1_percent_share": float(ascending[n - max(1, round(n * 0.01)) :].sum() / total),
         "top_10_percent_share": float(ascending[n - max(1, round(n * 0.1)) :].sum() / total),
-        "gini": float((2 * np.arange(1, n + 1) - n - 1) @ ascending / (n * total)),
+        "gini": gini(degree),
         "slope": slope,
     }
+
+
+def gini(counts: Ints) -> float:
+    """sum_r (2 r - n - 1) c_(r) / (n sum c), c_(r) ascending: 0 if all n are alike, 1 - 1/n if one is all. Not of nothing."""
+    n = len(counts)
+    return int((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts)) / (n * int(counts.sum()))

@@ -74,16 +74,14 @@ def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[i
     ranker = Ranker(scorer, task.seen, ks[-1])
     values = {name: [np.zeros(0)] for name in names}
     for number in tiles:
-        users_T = task.tile(number)
-        items_TK, _ = ranker.top(users_T, keep=task.truth)
-        found = metrics.per_user(*task.hits(users_T, items_TK), ks)
+        table = evaluate_tile(ranker, task, number, ks)
         for name, parts in values.items():
-            parts.append(found[name])
+            parts.append(table[name].to_numpy())
     return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 class Summary:
-    """Accumulates tiles' tables in any order, or merges with another; its result is the same bits either way.
+    """Accumulates tiles' tables; its result is the same bits in any order.
 
     Args:
         degrees_I: training interactions of each item.
@@ -108,15 +106,6 @@ class Summary:
             shares_TG = metrics.group_hits(listed, hits_TK[:, :k], self.group_I, GROUPS) / relevant_T1
             for total, share_T in zip(self.groups[k], shares_TG.T, strict=True):
                 total.add(share_T)
-
-    def merge(self, other: Summary) -> None:
-        assert self.ks == other.ks, f"summaries at {self.ks} and at {other.ks}"
-        for name, total in self.means.items():
-            total.merge(other.means[name])
-        for k in self.ks:
-            self.counts[k] += other.counts[k]
-            for mine, theirs in zip(self.groups[k], other.groups[k], strict=True):
-                mine.merge(theirs)
 
     @property
     def num_users(self) -> int:

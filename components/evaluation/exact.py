@@ -12,7 +12,7 @@ LOW = 27  # bits of the mantissa's lower half: halves of 2**36 values fit an int
 
 
 class ExactSum:
-    """The exact sum of float64 values, rounded once, at the end; merging is adding whole numbers."""
+    """The exact sum of float64 values, rounded once, at the end."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -27,10 +27,6 @@ class ExactSum:
             here = exponent == e
             self._total += ((int(high[here].sum()) << LOW) + int(low[here].sum())) << (int(e) - 53 + SCALE)
         self.count += len(values)
-
-    def merge(self, other: ExactSum) -> None:
-        self.count += other.count
-        self._total += other._total
 
     def mean(self) -> float:
         """The float64 nearest to the true mean; 0 of nothing."""

@@ -13,6 +13,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from components.data.statistics import gini
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -96,7 +98,7 @@ def catalogue(counts_I: Counts, degrees_I: Counts, k: int) -> dict[str, float]:
     """What the lists of all users together recommend; c_i = lists that hold item i, d_i = its training interactions.
 
     coverage@K             = |{i: c_i > 0}| / I
-    gini@K                 = sum_r (2r - I - 1) c_(r) / (I sum c), c_(r) ascending: 0 if all alike, 1 - 1/I if one item is all
+    gini@K                 = that of c                                           (components.data.statistics)
     mean_popularity@K      = sum c_i d_i / sum c
     mean_popularity_rank@K = sum c_i rank_i / sum c                              (`popularity_ranks`: 1 = most popular)
     tail_share@K           = sum_{i in tail} c_i / sum c                         (`tail`)
@@ -106,11 +108,10 @@ def catalogue(counts_I: Counts, degrees_I: Counts, k: int) -> dict[str, float]:
     total, size = int(counts_I.sum()), len(counts_I)
     sums = {"coverage": 0.0, "gini": 0.0, "mean_popularity": 0.0, "mean_popularity_rank": 0.0, "tail_share": 0.0}
     if total:
-        weight_I = 2 * np.arange(1, size + 1) - size - 1
         twice_rank_I = (2 * popularity_ranks(degrees_I)).astype(np.int64)
         sums = {
             "coverage": int((counts_I > 0).sum()) / size,
-            "gini": int(weight_I @ np.sort(counts_I)) / (size * total),
+            "gini": gini(counts_I),
             "mean_popularity": int(counts_I @ degrees_I) / total,
             "mean_popularity_rank": int(counts_I @ twice_rank_I) / (2 * total),
             "tail_share": int(counts_I[tail(degrees_I)].sum()) / total,
