@@ -30,7 +30,7 @@ Rows = Sequence[int] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Interactions:
-    """Rows (user, item) sorted by user; `offsets[u]:offsets[u+1]` are the rows of user u, in the order of time."""
+    """Rows (user, item) sorted by user; `offsets[u]:offsets[u+1]` are the rows of user u, in their order (`load`)."""
 
     num_users: int
     num_items: int
@@ -68,6 +68,9 @@ class Interactions:
 def load(dataset: Path, *splits: str) -> Interactions:
     """The rows of one or several splits together, memory-mapped from this node's cache (HARDNEG_CACHE, else temporary).
 
+    A user's rows are in the order of time, those of one moment in the order of `splits`; where the dataset has no time, split
+    after split, each in the order of the source.
+
     The first process of a node to ask writes the cache, shard by shard; the others wait for it and map the same pages. What
     is cached goes by the manifest's checksum, and with it by that of every file.
 
@@ -76,18 +79,19 @@ def load(dataset: Path, *splits: str) -> Interactions:
     """
     manifest = storage.open_finished(dataset, "dataset")
     home = Path(os.environ.get("HARDNEG_CACHE") or Path(tempfile.gettempdir()) / f"hardneg-{os.getuid()}")
-    folder = home / f"{storage.digest(dataset / storage.MANIFEST)[:16]}-{'+'.join(splits)}"
+    by_time = manifest["has_time"] and len(splits) > 1  # one split has its order already
+    folder = home / f"{storage.digest(dataset / storage.MANIFEST)[:16]}-{'+'.join(splits)}{'-by_time' * by_time}"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / f".{folder.name}.lock").open("w") as one_writer:
         fcntl.flock(one_writer, fcntl.LOCK_EX)
         if not folder.is_dir():
-            _write_cache(dataset, splits, folder, manifest["num_users"])
+            _write_cache(dataset, splits, folder, manifest["num_users"], by_time)
     mapped = "r" if (folder / "users.npy").stat().st_size > 128 else None  # an empty array cannot be mapped
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mapped) for name in ("users", "items", "offsets")}
     return Interactions(manifest["num_users"], manifest["num_items"], **arrays)  # pyright: ignore[reportArgumentType]
 
 
-def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: int) -> None:
+def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: int, by_time: bool) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     partial.mkdir()
@@ -98,9 +102,9 @@ def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: 
     counts = np.zeros(num_users + 1, np.int64)
     at = 0
     for shard in files:
-        table = pa.concat_tables(pq.read_table(f, columns=["user", "item"]) for f in shard)
+        table = pa.concat_tables(pq.read_table(f, columns=["user", "item", "time"][: 2 + by_time]) for f in shard)
         shard_users = table["user"].to_numpy()
-        order = np.argsort(shard_users, kind="stable")  # a user's train rows come before its valid rows
+        order = np.lexsort([table["time"].to_numpy(), shard_users] if by_time else [shard_users])  # stable
         users[at : at + len(order)] = shard_users[order]
         items[at : at + len(order)] = table["item"].to_numpy()[order]
         ids, degrees = np.unique(shard_users, return_counts=True)

@@ -31,7 +31,15 @@ def dataset(tmp_path, monkeypatch) -> Path:
         pq.write_table(table, folder / name / "part-00000.parquet")
     counts = {name: len(rows) for name, rows in ROWS.items()}
     storage.finish(
-        folder, {"kind": "dataset", "fingerprint": "f", "num_users": 2, "num_items": 5, "rows": {**counts, "empty": 0}}
+        folder,
+        {
+            "kind": "dataset",
+            "fingerprint": "f",
+            "has_time": False,
+            "num_users": 2,
+            "num_items": 5,
+            "rows": {**counts, "empty": 0},
+        },
     )
     return folder
 
