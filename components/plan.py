@@ -11,11 +11,13 @@ import pyarrow as pa
 import torch
 
 from components import catalog, storage
-from components.config import Recipe
-from components.data import cleaning, sources
+from components.config import GivenSplit, Recipe
+from components.data import cleaning, manifest, sources
 from components.data.arrow import pc
+from components.data.cleaning import Counts
 from components.data.interactions import Interactions
-from components.data.manifest import dataset_path
+from components.errors import InputError
+from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
 from components.training.batches import steps_per_epoch
@@ -24,29 +26,33 @@ from components.training.loop import Trainer
 
 SAMPLE_BYTES = 32 * 2**20
 COPIES = 4  # of every parameter: weight, gradient and Adam's two moments
+VECTOR_COPIES = 3  # of looked-up rows, and of what is made of them, at the peak of the backward pass (measured)
+AT_LEAST, AT_MOST = "at least ", "at most "
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """`source` says how they are known."""
+    """`source` says how they are known; `rows_are` and `ids_are` (users and items), whether exactly or as a bound."""
 
     rows: int
     users: int
     items: int
     source: str
-    at_least: bool = False
+    rows_are: str = ""
+    ids_are: str = ""
 
 
 def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Checks the source, builds every part and takes one step on a small log; then yields the plan, line by line.
 
     Raises:
-        InputError: the source, a column or a part's argument is wrong; nothing was written.
+        InputError: the source, a column or a part's argument is wrong, or no row is left to train or to choose an epoch on;
+            nothing was written.
     """
     source = sources.inspect(recipe.data)
     trainer = _try_parts(recipe)
     sizes = _sizes(recipe, source)
-    if not sizes.at_least:
+    if sizes.ids_are != AT_LEAST:
         cut_offs = {
             "training.metric": int(recipe.training.metric.partition("@")[2]),
             "evaluation.ks": max(recipe.evaluation.ks),
@@ -54,22 +60,41 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
             check_k(k, sizes.items, name)
     parameters = _parameters(recipe, sizes)
-    scale, batch_size = recipe.scale, recipe.training.batch_size
-    width = 8 if recipe.training.precision == "float64" else 4
-    candidates = sum(source.candidates_of_a_row(batch_size) for source in trainer.sources)
-    scores = math.ceil(batch_size / scale.num_workers) * candidates * width * 2  # and as much for the backward pass
+    rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
+    index_is = rows_are if rows_are == ids_are else "about "
+    index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in trainer.sources)
     yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
-    yield "sizes", f"{sizes.rows:,} training rows, {sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
-    yield "parameters", f"{parameters:,}"
+    ids = f"{ids_are}{sizes.users:,} users, {ids_are}{sizes.items:,} items"
+    yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
+    yield "parameters", f"{ids_are}{parameters:,}"
     yield (
         "memory",
-        (
-            f"{_mib(parameters * width * COPIES)} of tables and Adam, {_mib(scores)} of scores, {_mib(sizes.rows * 8)} "
-            f"of order, each of {scale.num_workers} workers; {_mib(sizes.rows * 8)} of rows mapped once per node"
-        ),
+        f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer)}, "
+        f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of the sources' indices, "
+        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
     )
-    yield "steps", f"{steps_per_epoch(sizes.rows, batch_size):,} per epoch of global batch {batch_size:,}"
+    yield "steps", f"{rows_are}{steps_per_epoch(sizes.rows, batch_size):,} per epoch of global batch {batch_size:,}"
     yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.select_on}"
+
+
+def _width(recipe: Recipe) -> int:
+    return 8 if recipe.training.precision == "float64" else 4
+
+
+def _of_a_step(recipe: Recipe, trainer: Trainer) -> str:
+    """The scores of a worker's rows, and the vectors of their candidates: of each row, or of a pool that all rows share."""
+    batch_size = recipe.training.batch_size
+    rows = math.ceil(batch_size / recipe.scale.num_workers)
+    batch = next(trainer.batches())
+    positive = trainer.encoder.items(batch.items_B)  # pyright: ignore[reportCallIssue]
+    kinds = 1 if positive.vectors is positive.rows else 2
+    scores = vectors = 0
+    for source in trainer.sources:
+        per_row = source(batch, positive.vectors).items.dim() == 2
+        candidates = source.candidates_of_a_row(batch_size)
+        scores += rows * candidates * 2  # and as much for the backward pass
+        vectors += (rows if per_row else 1) * candidates * positive.vectors.shape[1] * kinds * VECTOR_COPIES
+    return f"{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
 
 
 def _mib(count: float) -> str:
@@ -88,26 +113,54 @@ def _try_parts(recipe: Recipe) -> Trainer:
     small = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 8})})
     trainer = Trainer(small, log, Task(log, log), Workers(), torch.device("cpu"))
     loss = float(trainer.step(next(trainer.batches())))
-    assert math.isfinite(loss), f"one step on a small log gave the loss {loss}"
+    if not math.isfinite(loss):
+        raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
     return trainer
 
 
 def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
-    folder = dataset_path(recipe)
+    folder, fit_on = manifest.dataset_path(recipe, source), recipe.training.fit_on.split("+")
     if storage.is_finished(folder):
         found = storage.open_finished(folder, "dataset")
-        rows = sum(found["rows"][split] for split in recipe.training.fit_on.split("+"))
+        if recipe.training.select_on != "none":
+            splits.require(folder, recipe.training.select_on, "training.select_on")
+        rows = sum(found["rows"][split] for split in fit_on)
         return Sizes(rows, found["num_users"], found["num_items"], f"prepared: {folder}")
-    users, items, read, taken = [], [], 0, 0
+    places = {sources.file_split(recipe.data, file) for file in source.files}
+    if None not in places:
+        _check_selection(recipe, places)
+    users, items, counts, taken = [], [], Counts(), 0
     for part in source.parts():
         for block in cleaning.clean_part(part, recipe.data, source):
             users.append(pc.unique(block.kept["user"]))
             items.append(pc.unique(block.kept["item"]))
-            read += block.counts.kept
+            counts += block.counts
             taken += block.kept.nbytes
             if taken > SAMPLE_BYTES:
-                return Sizes(read, _distinct(users), _distinct(items), "not prepared: at least, in the first part", True)
-    return Sizes(read, _distinct(users), _distinct(items), "not prepared: at most, before repeats, k-core and splits")
+                rows, rows_are = (counts.kept, AT_LEAST) if source.rows is None else (source.rows, AT_MOST)
+                known = "not prepared: as its first rows tell"
+                return Sizes(rows, _distinct(users), _distinct(items), known, rows_are, AT_LEAST)
+    manifest.refuse_if_empty(counts.kept, counts, "cleaning")
+    rows = counts.kept
+    if recipe.data.split.by == "given":
+        manifest.refuse_if_empty(counts.splits["train"], counts, "cleaning that is in train")
+        _check_selection(recipe, set(counts.splits))
+        rows = sum(counts.splits[split] for split in fit_on)
+    known = "not prepared: before repeats, k-core and splits"
+    return Sizes(rows, _distinct(users), _distinct(items), known, AT_MOST, AT_MOST)
+
+
+def _check_selection(recipe: Recipe, given: set[str | None]) -> None:
+    """Refuses to choose on a split that a source, which gives its splits, does not have."""
+    chosen, split = recipe.training.select_on, recipe.data.split
+    assert isinstance(split, GivenSplit), "other splits are cut from any source"
+    cut = {"valid"} if split.valid_fraction else set()
+    takes = [*(name for name in ("valid", "test") if name in given | cut), "none"]
+    if chosen not in takes:
+        more = ", and data.split.valid_fraction is 0" if chosen == "valid" else ""
+        raise InputError(
+            f"training.select_on: got {chosen!r}, takes {' or '.join(takes)}: data.source has no rows of {chosen}{more}"
+        )
 
 
 def _distinct(parts: list[pa.Array]) -> int:

@@ -49,10 +49,6 @@ class SourcePlan:
     def estimated_rows(self) -> int:
         return sum(file.bytes // BYTES_PER_ROW if file.rows is None else file.rows for file in self.files)
 
-    @property
-    def columns(self) -> list[str]:
-        return sorted({name for file in self.files for name in file.columns})
-
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
         parts: list[Part] = []

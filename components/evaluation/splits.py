@@ -20,13 +20,23 @@ def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     Raises:
         InputError: the dataset has no such split, or no row in it.
     """
-    names = _splits(dataset)
-    held_out = [name for name in names if name != "train"]
-    if split not in held_out:
-        raise InputError(f"{name}: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
+    names = require(dataset, split, name)
     is_validation = split.partition("_")[0] == "valid"
     seen = ["train"] if is_validation else [name for name in names if name != split]
     return Task(interactions.load(dataset, split), interactions.load(dataset, *seen))
+
+
+def require(dataset: Path, split: str, name: str) -> list[str]:
+    """The dataset's splits, of which `split` is one that is held out and has rows.
+
+    Raises:
+        InputError: it is not; `name` is the key that asks for it.
+    """
+    names = _splits(dataset)
+    held_out = [known for known in names if known != "train"]
+    if split not in held_out:
+        raise InputError(f"{name}: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
+    return names
 
 
 def known(dataset: Path) -> Interactions:

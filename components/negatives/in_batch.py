@@ -55,6 +55,10 @@ class InBatch:
         """As many as the global batch has rows."""
         return rows
 
+    def index_bytes(self, rows: int, users: int, items: int) -> int:
+        """Each item's share, and what finds the seen."""
+        return 16 * items
+
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows.
 

@@ -62,6 +62,10 @@ class Uniform:
         """The same whatever the rows of the global batch."""
         return self.count
 
+    def index_bytes(self, rows: int, users: int, items: int) -> int:
+        """What finds the seen; where a row draws from the unseen, its own copy of the log."""
+        return 8 * items + (0 if self._unseen is None else 8 * (rows + users))
+
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item that may be drawn is drawn for a row: count / items that may be; [], or [B, 1] if they differ."""
         if self._unseen is None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 
-from components import config, plan
+from components import config, plan, storage
+from components.data import manifest
 from components.errors import InputError
+from components.training.loop import Trainer
 
 
 def recipe_of(folder: Path, **sections: Any) -> config.Recipe:
@@ -29,17 +33,106 @@ def recipe_of(folder: Path, **sections: Any) -> config.Recipe:
 
 def test_sizes_parameters_memory_and_steps(tmp_path: Path) -> None:
     told = dict(plan.of(recipe_of(tmp_path)))
-    assert told["sizes"].startswith("150 training rows, 50 users, 20 items (not prepared: at most")
-    assert told["parameters"] == str((50 + 20) * 8)
-    assert told["steps"] == "4 per epoch of global batch 40"
+    assert told["sizes"].startswith(
+        "at most 150 training rows, at most 50 users, at most 20 items (not prepared: before repeats"
+    )
+    assert told["parameters"] == f"at most {(50 + 20) * 8}"
+    assert told["steps"] == "at most 4 per epoch of global batch 40"
     scores = 20 * (40 + 30) * 4 * 2  # rows of a worker x candidates x bytes, and the backward pass
     assert f"{scores / 2**20:.1f} MiB of scores" in told["memory"]
     assert not (tmp_path / "runs").exists()  # it computes nothing else
 
 
+@pytest.mark.parametrize(("similarity", "copies"), [("cosine", 6), ("dot", 3)])
+def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: Path, similarity: str, copies: int) -> None:
+    settings = {
+        "encoder": {"name": "mf", "dim": 512, "train_similarity": similarity},
+        "negatives": [{"name": "uniform", "count": 700}, {"name": "uniform", "count": 900, "per": "row"}],
+    }
+    memory = dict(plan.of(recipe_of(tmp_path, **settings)))["memory"]
+    vectors = (700 + 20 * 900) * 512 * 4 * copies  # a pool, and candidates of each of a worker's 20 rows
+    assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
+    index = 8 * 20 + 8 * 20 + 8 * (150 + 50)
+    assert f"at most {index / 2**20:.1f} MiB of the sources' indices" in memory
+
+
+@pytest.mark.parametrize(("name", "rows", "rows_are"), [("log.csv", None, "at least "), ("log.parquet", "150", "at most ")])
+def test_a_sample_is_said_to_be_one_in_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: str | None, rows_are: str
+) -> None:
+    monkeypatch.setattr(plan, "SAMPLE_BYTES", 100)
+    recipe_of(tmp_path)
+    pq.write_table(pacsv.read_csv(tmp_path / "log.csv"), tmp_path / "log.parquet")
+    told = dict(plan.of(recipe_of(tmp_path, data={"source": str(tmp_path / name)})))
+    assert told["sizes"].startswith(f"{rows_are}{rows or ''}")
+    assert told["sizes"].count("at least ") == (3 if rows is None else 2), "users and items are of the sample alone"
+    assert told["parameters"].startswith("at least ")
+    assert told["steps"].startswith(rows_are)
+    assert told["memory"].startswith("at least ")
+    assert f"{rows_are}0.0 MiB of order" in told["memory"]
+    assert f"{rows_are}0.0 MiB of rows mapped" in told["memory"]
+
+
+def finished(recipe: config.Recipe, **rows: int) -> config.Recipe:
+    """The recipe, whose dataset is there as far as a plan looks."""
+    folder = manifest.dataset_path(recipe)
+    folder.mkdir(parents=True)
+    storage.finish(folder, {"kind": "dataset", "num_users": 40, "num_items": 20, "rows": rows})
+    return recipe
+
+
+def test_what_is_prepared_is_said_exactly(tmp_path: Path) -> None:
+    told = dict(plan.of(finished(recipe_of(tmp_path), train=90, valid=5, test=0)))
+    assert told["sizes"].startswith("90 training rows, 40 users, 20 items (prepared: ")
+    assert (told["parameters"], told["steps"]) == (str((40 + 20) * 8), "3 per epoch of global batch 40")
+    assert "at " not in told["memory"]
+
+
+def test_a_prepared_dataset_without_rows_to_choose_on_is_refused(tmp_path: Path) -> None:
+    recipe = finished(recipe_of(tmp_path, training={"batch_size": 40, "select_on": "test"}), train=90, valid=5, test=0)
+    with pytest.raises(InputError, match=r"^training\.select_on: got 'test', takes one of valid"):
+        list(plan.of(recipe))
+
+
+@pytest.mark.parametrize(("valid_fraction", "refused"), [(0.0, True), (0.1, False)])
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_source_that_gives_no_rows_to_choose_on_is_refused(
+    tmp_path: Path, valid_fraction: float, refused: bool, by_file: bool
+) -> None:
+    rows = [f"{u},{(u + n) % 20}" for u in range(9) for n in range(3)]
+    text = ["user_id,item_id,split", *(f"{row},{'test' if n % 3 == 2 else 'train'}" for n, row in enumerate(rows))]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(text))
+    source = {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")} if by_file else str(tmp_path / "train.csv")
+    given = {"source": source, "split": {"by": "given", "valid_fraction": valid_fraction}}
+    recipe = recipe_of(tmp_path, data=given, evaluation={"ks": [5], "recommend_k": 5}, training={"metric": "recall@5"})
+    if not refused:
+        wanted = 27 if by_file else 18
+        assert dict(plan.of(recipe))["sizes"].startswith(f"at most {wanted} training rows")
+        return
+    with pytest.raises(
+        InputError, match=r"^training\.select_on: got 'valid', takes test or none: data\.source has no rows of v"
+    ):
+        list(plan.of(recipe))
+
+
+def test_a_loss_that_is_no_number_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "step", lambda *_: float("nan"))
+    with pytest.raises(InputError, match=r"^loss: got nan from one step"):
+        list(plan.of(recipe_of(tmp_path)))
+
+
 def test_rules_are_applied_to_what_is_counted(tmp_path: Path) -> None:
     data = {"source": str(tmp_path / "log.csv"), "keep": [{"column": "rating", "above": 0}]}
-    assert dict(plan.of(recipe_of(tmp_path, data=data)))["sizes"].startswith("100 training rows")
+    assert dict(plan.of(recipe_of(tmp_path, data=data)))["sizes"].startswith("at most 100 training rows")
+
+
+def test_rules_that_leave_no_row_are_refused_with_what_they_took(tmp_path: Path) -> None:
+    data = {"source": str(tmp_path / "log.csv"), "keep": [{"column": "rating", "above": 2}]}
+    with pytest.raises(
+        InputError, match=r"^data: no row is left after cleaning: read 150, kept 0\n.*150 fail 'rating above 2'"
+    ):
+        list(plan.of(recipe_of(tmp_path, data=data)))
 
 
 @pytest.mark.parametrize(

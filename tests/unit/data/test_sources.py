@@ -102,7 +102,7 @@ def test_ids_of_a_useless_type_are_refused(tmp_path: Path) -> None:
 
 def test_a_footer_tells_rows_and_text_does_not(tmp_path: Path) -> None:
     plan = inspect(table(tmp_path, user_id=[1, 2], item_id=[3, 4]))
-    assert (plan.rows, plan.bytes, plan.columns) == (2, (tmp_path / "log.parquet").stat().st_size, ["item_id", "user_id"])
+    assert (plan.rows, plan.bytes) == (2, (tmp_path / "log.parquet").stat().st_size)
     assert inspect(file(tmp_path, "user_id,item_id\n1,2\n")).rows is None
 
 
