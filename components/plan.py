@@ -138,7 +138,7 @@ def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
             taken += block.kept.nbytes
             if taken > SAMPLE_BYTES:
                 rows, rows_are = (counts.kept, AT_LEAST) if source.rows is None else (source.rows, AT_MOST)
-                known = "not prepared: as its first rows tell"
+                known = "not prepared: of its first rows, before repeats, k-core and splits"
                 return Sizes(rows, _distinct(users), _distinct(items), known, rows_are, AT_LEAST)
     manifest.refuse_if_empty(counts.kept, counts, "cleaning")
     rows = counts.kept
