@@ -1,8 +1,9 @@
-"""Every part of a kind obeys the same rules; a new file is found by its name and held to them."""
+"""Every part of a kind obeys the same rules, with every choice it offers; a new file is found by its name and held to them."""
 
 from __future__ import annotations
 
-from typing import Any
+import typing
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,13 +15,34 @@ from components.training.collectives import Workers
 from tests.worlds import small_log
 
 TRAIN = small_log().seen
-LOSSES, ENCODERS, SOURCES = (catalog.names(kind) for kind in ("loss", "encoder", "negatives"))
+Spec = dict[str, Any]
 
 
-def test_there_are_parts() -> None:
-    assert LOSSES
-    assert ENCODERS
-    assert len(SOURCES) >= 2
+def specs(kind: str) -> list[Spec]:
+    """Every part of a kind as it is, and with each other value of its switches and choices."""
+    found: list[Spec] = []
+    for name in catalog.names(kind):
+        found.append({"name": name})
+        hints = typing.get_type_hints(catalog.find(kind, name).__init__)
+        for option, default in catalog.check(kind, {"name": name}).items():
+            hint = hints[option]
+            values = (True, False) if hint is bool else typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+            found += [{"name": name, option: value} for value in values if value != default]
+    return found
+
+
+LOSSES, ENCODERS, SOURCES = (specs(kind) for kind in ("loss", "encoder", "negatives"))
+
+
+def of(kind: list[Spec]) -> Any:
+    return pytest.mark.parametrize("spec", kind, ids=lambda spec: " ".join(map(str, spec.values())))
+
+
+def test_there_are_parts_and_choices() -> None:
+    assert {"name": "sampled_softmax", "logq": True} in LOSSES
+    assert {"name": "mf", "score_similarity": "dot"} in ENCODERS
+    assert {"name": "uniform", "per": "row"} in SOURCES
+    assert len(SOURCES) >= 6
 
 
 def batch_of(rows: int = 32) -> Batch:
@@ -28,9 +50,10 @@ def batch_of(rows: int = 32) -> Batch:
 
 
 def fold(loss: Any, positive_B: torch.Tensor, *tiles: torch.Tensor) -> torch.Tensor:
-    state = loss.start(positive_B / loss.temperature)
+    state = loss.start(positive_B / loss.temperature, torch.zeros(len(positive_B)) if loss.logq else None)
     for tile in tiles:
-        state = loss.add(state, torch.where(tile == EXCLUDED, tile, tile / loss.temperature))
+        log_count_T = torch.zeros(tile.shape[1]) if loss.logq else None
+        state = loss.add(state, torch.where(tile == EXCLUDED, tile, tile / loss.temperature), log_count_T)
     return loss.finish(state)
 
 
@@ -40,10 +63,10 @@ def scores(rows: int, columns: int, dtype: torch.dtype = torch.float64) -> tuple
     return drawn[:, 0].to(dtype), drawn[:, 1:].to(dtype)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@of(LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_loss_is_finite_at_the_lowest_temperatures(name: str, dtype: torch.dtype) -> None:
-    loss = catalog.build("loss", {"name": name})
+def test_a_loss_is_finite_at_the_lowest_temperatures(spec: Spec, dtype: torch.dtype) -> None:
+    loss = catalog.build("loss", spec)
     loss.temperature = 0.01
     positive_B, scores_BT = scores(8, 20, dtype)
     scores_BT.requires_grad_()
@@ -54,9 +77,9 @@ def test_a_loss_is_finite_at_the_lowest_temperatures(name: str, dtype: torch.dty
     assert torch.isfinite(scores_BT.grad).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_an_excluded_candidate_does_not_count(name: str) -> None:
-    loss = catalog.build("loss", {"name": name})
+@of(LOSSES)
+def test_an_excluded_candidate_does_not_count(spec: Spec) -> None:
+    loss = catalog.build("loss", spec)
     positive_B, scores_BT = scores(6, 9)
     scores_BT[:, 4] = EXCLUDED
     scores_BT[5] = EXCLUDED  # nothing left
@@ -70,47 +93,48 @@ def test_an_excluded_candidate_does_not_count(name: str) -> None:
     assert torch.allclose(value_B[:5].detach(), fold(loss, positive_B[:5], rest), rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_neither_order_nor_tiles_matter(name: str) -> None:
-    loss = catalog.build("loss", {"name": name})
+@of(LOSSES)
+def test_neither_order_nor_tiles_matter(spec: Spec) -> None:
+    loss = catalog.build("loss", spec)
     positive_B, scores_BT = scores(6, 12)
     whole = fold(loss, positive_B, scores_BT)
     assert torch.allclose(fold(loss, positive_B, scores_BT.flip(1)), whole, rtol=1e-13)
     assert torch.allclose(fold(loss, positive_B, *scores_BT.split([5, 4, 3], dim=1)), whole, rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_losss_gradient_is_that_of_its_value(name: str) -> None:
-    loss = catalog.build("loss", {"name": name})
+@of(LOSSES)
+def test_a_losss_gradient_is_that_of_its_value(spec: Spec) -> None:
+    loss = catalog.build("loss", spec)
     inputs = tuple(tensor.requires_grad_() for tensor in scores(3, 4))
     assert torch.autograd.gradcheck(lambda p, s: fold(loss, p, s), inputs)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_depends_on_its_generator_alone(name: str) -> None:
-    made = [catalog.build("encoder", {"name": name}, TRAIN, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+@of(ENCODERS)
+def test_an_encoder_depends_on_its_generator_alone(spec: Spec) -> None:
+    made = [catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     same, other = ([a.equal(b) for a, b in zip(made[0].parameters(), made[n].parameters(), strict=True)] for n in (1, 2))
     assert same
     assert all(same)
     assert not any(other)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoders_scores_are_of_every_user_and_item(name: str) -> None:
-    encoder = catalog.build("encoder", {"name": name}, TRAIN, torch.Generator().manual_seed(1))
+@of(ENCODERS)
+def test_an_encoders_scores_are_of_every_user_and_item(spec: Spec) -> None:
+    encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1))
     users_UD, items_ID = encoder.scoring_tables()
     assert users_UD.shape[0] == TRAIN.num_users
     assert items_ID.shape[0] == TRAIN.num_items
     assert users_UD.shape[1] == items_ID.shape[1]
     assert not users_UD.requires_grad
+    assert not items_ID.requires_grad
     batch = batch_of()
     assert encoder.queries(batch).vectors.shape == (32, users_UD.shape[1])
     assert encoder.items(batch.items_B.view(4, 8)).vectors.shape == (4, 8, users_UD.shape[1])
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_source_draws_known_items_by_its_key_alone(name: str) -> None:
-    source = catalog.build("negatives", {"name": name}, TRAIN, Workers(), "negatives.0")
+@of(SOURCES)
+def test_a_source_draws_known_items_by_its_key_alone(spec: Spec) -> None:
+    source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
     batch, positives_BD = batch_of(), torch.zeros(32, 4)
     first, again = (source(batch, positives_BD) for _ in range(2))
     assert torch.equal(first.items, again.items)
@@ -119,4 +143,16 @@ def test_a_source_draws_known_items_by_its_key_alone(name: str) -> None:
     assert first.items.shape[-1] == source.candidates_of_a_row(32)
     expected = source.expected_count(batch, first.items)
     assert (expected > 0).all()
-    assert isinstance(source.excludes_positive, bool)
+    assert isinstance(source.exclude, str)
+    assert source.index_bytes(rows=1000, users=10, items=10) >= source.index_bytes(rows=10, users=10, items=10) >= 0
+
+
+@of(SOURCES)
+def test_a_source_says_whether_a_rows_own_positive_can_count(spec: Spec) -> None:
+    source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
+    batch = batch_of()
+    candidates = source(batch, torch.zeros(32, 4))
+    own = (candidates.items == batch.items_B[:, None]).clone()
+    if candidates.excluded is not None:
+        own[candidates.excluded] = False
+    assert own.any() != source.excludes_positive

@@ -25,11 +25,12 @@ def test_the_loss_in_five_lines_is_one(tmp_path: Path, monkeypatch: pytest.Monke
         assert done.returncode == 0, done.stdout
     monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])  # as if it lay in components/losses
     monkeypatch.setattr(catalog, "names", lambda kind: ["bpr"])
-    contract.test_a_loss_is_finite_at_the_lowest_temperatures("bpr", torch.float32)
-    contract.test_an_excluded_candidate_does_not_count("bpr")
-    contract.test_neither_order_nor_tiles_matter("bpr")
-    contract.test_a_losss_gradient_is_that_of_its_value("bpr")
-    loss = catalog.build("loss", {"name": "bpr"})
+    spec = {"name": "bpr"}
+    contract.test_a_loss_is_finite_at_the_lowest_temperatures(spec, torch.float32)
+    contract.test_an_excluded_candidate_does_not_count(spec)
+    contract.test_neither_order_nor_tiles_matter(spec)
+    contract.test_a_losss_gradient_is_that_of_its_value(spec)
+    loss = catalog.build("loss", spec)
     positive_B = torch.tensor([0.7, 0.1], dtype=torch.float64)
     scores_BT = torch.tensor([[0.5, 0.2], [-1e30, 0.4]], dtype=torch.float64, requires_grad=True)
     value_B = loss.finish(loss.add(loss.start(positive_B), scores_BT))
