@@ -232,12 +232,18 @@ class Search(Section):
 
 
 class Scale(Section):
-    """Where and how wide: nothing here changes a result beyond rounding."""
+    """Where and how wide: nothing here changes a result beyond rounding.
+
+    `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
+    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster.
+    """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)
     num_workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Positive = 1
+    memory_per_worker_gib: Annotated[float, Field(gt=0)] = 4.0
+    driver_cpus: Annotated[float, Field(ge=0)] = 0.0
     max_failures: Annotated[int, Field(ge=0)] = 2
 
 
@@ -299,25 +305,40 @@ _Yaml.add_implicit_resolver(
 )
 
 
+ENVIRONMENT = "env:"
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a YAML recipe and applies `a.b=value` overrides (values are YAML).
+    """Reads a YAML recipe, or as `env:NAME` the JSON in that environment variable; applies `a.b=value` overrides (YAML).
 
     Raises:
         InputError: names each wrong key in full, what it got and what it takes.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"recipe {path}: {error.strerror}") from error
-    try:
-        tree = yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path}: not YAML: {error}") from error
+    tree = _from_environment(str(path)) if str(path).startswith(ENVIRONMENT) else _from_file(path)
     if not isinstance(tree, dict):
         raise InputError(f"recipe {path}: got {type(tree).__name__}, takes a mapping of sections")
     for override in overrides:
         _override(tree, override)
     return parse(tree)
+
+
+def _from_file(path: str | Path) -> Any:
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+    except OSError as error:
+        raise InputError(f"recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path}: not YAML: {error}") from error
+
+
+def _from_environment(path: str) -> Any:
+    text = os.environ.get(path.removeprefix(ENVIRONMENT))
+    if text is None:
+        raise InputError(f"recipe {path}: no such environment variable")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"recipe {path}: not JSON: {error}") from error
 
 
 def parse(tree: dict[str, Any]) -> Recipe:

@@ -15,7 +15,7 @@ from components.config import Recipe, parse
 from components.data import manifest
 from components.errors import InputError
 from components.reports import plots
-from ray_jobs import _checkpoints, _program, _runs, _tracking, _workers
+from ray_jobs import _checkpoints, _program, _results, _runs, _tracking, _workers
 
 
 def dataset_of(recipe: Recipe) -> Path:
@@ -61,6 +61,20 @@ def train(recipe: Recipe, dataset: Path) -> Path:
             raise
         _fit(recipe, dataset, folder, tracked)
     return folder
+
+
+def result_of(folder: Path) -> _results.TrainedRun:
+    """What a finished run came to."""
+    about = storage.open_finished(folder, "run")
+    return _results.TrainedRun(
+        folder=str(folder),
+        seed=storage.read_json(folder / "recipe.json")["seed"],
+        mlflow_run_id=about["mlflow_run_id"],
+        mlflow_url=_tracking.url(folder),
+        metric=about["metric"],
+        best_value=about["best_value"],
+        best_epoch=about["best_epoch"] + 1,
+    )
 
 
 def resume(folder: Path) -> None:

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from components import plan
 from components.config import Recipe
-from ray_jobs import _program, _tracking
+from components.data import manifest
+from ray_jobs import _program, _results, _tracking
 
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
@@ -20,6 +21,8 @@ def run(recipe: Recipe, _: argparse.Namespace) -> None:
         table.add_row(name, text)
     table.add_row("tracking", _tracking.uri(recipe))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    dataset = manifest.dataset_path(recipe)
+    _results.tell(_results.Checked(recipe=recipe.fingerprint(), data=dataset.name, dataset=str(dataset)))
 
 
 if __name__ == "__main__":
