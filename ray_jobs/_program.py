@@ -27,9 +27,19 @@ def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentP
     arguments = parser.parse_args()
     if "RAY_ADDRESS" not in os.environ:  # a cluster of our own: Ray's default, of which it warns unless it is asked for
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
+
+    def load_and_run() -> int:
         _credentials.unseal()
         run(config.load(arguments.recipe, arguments.set), arguments)
+        return 0
+
+    return guarded(load_and_run)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """What `run` returns; or after a mistake or an interruption, said in one line, the exit code for it."""
+    try:
+        return run()
     except InputError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -39,7 +49,6 @@ def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentP
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 @contextmanager

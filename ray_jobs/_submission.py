@@ -87,8 +87,8 @@ def connect(address: str) -> JobSubmissionClient:
     import requests
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # what is shipped is said here, in one line
     address = address.rstrip("/")
     with _explained(address):
         requests.get(f"{address}/api/version", timeout=CONNECT_SECONDS)  # Ray's client would wait for minutes
@@ -289,9 +289,9 @@ def follow(
     client: JobSubmissionClient,
     submission_id: str,
     echo: Callable[[str], None],
-    watch: Callable[[str], None] = lambda status: None,
+    watch: Callable[[JobDetails], None] = lambda details: None,
 ) -> Ended:
-    """Tells the job's log, line by line, until it ends; `watch` hears its status every second or so.
+    """Tells the job's log, line by line, until it ends; `watch` hears of its state every second or so.
 
     The log is asked for anew each time, so that a dropped connection costs nothing; the longer an answer takes, the rarer.
 
@@ -311,10 +311,10 @@ def follow(
             time.sleep(POLL_SECONDS)
             continue
         if details is None:
-            raise InputError(f"{submission_id}: no such job at {address} (a head that is started anew has forgotten its jobs)")
+            raise unknown(client, submission_id)
         heard, ended = time.monotonic(), details.status.is_terminal()
         log.grow(text, whole=ended)
-        watch(str(details.status))
+        watch(details)
         if ended:
             return Ended(str(details.status), _exit_code(details), list(log.lines), log.result, details.message or "")
         time.sleep(max(POLL_SECONDS, 5 * (time.monotonic() - asked)))
@@ -339,7 +339,7 @@ def stop(client: JobSubmissionClient, submission_id: str) -> str:
     """
     found = find(client, submission_id)
     if found is None:
-        raise InputError(f"{submission_id}: no such job at {client.get_address()}{_running(client)}")
+        raise unknown(client, submission_id)
     until = time.monotonic() + STOP_SECONDS
     if not found.status.is_terminal():
         with _explained(client.get_address()):
@@ -362,8 +362,10 @@ def stop_all(client: JobSubmissionClient, prefix: str) -> list[str]:
     return alive
 
 
-def _running(client: JobSubmissionClient) -> str:
+def unknown(client: JobSubmissionClient, submission_id: str) -> InputError:
+    """What is said of an id that no job has."""
     with _explained(client.get_address()):
         jobs = _within(ANSWER_SECONDS, client.list_jobs)
     names = [job.submission_id for job in jobs if job.submission_id and not job.status.is_terminal()]
-    return f"; running there: {', '.join(names)}" if names else ", and none is running there"
+    where = f"{client.get_address()} (a head that starts anew forgets its jobs)"
+    return InputError(f"{submission_id}: no such job at {where}; running there: {', '.join(names) or 'none'}")
