@@ -51,6 +51,11 @@ def guarded(run: Callable[[], int]) -> int:
         return 130
 
 
+def has_cluster() -> bool:
+    """Whether `cluster` will attach to one; a URL in RAY_ADDRESS is meant for Ray's job client."""
+    return not os.environ.get("RAY_ADDRESS", "http").startswith("http")
+
+
 @contextmanager
 def cluster() -> Iterator[None]:
     """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs."""
@@ -86,7 +91,10 @@ def require_slots(scale: Scale, least: int, use_gpu: bool) -> int:
     import ray
 
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    by_id = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if scale.driver_cpus and _results.is_submitted():  # this program holds them
+        by_id[ray.get_runtime_context().get_node_id()]["CPU"] -= scale.driver_cpus
+    nodes = list(by_id.values())
     slots = sum(min(int(node.get(what, 0) // need) for what, need in each.items()) for node in nodes)
     if slots < least:
         wants = " and ".join(f"{need} {what}" for what, need in each.items())

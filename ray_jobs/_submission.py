@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import InputError, reason
 from ray_jobs import _credentials, _package, _results, _tracking
 
 if TYPE_CHECKING:
@@ -121,22 +121,15 @@ def _explained(address: str) -> Iterator[None]:
         raise InputError(f"--address: {address}: {_token_trouble(str(error))}") from error
     except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
         raise AwayError(
-            f"--address: tried {address}, which does not answer ({_reason(error)}); takes the URL of a running head's "
+            f"--address: tried {address}, which does not answer ({reason(error)}); takes the URL of a running head's "
             "dashboard (ray start --head prints it; from outside of its machine or Kubernetes: forward its port 8265)"
         ) from error
     except (requests.RequestException, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"--address: tried {address}, whose answer is not that of a Ray head ({_reason(error)})") from error
+        raise InputError(f"--address: tried {address}, whose answer is not that of a Ray head ({reason(error)})") from error
     except RuntimeError as error:
         raise AwayError(f"--address: {address}: {str(error).strip().splitlines()[-1]}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost of a chain of exceptions, in one line."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return str(error).partition("\n")[0].rpartition("object at 0x")[2].partition(">: ")[2] or str(error).partition("\n")[0]
 
 
 def _token_trouble(said: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from components import storage
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import InputError, reason
 
 HISTORY = "metrics.jsonl"
 LINKS = "links.json"  # a run's dataset and its MLflow run
@@ -72,6 +72,15 @@ def client(tracking_uri: str) -> Any:
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return mlflow.MlflowClient(tracking_uri)
+
+
+def trouble(tracking_uri: str) -> str:
+    """Why a server cannot be used from here, in a line; empty where it can."""
+    try:
+        client(tracking_uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever it is, it is why
+        return reason(error)
+    return ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ray clusters of real node processes: `ray start` in the foreground, ended by their ids (`ray stop` is for a whole machine)."""
+"""Ray clusters of real node processes: `ray start` in the foreground, ended by their ids; `ray stop` is for a whole machine."""
 
 from __future__ import annotations
 
@@ -55,16 +55,17 @@ class Nodes:
         self._folder, self._environment = folder, environment
         self._port, dashboard = free_port(), free_port()
         self.address = f"http://127.0.0.1:{dashboard}"
-        head = ["--head", "--port", str(self._port), "--num-cpus", "0", "--temp-dir", str(self.temporary)]
+        head = ["--head", "--port", str(self._port), "--num-cpus", "0", "--temp-dir", str(self.temporary / "1")]
         head += ["--ray-client-server-port", str(free_port())]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
         self.nodes = [Node("127.0.0.1", folder, *head, **environment)]
         wait_for(self._answers, "the head", self.nodes[0].process)
 
     def add(self, cpus: int, before: Sequence[str] = ()) -> str:
-        """A worker node; returns its address. One after the other: they share a folder."""
-        ip = f"127.0.0.{len(self.nodes) + 1}"
-        arguments = ["--address", f"127.0.0.1:{self._port}", "--num-cpus", str(cpus)]
+        """A worker node; returns its address. Of its own folder: in a shared one each unpacks a job's tree over the others'."""
+        number = len(self.nodes) + 1
+        ip, own = f"127.0.0.{number}", str(self.temporary / str(number))
+        arguments = ["--address", f"127.0.0.1:{self._port}", "--num-cpus", str(cpus), "--temp-dir", own]
         for _ in range(ATTEMPTS):
             node = Node(ip, self._folder, *arguments, before=before, **self._environment)
             if node.is_up():
