@@ -10,7 +10,7 @@ from pathlib import Path
 from components.errors import InputError
 
 LIMIT = 100 * 2**20  # bytes that a head's HTTP server takes at once
-ZIP_BYTES_PER_FILE = 98  # two headers, beside the name twice; Ray does not compress
+ZIP_BYTES, ZIP_BYTES_PER_FILE = 22, 76  # headers, apart from names, which are there twice; Ray does not compress
 LISTED = 10
 TREE = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ class Package:
 
     @property
     def bytes(self) -> int:
-        return sum(size + 2 * len(name.encode()) + ZIP_BYTES_PER_FILE for name, size in self.files.items())
+        return ZIP_BYTES + sum(size + 2 * len(name.encode()) + ZIP_BYTES_PER_FILE for name, size in self.files.items())
 
     def __str__(self) -> str:
         return f"{_mib(self.bytes)} in {len(self.files)} files of {self.folder}"

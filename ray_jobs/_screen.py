@@ -32,7 +32,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
     with _Screen() as screen:
         ended = _submission.follow(client, submission_id, screen.echo, screen.watch)
     if ended.exit_code and not ended.lines:
-        say(ended.message.partition("\n")[0])
+        say(ended.message)
     say(f"{ended.status.lower()}, exit code {ended.exit_code}: {submission_id}", *_pages(ended.result or {}))
     return ended.exit_code
 

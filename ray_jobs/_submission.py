@@ -83,6 +83,8 @@ def connect(address: str) -> JobSubmissionClient:
     """
     if not re.fullmatch(r"https?://[^/\s]+.*", address):
         raise InputError(f"--address: got {address!r}, takes the URL of a head's dashboard, as http://HEAD:8265")
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's client would keep it to itself
     import ray
     import requests
     from ray.job_submission import JobSubmissionClient
@@ -236,9 +238,12 @@ def _is_new(found: JobDetails, asked: str) -> bool:
 
 
 def next_id(client: JobSubmissionClient, submission_id: str) -> str:
-    """The id itself, or after attempts that failed id-2, id-3, ...: so a retried step finds a job that lives or succeeded."""
+    """The id itself, or after attempts that failed or were stopped id-2, id-3, ...
+
+    So a step that is retried finds its job where that lives or has succeeded, and starts anew only where it has not.
+    """
     attempt, candidate = 1, submission_id
-    while (found := find(client, candidate)) is not None and found.status == "FAILED":
+    while (found := find(client, candidate)) is not None and found.status in ("FAILED", "STOPPED"):
         attempt += 1
         candidate = f"{submission_id}-{attempt}"
     return candidate
@@ -309,7 +314,8 @@ def follow(
         log.grow(text, whole=ended)
         watch(details)
         if ended:
-            return Ended(str(details.status), _exit_code(details), list(log.lines), log.result, details.message or "")
+            message = (details.message or "").partition("\n")[0]  # the rest repeats the log
+            return Ended(str(details.status), _exit_code(details), list(log.lines), log.result, message)
         time.sleep(max(POLL_SECONDS, 5 * (time.monotonic() - asked)))
 
 
