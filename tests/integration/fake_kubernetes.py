@@ -68,6 +68,7 @@ class FakeKubernetes:
         self._lock = threading.Lock()
         self.jobs: dict[str, dict[str, Any]] = {}
         self.bodies: dict[str, dict[str, Any]] = {}
+        self.environments: dict[str, dict[str, str]] = {}  # of entry points
         self.requests: list[tuple[str, str, int]] = []
         self.hold = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -149,6 +150,7 @@ class FakeKubernetes:
             reference = each["valueFrom"]["secretKeyRef"]
             if reference["name"] == "hardneg" and reference["key"] in self._secret:
                 environment[each["name"]] = self._secret[reference["key"]]
+        self.environments[identity] = environment
         client = JobSubmissionClient(self._dashboard)
         client.submit_job(
             entrypoint=spec["entrypoint"],
