@@ -1,12 +1,13 @@
 """Compiles the Kubeflow pipeline, or makes its parameter `recipe`.
 
 python -m pipelines.compile [--output FILE] [--image IMAGE]
-python -m pipelines.compile --recipe RECIPE.yaml [--set KEY=VALUE ...]   prints the recipe as one JSON string
+python -m pipelines.compile --recipe RECIPE.yaml [--set KEY=VALUE ...]   prints it as `kfp run create` takes it
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def main(arguments: list[str]) -> int:
         from components import steps
         from pipelines import training
     except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        install = "pip install -c constraints.txt -e '.[pipelines]'"
+        print(f"error: Kubeflow's pipelines need the extra `pipelines`: {install} ({error})", file=sys.stderr)
         return 2
     if given.recipe:
         try:
-            print(steps.parameter(given.recipe, given.set))
+            print(json.dumps(steps.parameter(given.recipe, given.set)))  # quoted: kfp's command line reads values as JSON
         except ValueError as error:
             print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
             return 2

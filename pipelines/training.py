@@ -11,6 +11,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components import steps
+from components.steps.component import find
 from pipelines.stages import STAGES, Stage
 
 NAME = "hardneg-training"
@@ -27,7 +28,7 @@ def build(image: str = steps.IMAGE, stages: Iterable[Stage] = STAGES) -> Any:
 
     @dsl.pipeline(name=NAME, description="Ray jobs: check, prepare, a training and evaluation for each seed, recommendations")
     def training(recipe: str, target: str, seeds: list[int] = [0]):  # noqa: B006
-        left = _set_up(steps.find("stop")(target=target), image, cached=False)
+        left = _set_up(find("stop")(target=target), image, cached=False)
         made: dict[str, Any] = {"recipe": recipe, "target": target}
         with dsl.ExitHandler(left, name="jobs"):
             for per_seed, group in groupby(stages, key=lambda stage: stage.per_seed):
@@ -56,7 +57,7 @@ def _task(name: str, made: dict[str, Any], image: str, cached: bool = True) -> d
     Raises:
         LookupError: the step is missing, or takes what nothing before it makes.
     """
-    step = steps.find(name)
+    step = find(name)
     wanted = step.component_spec.inputs
     if missing := set(wanted) - set(made):
         raise LookupError(f"components/steps/{name}.py: takes {', '.join(sorted(missing))}, which no stage before it makes")

@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from components.steps import step
+from components.steps.component import step
 
 
 @step

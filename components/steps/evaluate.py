@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
-from components.steps import step
+from components.steps.component import step
 
 
 @step

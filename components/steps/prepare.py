@@ -2,7 +2,7 @@
 
 from kfp.dsl import Dataset, Output
 
-from components.steps import step
+from components.steps.component import step
 
 
 @step

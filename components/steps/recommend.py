@@ -2,7 +2,7 @@
 
 from kfp.dsl import Dataset, Input, Model, Output
 
-from components.steps import step
+from components.steps.component import step
 
 
 @step

@@ -2,7 +2,7 @@
 
 from kfp.dsl import PipelineTaskFinalStatus
 
-from components.steps import step
+from components.steps.component import step
 
 
 @step

@@ -8,6 +8,7 @@ handler what is left.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn, Protocol, TypeVar
 
-from components.config import Recipe
+from components.config import Recipe, parse
 from components.errors import InputError
 from components.steps import RUN_ID
 from ray_jobs import _package, _submission
@@ -103,7 +104,7 @@ def run(target: str, program: str, recipe: str, result: type[Typed], arguments: 
     Told to stop, it stops the job. What goes wrong ends this process, with what a person needs and no traceback.
     """
     with _said():
-        job = Job(run_id(), program, part, Recipe.from_json(recipe), arguments)
+        job = Job(run_id(), program, part, read(recipe), arguments)
         where = choose(target)
         with _stopping(where, job):
             ended = where.run(job)
@@ -118,6 +119,21 @@ def stop_all(target: str) -> None:
         whose = run_id()
         left = choose(target).stop_all(whose)
     say(f"stopped, left running: {', '.join(left)}" if left else "nothing was left running")
+
+
+def read(recipe: str) -> Recipe:
+    """The pipeline's parameter.
+
+    Raises:
+        InputError: it is not JSON, or names each wrong key.
+    """
+    try:
+        tree = json.loads(recipe)
+        tree = json.loads(tree) if isinstance(tree, str) else tree  # as kfp's command line has it
+    except json.JSONDecodeError as error:
+        takes = "takes JSON, as python -m pipelines.compile --recipe RECIPE.yaml prints it"
+        raise InputError(f"recipe: got {recipe[:40]!r}, {takes} ({error})") from error
+    return parse(tree)
 
 
 def run_id() -> str:

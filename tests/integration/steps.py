@@ -13,7 +13,7 @@ from typing import Any
 from tests.integration.preparing import ROOT
 from tests.integration.training import wait_for
 
-BODY = "import sys; from components import steps; print('made', steps.find(sys.argv[1]).python_func(*sys.argv[2:]))"
+BODY = "import sys; from components.steps.component import find; print('made', find(sys.argv[1]).python_func(*sys.argv[2:]))"
 
 
 class Step:

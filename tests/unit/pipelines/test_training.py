@@ -1,6 +1,8 @@
 """The Kubeflow pipeline: compiled and kept, made from the stages, cached by fingerprints, and each step told whose it is."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from kfp import compiler
+from kfp.cli.utils.parsing import parse_parameter_value
 from kfp.dsl import Artifact, Input, Model, Output
 
-from components import config, steps
+from components import config
+from components.steps import component, targets
 from pipelines import compile as compiling
 from pipelines import training
 from pipelines.stages import STAGES, Stage
@@ -53,7 +57,7 @@ def test_its_steps_are_the_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_step_takes_and_makes_what_its_stage_does(stage: Stage) -> None:
-    spec = steps.find(stage.name).component_spec
+    spec = component.find(stage.name).component_spec
     kinds = {"system.Dataset@0.0.1", "system.Model@0.0.1", "system.Metrics@0.0.1"}
     taken = {name for name, each in spec.inputs.items() if each.type in kinds}
     assert taken == set(stage.inputs) - {"recipe", "source"}
@@ -64,7 +68,7 @@ def test_a_step_takes_and_makes_what_its_stage_does(stage: Stage) -> None:
 def test_a_stage_that_is_added_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("components.steps.register")
 
-    @steps.step
+    @component.step
     def register(recipe: str, target: str, run: Input[list[Model]], registered: Output[Artifact]): ...
 
     module.register = register  # type: ignore[attr-defined]
@@ -114,10 +118,26 @@ def test_the_exit_handler_runs_whatever_happens(tmp_path: Path) -> None:
     assert handler["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
+def test_what_a_step_imports_is_there_in_its_pod() -> None:
+    """Where _KFP_RUNTIME is set, as kfp sets it there, kfp.dsl has artifacts and no components."""
+    files = [ROOT / "components" / "steps" / f"{name}.py" for name in (*(stage.name for stage in STAGES), "summary", "stop")]
+    inside = re.findall(
+        r"^    from (components|ray_jobs)([.\w]*) import ([\w, ]+)$", "\n".join(map(Path.read_text, files)), re.M
+    )
+    assert len(inside) >= 2 * len(files) - 1
+    code = "\n".join(f"from {top}{rest} import {names}" for top, rest, names in inside)
+    environment = {**os.environ, "_KFP_RUNTIME": "true"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_recipe_becomes_one_string(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiling.main(["--recipe", str(RECIPE), "--set", "loss.temperature=0.25"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert config.Recipe.from_json(line) == config.load(RECIPE, ["loss.temperature=0.25"])
+    given = parse_parameter_value(line)
+    assert isinstance(given, str), "as kfp's command line hands it on"
+    wanted = config.load(RECIPE, ["loss.temperature=0.25"])
+    assert targets.read(given) == targets.read(line) == wanted
     assert compiling.main(["--recipe", str(RECIPE), "--set", "loss.temperature=0"]) == 2
     assert capsys.readouterr().err == "error: loss.temperature: got 0, takes a number > 0\n"
 

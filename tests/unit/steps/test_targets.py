@@ -76,3 +76,10 @@ def test_a_wrong_recipe_is_said_by_key(recipe: str) -> None:
     tree["loss"]["temperature"] = -1
     with pytest.raises(SystemExit, match="error: loss.temperature: got -1"):
         targets.run("http://head:8265", "check", json.dumps(tree), Checked)
+
+
+def test_a_recipe_that_is_a_file_is_not_json(recipe: str) -> None:
+    with pytest.raises(
+        SystemExit, match=r"error: recipe: got 'recipe.yaml', takes JSON, as python -m pipelines.compile --recipe"
+    ):
+        targets.run("http://head:8265", "check", "recipe.yaml", Checked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.steps.summary import markdown
+from components.steps.page import markdown
 from ray_jobs._results import Evaluated
 from tests.integration import training
 
