@@ -259,12 +259,18 @@ class Search(Section):
 
 
 class Scale(Section):
-    """Where and how wide: nothing here changes a result beyond rounding."""
+    """Where and how wide: nothing here changes a result beyond rounding.
+
+    `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
+    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster.
+    """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)
     num_workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Positive = 1
+    memory_per_worker_gib: Annotated[float, Field(gt=0)] = 4.0
+    driver_cpus: Annotated[float, Field(ge=0)] = 0.0
     max_failures: Annotated[int, Field(ge=0)] = 2
 
 
@@ -328,19 +334,13 @@ class Recipe(Section):
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a YAML recipe and applies `a.b=value` overrides (values are YAML).
+    """Reads a YAML recipe, or `env:NAME`, that environment variable (JSON is YAML); applies `a.b=value` overrides (YAML).
 
     Raises:
         InputError: names each wrong key in full, what it got and what it takes.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"recipe {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"recipe {path}: not UTF-8: {error}") from error
-    try:
-        tree = yaml12.load(text)
+        tree = yaml12.load(_text(str(path)))
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -348,6 +348,20 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for override in overrides:
         _override(tree, override)
     return parse(tree)
+
+
+def _text(path: str) -> str:
+    if path.startswith("env:"):
+        text = os.environ.get(path.removeprefix("env:"))
+        if text is None:
+            raise InputError(f"recipe {path}: no such environment variable")
+        return text
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe {path}: not UTF-8: {error}") from error
 
 
 def parse(tree: dict[str, Any]) -> Recipe:

@@ -15,6 +15,9 @@ BOUNDS = {
 }
 
 
+LONGEST_REASON = 300
+
+
 class InputError(ValueError):
     """A mistake in what a user gave: the thing's full name, what it got, what it takes.
 
@@ -25,6 +28,13 @@ class InputError(ValueError):
 
 class DivergedError(ArithmeticError):
     """The loss is no longer a finite number: no retry helps. Programs print it without a traceback."""
+
+
+def reason(error: BaseException) -> str:
+    """The innermost of a chain of exceptions, in one line: what went wrong before everybody wrapped it."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}".splitlines()[0]
 
 
 def describe(error: ValidationError, path: str = "") -> Iterator[str]:

@@ -7,18 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """`program` is run as `python -m program RECIPE`; inputs and outputs are names of things on the storage path."""
+    """`program` is run as `python -m program RECIPE`; inputs and outputs are names of things on the storage path.
+
+    In Kubeflow (pipelines.training) a stage is the step of its name: `per_seed`, once for each seed at the same time; `cached`,
+    not at all where it has run before with the same inputs.
+    """
 
     name: str
     program: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    per_seed: bool = False
+    cached: bool = True
 
 
 STAGES = (
-    Stage("check", "ray_jobs.check", ("recipe", "source"), ()),
+    Stage("check", "ray_jobs.check", ("recipe", "source"), (), cached=False),
     Stage("prepare", "ray_jobs.prepare", ("recipe", "source"), ("dataset",)),
-    Stage("train", "ray_jobs.train", ("recipe", "dataset"), ("run",)),
-    Stage("evaluate", "ray_jobs.evaluate", ("recipe", "dataset", "run"), ("metrics",)),
+    Stage("train", "ray_jobs.train", ("recipe", "dataset"), ("run",), per_seed=True),
+    Stage("evaluate", "ray_jobs.evaluate", ("recipe", "dataset", "run"), ("metrics",), per_seed=True),
     Stage("recommend", "ray_jobs.recommend", ("recipe", "dataset", "run"), ("recommendations",)),
 )

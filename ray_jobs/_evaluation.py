@@ -20,12 +20,12 @@ from components.evaluation.evaluate import Summary, Task
 from components.evaluation.scorers import Scorer
 from components.reports import plots, tables
 from components.training import checkpoint
-from ray_jobs import _program, _ranking, _tracking
+from ray_jobs import _program, _ranking, _results, _tracking
 
 MODEL = "model"
 
 
-def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> None:
+def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> _results.Evaluated:
     """Evaluates a finished run on a split into `run`/evaluation/`split`, and prints the comparison.
 
     Raises:
@@ -41,6 +41,8 @@ def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> None:
     folder = run / "evaluation" / split
     with storage.lock(folder):
         _rank(recipe, trained, task, split, ks, folder)
+    metrics = storage.read_json(folder / "metrics.json")["metrics"]
+    return _results.Evaluated(run=str(run), split=split, metrics=metrics, mlflow_url=_tracking.url(run))
 
 
 def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str, ks: list[int], folder: Path) -> None:

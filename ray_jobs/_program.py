@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from components import config
 from components.config import Recipe, Scale
 from components.errors import DivergedError, InputError
+from ray_jobs import _credentials, _results, _tracking
 
 Run = Callable[[Recipe, argparse.Namespace], None]
 
@@ -19,15 +20,26 @@ Run = Callable[[Recipe, argparse.Namespace], None]
 def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentParser], None] | None = None) -> int:
     """Parses the command line, loads the recipe and runs. The exit code: 0, 1 (a failure), 2 (wrong input), 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe, such as pipelines/recipes/ml100k_mf_ssm.yaml")
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="a file, or env:NAME: the recipe as JSON in that variable")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as loss.temperature=0.1")
     if add_arguments is not None:
         add_arguments(parser)
     arguments = parser.parse_args()
     if "RAY_ADDRESS" not in os.environ:  # a cluster of our own: Ray's default, of which it warns unless it is asked for
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
+
+    def load_and_run() -> int:
+        _credentials.unseal()
         run(config.load(arguments.recipe, arguments.set), arguments)
+        return 0
+
+    return guarded(load_and_run)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """What `run` returns; or after a mistake or an interruption, said in one line, the exit code for it."""
+    try:
+        return run()
     except InputError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
@@ -37,7 +49,11 @@ def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentP
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+
+
+def has_cluster() -> bool:
+    """Whether `cluster` will attach to one; a URL in RAY_ADDRESS is meant for Ray's job client."""
+    return not os.environ.get("RAY_ADDRESS", "http").startswith("http")
 
 
 @contextmanager
@@ -62,11 +78,8 @@ def require_server(tracking_uri: str) -> None:
     Raises:
         InputError: it needs the URI of a server.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and tracking_uri.startswith("sqlite:"):
-        raise InputError(
-            f"tracking.uri: got {tracking_uri}, takes the URI of an MLflow server where the program is a submitted job "
-            "(or set MLFLOW_TRACKING_URI): a file of its own would be lost or locked on the cluster"
-        )
+    if _results.is_submitted():
+        _tracking.require_server(tracking_uri)
 
 
 def require_slots(scale: Scale, least: int, use_gpu: bool) -> int:
@@ -78,7 +91,10 @@ def require_slots(scale: Scale, least: int, use_gpu: bool) -> int:
     import ray
 
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    by_id = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if scale.driver_cpus and _results.is_submitted():  # this program holds them
+        by_id[ray.get_runtime_context().get_node_id()]["CPU"] -= scale.driver_cpus
+    nodes = list(by_id.values())
     slots = sum(min(int(node.get(what, 0) // need) for what, need in each.items()) for node in nodes)
     if slots < least:
         wants = " and ".join(f"{need} {what}" for what, need in each.items())

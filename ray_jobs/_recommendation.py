@@ -20,14 +20,14 @@ from components.evaluation import ranking, splits
 from components.evaluation.scorers import Scorer
 from components.reports import tables
 from components.training import checkpoint
-from ray_jobs import _program, _ranking, _tracking
+from ray_jobs import _program, _ranking, _results, _tracking
 
 EXAMPLES = 5
 EXAMPLE_K = 10
 
 
-def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: int, k_name: str) -> Path:
-    """Writes the lists of all users, or of those given, to `run`/recommendations and returns that folder.
+def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: int, k_name: str) -> _results.Recommended:
+    """Writes the lists of all users, or of those given, to `run`/recommendations.
 
     Whatever a user is known to have consumed, in train, valid or test, is not recommended again.
 
@@ -47,6 +47,7 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
         if chosen is not None:
             parts = [scratch / "users.parquet"]
             pq.write_table(chosen, parts[0])
+        num_users = sum(pq.read_metadata(part).num_rows for part in parts)
         with _program.cluster():
             load = functools.partial(_model, run, dataset)
             rows = _ranking.recommend(load, parts, items["raw"].combine_chunks(), k, recipe.scale, work)
@@ -59,7 +60,7 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
         scratch.rmdir()
     _show(out, items, trained.manifest["name"])
     print(f"{rows:,} rows: {out}\nthe run in MLflow: {_tracking.how_to_open(run)}")
-    return out
+    return _results.Recommended(folder=str(out), users=num_users, k=k, rows=rows)
 
 
 def _chosen(parts: list[Path], users: str) -> pa.Table:

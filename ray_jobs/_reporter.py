@@ -6,6 +6,7 @@ notices.log, since a controller has no terminal; the driver reads it there.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from ray_jobs import _checkpoints
+from ray_jobs import _checkpoints, _credentials
 from ray_jobs._tracking import HISTORY, TrackedRun, append_history
 
 NOTICES = "notices.log"
@@ -36,6 +37,7 @@ class Reporter(UserCallback):
 
     def __init__(self, tracked: TrackedRun, run: Path, max_failures: int) -> None:
         self._tracked, self._run = tracked, run
+        self._credentials = _credentials.here()  # a submitted job's driver alone can open them
         self._failures, self._max_failures = 0, max_failures
         self._sender: _Sender | None = None  # a thread does not travel to the controller: it starts there
 
@@ -45,6 +47,7 @@ class Reporter(UserCallback):
         if checkpoint is not None:
             _checkpoints.keep(self._run)  # Ray has listed it before it tells
         if self._sender is None:
+            os.environ |= self._credentials
             self._sender = _Sender(self._tracked, self._run)
             self._sender.start()
         self._sender.entries.put(entries)

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from components import storage
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import InputError, reason
 
 HISTORY = "metrics.jsonl"
 LINKS = "links.json"  # a run's dataset and its MLflow run
@@ -26,9 +27,29 @@ LARGEST_BATCH = 1000  # metrics that one request takes
 
 
 def uri(recipe: Recipe) -> str:
-    """The recipe's tracking URI, else MLFLOW_TRACKING_URI, else one SQLite under the storage path."""
+    """The recipe's tracking URI, else MLFLOW_TRACKING_URI, else one SQLite under the storage path.
+
+    Raises:
+        InputError: it has a password, which would be printed and logged.
+    """
     default = f"sqlite:///{recipe.scale.storage_path}/mlflow.db"
-    return recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+    found = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+    if urlsplit(found).password is not None:
+        name = "tracking.uri" if recipe.tracking.uri else "MLFLOW_TRACKING_URI"
+        raise InputError(
+            f"{name}: got a URI with a password in it, takes one without: "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD hold them"
+        )
+    return found
+
+
+def require_server(tracking_uri: str) -> None:
+    """Raises InputError where a job would track into a file."""
+    if tracking_uri.startswith("sqlite:"):
+        raise InputError(
+            f"tracking.uri: got {tracking_uri}, takes the URI of an MLflow server where the program is a submitted job "
+            "(or set MLFLOW_TRACKING_URI): a file of its own would be lost or locked on the cluster"
+        )
 
 
 def is_local(recipe: Recipe) -> bool:
@@ -51,6 +72,15 @@ def client(tracking_uri: str) -> Any:
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return mlflow.MlflowClient(tracking_uri)
+
+
+def trouble(tracking_uri: str) -> str:
+    """Why a server cannot be used from here, in a line; empty where it can."""
+    try:
+        client(tracking_uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever it is, it is why
+        return reason(error)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +151,10 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
     tracked = None
     try:
         mlflow = client(where)
-        tracked = TrackedRun(where, _create_run(mlflow, recipe, run.name))
-        storage.write_json(run / LINKS, {"dataset": str(dataset), "tracking_uri": where, "run_id": tracked.run_id})
+        begun = _create_run(mlflow, recipe, run.name)
+        tracked = TrackedRun(where, begun.run_id)
+        links = {"dataset": str(dataset), "tracking_uri": where, "experiment_id": begun.experiment_id, "run_id": begun.run_id}
+        storage.write_json(run / LINKS, links)
         mlflow.log_batch(tracked.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         for start in range(0, len(params), MOST_PARAMS):
             mlflow.log_batch(tracked.run_id, params=params[start : start + MOST_PARAMS])
@@ -141,7 +173,7 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
     return tracked
 
 
-def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
+def _create_run(mlflow: Any, recipe: Recipe, name: str) -> Any:
     experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
     if experiment is None:
         location = None
@@ -150,7 +182,7 @@ def _create_run(mlflow: Any, recipe: Recipe, name: str) -> str:
         with contextlib.suppress(Exception):  # another run may just have created it
             mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location)
         experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
-    return mlflow.create_run(experiment.experiment_id, run_name=name).info.run_id
+    return mlflow.create_run(experiment.experiment_id, run_name=name).info
 
 
 def attach(run: Path) -> TrackedRun:
@@ -159,13 +191,19 @@ def attach(run: Path) -> TrackedRun:
     return TrackedRun(saved["tracking_uri"], saved["run_id"])
 
 
+def url(run: Path) -> str | None:
+    """The address of a run's MLflow page; None where MLflow is a file."""
+    saved = storage.read_json(run / LINKS)
+    if saved["tracking_uri"].startswith("sqlite:"):
+        return None
+    return f"{saved['tracking_uri'].rstrip('/')}/#/experiments/{saved['experiment_id']}/runs/{saved['run_id']}"
+
+
 def how_to_open(run: Path) -> str:
-    """The command, or the address, that shows a run's MLflow pages."""
-    tracked = attach(run)
-    if not tracked.tracking_uri.startswith("sqlite:"):
-        return tracked.tracking_uri
+    """The address of a run's MLflow page, or the command that shows it."""
     program = str(Path(sys.executable).parent / "mlflow")
-    return shlex.join([program, "server", "--backend-store-uri", tracked.tracking_uri, "--port", "5000"])
+    file = attach(run).tracking_uri
+    return url(run) or shlex.join([program, "server", "--backend-store-uri", file, "--port", "5000"])
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from components.config import Recipe, parse
 from components.data import manifest
 from components.errors import InputError
 from components.reports import plots
-from ray_jobs import _checkpoints, _program, _runs, _tracking, _workers
+from ray_jobs import _checkpoints, _program, _results, _runs, _tracking, _workers
 
 
 def dataset_of(recipe: Recipe) -> Path:
@@ -46,9 +46,9 @@ def refit(recipe: Recipe, chosen: Path) -> tuple[Recipe, Path]:
     fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
     if fingerprint != about["dataset"]:
         raise InputError(f"--refit: {chosen} chose on dataset {about['dataset']}, {dataset} is {fingerprint} now")
-    tree = recipe.model_dump() | {"seed": tried.seed}
-    tree["training"] |= {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
-    return parse(tree), dataset
+    training = {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
+    tree = recipe.model_dump()
+    return parse({**tree, "seed": tried.seed, "training": {**tree["training"], **training}}), dataset
 
 
 def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
@@ -69,6 +69,20 @@ def train(recipe: Recipe, dataset: Path) -> Path:
             raise
         _fit(recipe, dataset, folder, tracked)
     return folder
+
+
+def result_of(folder: Path) -> _results.TrainedRun:
+    """What a finished run came to."""
+    about = storage.open_finished(folder, "run")
+    return _results.TrainedRun(
+        folder=str(folder),
+        seed=storage.read_json(folder / "recipe.json")["seed"],
+        mlflow_run_id=about["mlflow_run_id"],
+        mlflow_url=_tracking.url(folder),
+        metric=about["metric"],
+        best_value=about["best_value"],
+        best_epoch=about["best_epoch"] + 1,
+    )
 
 
 def resume(recipe: Recipe, folder: Path) -> None:

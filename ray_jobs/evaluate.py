@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from components.config import Recipe
-from ray_jobs import _program, _runs
+from ray_jobs import _program, _results, _runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     from ray_jobs import _evaluation, _training
 
-    _evaluation.evaluate(recipe, _runs.find(recipe, arguments.run), _training.dataset_of(recipe), arguments.split)
+    done = _evaluation.evaluate(recipe, _runs.find(recipe, arguments.run), _training.dataset_of(recipe), arguments.split)
+    _results.tell(done)
 
 
 if __name__ == "__main__":

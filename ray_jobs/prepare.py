@@ -8,19 +8,22 @@ import sys
 from components import storage
 from components.config import Recipe
 from components.data import manifest
-from ray_jobs import _program
+from ray_jobs import _program, _results
 
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
     folder = manifest.dataset_path(recipe)
     if storage.is_finished(folder):
         print(f"{folder}: current, nothing to do")
-        return
-    from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe
+    else:
+        from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe
 
-    with _program.cluster():
-        _dataflow.prepare(recipe, report=lambda line: print(line, file=sys.stderr, flush=True))
-    print(folder)
+        with _program.cluster():
+            _dataflow.prepare(recipe, report=lambda line: print(line, file=sys.stderr, flush=True))
+        print(folder)
+    about = storage.open_finished(folder, "dataset")
+    sizes = {"rows": about["rows"], "users": about["num_users"], "items": about["num_items"]}
+    _results.tell(_results.Prepared(dataset=str(folder), fingerprint=about["fingerprint"], **sizes))
 
 
 if __name__ == "__main__":

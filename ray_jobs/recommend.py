@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from components.config import Recipe
-from ray_jobs import _program, _runs
+from ray_jobs import _program, _results, _runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     k = recipe.evaluation.recommend_k if arguments.k is None else arguments.k
     name = "evaluation.recommend_k" if arguments.k is None else "--k"
     found = _runs.find(recipe, arguments.run)
-    _recommendation.recommend(recipe, found, _training.dataset_of(recipe), arguments.users, k, name)
+    done = _recommendation.recommend(recipe, found, _training.dataset_of(recipe), arguments.users, k, name)
+    _results.tell(done)
 
 
 if __name__ == "__main__":

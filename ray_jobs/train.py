@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.config import Recipe, parse
 from components.errors import InputError
-from ray_jobs import _program, _runs
+from ray_jobs import _program, _results, _runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
         folder = Path(arguments.resume).absolute()
         with _program.cluster():
             _training.resume(recipe, folder)
+        _results.tell(_results.Trained(runs=[_training.result_of(folder)]))
         return
     if arguments.refit:
         recipe, dataset = _training.refit(recipe, _runs.find(recipe, arguments.refit))
@@ -39,8 +40,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     seeds = arguments.seeds or [recipe.seed]
     recipes = [parse({**recipe.model_dump(), "seed": seed}) for seed in seeds]
     with _program.cluster():
-        for each in recipes:
-            _training.train(each, dataset)
+        folders = [_training.train(each, dataset) for each in recipes]
+    _results.tell(_results.Trained(runs=[_training.result_of(folder) for folder in folders]))
 
 
 if __name__ == "__main__":

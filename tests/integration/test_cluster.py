@@ -6,16 +6,9 @@ Each worker node has one CPU and the head none, so that a training of two worker
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -23,40 +16,11 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from components import storage
 from components.config import Recipe
 from components.data import manifest
-from tests.integration import training
+from tests.integration import nodes, training
 from tests.integration.preparing import ROOT, write_log
-from tests.integration.training import MlflowServer, Tracked, free_port, has_all_epochs, kill_group, reported, runs, wait_for
+from tests.integration.training import MlflowServer, Tracked, has_all_epochs, reported, runs, wait_for
 
 EXCLUDED = ["/.git", "/.venv", "/.venv/**", "/runs", "/tests", "/docs"]
-
-UP = "This command will now block forever"
-ATTEMPTS = 3
-
-
-class Node:
-    """`ray start` in the foreground, with all that it starts: killed by their ids, as `ray stop` is for a whole machine."""
-
-    def __init__(self, ip: str, folder: Path, *arguments: str) -> None:
-        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
-        command += ["--object-store-memory", str(100 * 2**20), "--min-worker-port", "0", "--max-worker-port", "0"]
-        command += ["--node-ip-address", ip, "--dashboard-agent-listen-port", str(free_port())]
-        own = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        own.pop("RAY_ADDRESS", None)
-        self._log = folder / f"{ip}.log"
-        with self._log.open("w") as file:
-            self.process = subprocess.Popen(command, env=own, cwd=folder, stdout=file, stderr=file, start_new_session=True)
-
-    def is_up(self) -> bool:
-        """Whether the node has registered; a loaded machine may give up on one while it starts."""
-        wait_for(lambda: self.process.poll() is not None or UP in self._log.read_text(), f"the node of {self._log.stem}")
-        return self.process.poll() is None
-
-    def stop(self) -> None:
-        below = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
-        kill_group(self.process)
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
 
 
 class Cluster:
@@ -109,43 +73,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, server: MlflowServer) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    temporary = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets' paths have a limit
-    port, dashboard, client_port = free_port(), free_port(), free_port()
-    head = [
-        "--head",
-        "--port",
-        str(port),
-        "--num-cpus",
-        "0",
-        "--temp-dir",
-        temporary,
-        "--ray-client-server-port",
-        str(client_port),
-    ]
-    head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-    nodes = [Node("127.0.0.1", folder, *head)]
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        client = wait_for(lambda: _answers(address), "the head", nodes[0].process)
-        for ip in ("127.0.0.2", "127.0.0.3"):  # Train tells nodes apart by address
-            for _ in range(ATTEMPTS):  # one after the other: they share a folder
-                nodes.append(Node(ip, folder, "--address", f"127.0.0.1:{port}", "--num-cpus", "1"))
-                if nodes[-1].is_up():
-                    break
-        yield Cluster(client, folder, server)
-    finally:
-        for node in reversed(nodes):
-            node.stop()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _answers(address: str) -> JobSubmissionClient | None:
-    try:
-        client = JobSubmissionClient(address)
-        client.list_jobs()
-    except (ConnectionError, RuntimeError):
-        return None
-    return client
+    with nodes.cluster(folder) as started:
+        yield Cluster(JobSubmissionClient(started.address), folder, server)
 
 
 def test_a_submitted_check_needs_a_tracking_uri(cluster: Cluster) -> None:

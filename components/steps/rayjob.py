@@ -1,0 +1,274 @@
+"""A job with a cluster of its own: a RayJob of KubeRay, made, followed and deleted through the Kubernetes API.
+
+Deleted at its end, however it ended: its machines are free at once, and a retry can take the name. What no step sees to its
+end, KubeRay takes down itself some time after the job's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from components.errors import InputError
+from components.steps import IMAGE, IMAGE_VARIABLE, PASSWORDS, SECRET
+from components.steps.job import Job, say
+from ray_jobs import _submission
+from ray_jobs._submission import Ended
+
+WHAT: dict[str, Any] = {"group": "ray.io", "version": "v1", "plural": "rayjobs", "_request_timeout": 30}
+RUN_LABEL, PROGRAM_LABEL = "hardneg/run", "hardneg/program"
+CLAIM, SHARED = "hardneg", "/shared"  # the volume claim that holds sources and the storage path, and where pods see it
+USER = 1000  # as Ray's own images
+OVER = ("Complete", "Failed", "ValidationFailed")  # jobDeploymentStatus of a RayJob that changes no more
+KEPT_SECONDS = 600  # for a step that was lost to come back and read the log
+POLL_SECONDS = 2.0
+LOST_SECONDS = 300.0
+ON_GPU = ("check", "train")  # check tries what train will have
+
+
+# the object ---------------------------------------------------------------------------------------------------------
+
+
+def body(job: Job) -> dict[str, Any]:
+    """The RayJob, its cluster made as `scale` says. Passwords and tokens are named, never written.
+
+    Raises:
+        InputError: the recipe tracks into a file.
+    """
+    scale = job.recipe.scale
+    driver = math.ceil(scale.driver_cpus)
+    gpus = int(scale.use_gpu and job.program in ON_GPU)
+    cluster: dict[str, Any] = {
+        "rayVersion": importlib.metadata.version("ray"),
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": str(driver)},  # no task but the driver
+            "template": _pod(max(1, driver), scale.memory_per_worker_gib),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": "workers",
+                **dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), scale.num_workers),
+                "rayStartParams": {},
+                "template": _pod(scale.cpus_per_worker, scale.memory_per_worker_gib, gpus),
+            }
+        ],
+    }
+    if os.environ.get("RAY_AUTH_TOKEN"):  # the Secret has one, then
+        cluster["authOptions"] = {"mode": "token", "secretName": SECRET}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": job.name, "labels": {RUN_LABEL: job.run_id, PROGRAM_LABEL: job.program}},
+        "spec": {
+            "submissionMode": "HTTPMode",  # by the operator: no pod that only submits
+            "jobId": job.name,
+            "entrypoint": _submission.entry_point(job.program, job.arguments),
+            "entrypointNumCpus": scale.driver_cpus,
+            "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe)}),
+            "backoffLimit": 0,  # the pipeline retries, and knows what for
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "rayClusterSpec": cluster,
+        },
+    }
+
+
+def _pod(cpus: int, memory_gib: float, gpus: int = 0) -> dict[str, Any]:
+    resources = {"cpu": str(cpus), "memory": f"{math.ceil(memory_gib * 1024)}Mi"} | (
+        {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    )
+    passwords = [_from_secret(name) for name in PASSWORDS]
+    container = {
+        "name": "ray",
+        "image": os.environ.get(IMAGE_VARIABLE, IMAGE),
+        "env": passwords,
+        "resources": {"requests": resources, "limits": resources},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "shared", "mountPath": SHARED}],
+    }
+    return {
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": CLAIM}}],
+        }
+    }
+
+
+def _from_secret(name: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": name, "optional": True}}}
+
+
+# its life -----------------------------------------------------------------------------------------------------------
+
+
+class RayJobs:
+    """The RayJobs of a namespace, by the pod's service account or else the kubeconfig."""
+
+    def __init__(self, namespace: str) -> None:
+        """
+        Raises:
+            InputError: there is neither.
+        """
+        from kubernetes import client, config
+
+        try:
+            try:
+                config.load_incluster_config()
+            except config.ConfigException:
+                config.load_kube_config()
+        except config.ConfigException as error:
+            raise InputError(f"target: rayjob:{namespace}: no way to Kubernetes from here ({error})") from error
+        self._api: Any = client.CustomObjectsApi()
+        self._namespace = namespace
+
+    def run(self, job: Job) -> Ended:
+        self._create(job)
+        ended = self._follow(job.name)
+        self._delete(job.name)
+        return ended
+
+    def stop(self, job: Job) -> None:
+        self._delete(job.name)
+
+    def stop_all(self, run_id: str) -> list[str]:
+        with self._explained("list"):
+            found = self._api.list_namespaced_custom_object(
+                namespace=self._namespace, label_selector=f"{RUN_LABEL}={run_id}", **WHAT
+            )
+        names = [each["metadata"]["name"] for each in found["items"]]
+        for name in names:
+            self._delete(name)
+        return names
+
+    def _create(self, job: Job) -> None:
+        """Makes the RayJob, or finds that an earlier attempt has; one that is being deleted is waited for."""
+        from kubernetes.client import ApiException
+
+        wanted = body(job)
+        while True:
+            with self._explained("create"):
+                try:
+                    self._api.create_namespaced_custom_object(namespace=self._namespace, body=wanted, **WHAT)
+                    say(f"RayJob {job.name}: created in {self._namespace}")
+                    return
+                except ApiException as error:
+                    if error.status != 409:
+                        raise
+            found = self._get(job.name)
+            if found is not None and "deletionTimestamp" not in found["metadata"]:
+                say(f"RayJob {job.name}: found, created by an earlier attempt")
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _follow(self, name: str) -> Ended:
+        """Waits for its end; tells its log as soon as its cluster has one, and what KubeRay says in between."""
+        told, log, heard = "", None, time.monotonic()
+        while True:
+            try:
+                found = self._get(name)
+                heard = time.monotonic()
+            except _submission.AwayError as error:
+                if time.monotonic() - heard > LOST_SECONDS:
+                    raise
+                found, told = {}, _tell(name, str(error), told)
+            if found is None:
+                raise InputError(f"RayJob {name}: deleted by someone else before its end")
+            status = found.get("status", {})
+            state = " ".join(filter(None, (status.get(key) for key in ("jobDeploymentStatus", "reason", "message"))))
+            told = _tell(name, state, told) if state else told
+            over = status.get("jobDeploymentStatus") in OVER
+            if log is None and status.get("jobStatus") and status.get("dashboardURL"):
+                try:
+                    log = _log(status)
+                    continue  # its end is news
+                except InputError as error:
+                    told = _tell(name, f"its log cannot be read: {error}", told)
+            if over:
+                return _ended(status, log)
+            time.sleep(POLL_SECONDS)
+
+    def _get(self, name: str) -> dict[str, Any] | None:
+        from kubernetes.client import ApiException
+
+        with self._explained("get"):
+            try:
+                return self._api.get_namespaced_custom_object(namespace=self._namespace, name=name, **WHAT)
+            except ApiException as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    def _delete(self, name: str) -> None:
+        from kubernetes.client import ApiException
+
+        with self._explained("delete"):
+            try:
+                self._api.delete_namespaced_custom_object(namespace=self._namespace, name=name, **WHAT)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str) -> Iterator[None]:
+        """What Kubernetes refuses as an InputError; that it does not answer, as one that may pass."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        where = f"target: rayjob:{self._namespace}"
+        try:
+            yield
+        except ApiException as error:
+            said = _message(error)
+            if error.status in (401, 403):
+                trouble = f"this service account may not {verb} rayjobs.ray.io there ({error.status}: {said})"
+                raise InputError(f"{where}: {trouble}") from error
+            if error.status == 404:
+                raise InputError(f"{where}: no such namespace, or KubeRay is not installed ({said})") from error
+            if error.status in (400, 422):
+                raise InputError(f"{where}: Kubernetes refused the RayJob: {said}") from error
+            raise _submission.AwayError(f"{where}: Kubernetes answers {error.status}: {said}") from error
+        except HTTPError as error:
+            raise _submission.AwayError(f"{where}: Kubernetes does not answer: {error}") from error
+
+
+def _message(error: Any) -> str:
+    try:
+        return json.loads(error.body)["message"]
+    except (ValueError, TypeError, KeyError):
+        return str(error.reason)
+
+
+def _tell(name: str, state: str, told: str) -> str:
+    if state != told:
+        say(f"RayJob {name}: {state}")
+    return state
+
+
+def _log(status: dict[str, Any]) -> Ended:
+    url = status["dashboardURL"]
+    client = _submission.connect(url if "://" in url else f"http://{url}")
+    return _submission.follow(client, status["jobId"], say)
+
+
+def _ended(status: dict[str, Any], log: Ended | None) -> Ended:
+    """As Kubernetes has it, with what the log said; a job whose cluster never came up has none."""
+    succeeded = status["jobDeploymentStatus"] == "Complete" and status.get("jobStatus") == "SUCCEEDED"
+    message = " ".join(filter(None, (status.get("reason"), status.get("message"))))
+    if log is None:
+        return Ended("SUCCEEDED" if succeeded else "FAILED", 0 if succeeded else 1, [], None, message)
+    if not succeeded and log.status == "SUCCEEDED":
+        return Ended("FAILED", 1, log.lines, None, message)
+    return log

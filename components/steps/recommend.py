@@ -1,0 +1,23 @@
+"""Writes recommendations with the best of the runs: best on what their epoch was chosen on, never on test."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.steps.component import step
+
+
+@step
+def recommend(
+    recipe: str,
+    target: str,
+    recipe_fingerprint: str,
+    data_fingerprint: str,
+    dataset: Input[Dataset],
+    run: Input[list[Model]],
+    recommendations: Output[Dataset],
+):
+    from components.steps import pointers, targets
+    from ray_jobs._results import Recommended
+
+    best = max(run, key=lambda each: each.metadata.get("best_value", 0.0))
+    recommended = targets.run(target, "recommend", recipe, Recommended, ["--run", pointers.folder(best)])
+    pointers.write(recommendations, recommended.folder, **recommended.model_dump(exclude={"folder"}))

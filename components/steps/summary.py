@@ -1,0 +1,17 @@
+"""What a run of the pipeline came to, as a page in KFP."""
+
+from kfp.dsl import Markdown, Output
+
+from components.steps.component import step
+
+
+@step
+def summary(recipe: str, evaluated: list[str], page: Output[Markdown]):
+    from pathlib import Path
+
+    from components.steps import targets
+    from components.steps.page import markdown
+    from ray_jobs._results import Evaluated
+
+    text = markdown(targets.read(recipe), [Evaluated.model_validate_json(each) for each in evaluated])
+    Path(page.path).write_text(text, encoding="utf-8")

@@ -1,0 +1,79 @@
+"""What a program leaves, said as its last line of output where it is a submitted job: typed at both ends."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+MARK = "result: "
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Checked(Result):
+    """Fingerprints of the recipe and of the dataset that prepare will leave, or has left, in the folder `dataset`."""
+
+    recipe: str
+    data: str
+    dataset: str
+
+
+class Prepared(Result):
+    dataset: str
+    fingerprint: str
+    rows: dict[str, int]
+    users: int
+    items: int
+
+
+class TrainedRun(Result):
+    """`best_epoch` counts from 1; `mlflow_url` is None where MLflow is a file."""
+
+    folder: str
+    seed: int
+    mlflow_run_id: str
+    mlflow_url: str | None
+    metric: str
+    best_value: float | None
+    best_epoch: int
+
+
+class Trained(Result):
+    runs: list[TrainedRun]
+
+
+class Evaluated(Result):
+    """`metrics` by scorer: {"model": {"recall@20": 0.3}, "most popular": ...}."""
+
+    run: str
+    split: str
+    metrics: dict[str, dict[str, float]]
+    mlflow_url: str | None
+
+
+class Recommended(Result):
+    folder: str
+    users: int
+    k: int
+    rows: int
+
+
+def is_submitted() -> bool:
+    """Whether Ray's Jobs API started this program."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def tell(result: Result) -> None:
+    """Prints the result for whoever submitted this job; a person at a terminal has been told."""
+    if is_submitted():
+        print(MARK + result.model_dump_json(), flush=True)
+
+
+def read(line: str) -> dict[str, Any] | None:
+    """What `tell` printed, or None where the line is another one."""
+    return json.loads(line.removeprefix(MARK)) if line.startswith(MARK + "{") else None

@@ -1,0 +1,317 @@
+"""Programs submitted to a cluster of real nodes: found again by their id, followed, left, stopped; and what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from components import config
+from components.errors import InputError
+from ray_jobs import _package, _reporter, _submission
+from tests.integration import nodes, submitting, training
+from tests.integration.nodes import Nodes
+from tests.integration.preparing import ROOT, write_log
+from tests.integration.submitting import Submit, Terminal
+from tests.integration.training import MlflowServer, Tracked, free_port, has_all_epochs
+
+USER, PASSWORD = "ann-of-the-tests", "hush-hush-5417"
+CREDENTIALS = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("submit")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(folder)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path) -> str:
+    """A file outside of the tree."""
+    log = write_log(folder / "log.csv", rows=3000)
+    return str(training.recipe_file(folder / "tiny.yaml", training.recipe(log, folder / "store")))
+
+
+@pytest.fixture(scope="module")
+def ray_nodes(folder: Path) -> Iterator[Nodes]:
+    with nodes.cluster(folder) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name in submitting.PLACES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_job_is_started_once_and_goes_on_without_its_followers(
+    ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    with (
+        submitting.asking_for(USER, PASSWORD, behind=server.uri) as uri,
+        submitting.watching_commands([PASSWORD, "_ray_pkg_"]) as on_command_lines,
+    ):
+        asked = ["check", recipe, "--address", ray_nodes.address, "--submission-id", "once"]
+        here = {"MLFLOW_TRACKING_URI": uri, **CREDENTIALS}
+        one, other = Submit(tmp_path / "one", *asked, **here), Terminal(*asked, **here)
+        other.shows("running  0:")
+        assert other.press_ctrl_c() == 130
+        assert one.end() == 0, one.log
+    assert f"follow     python -m ray_jobs.submit follow once --address {ray_nodes.address}" in other.text
+    assert f"stop       python -m ray_jobs.submit stop once --address {ray_nodes.address}" in other.text
+    started = [text for text in (one.said, other.text) if "started    once" in text]
+    found = [text for text in (one.said, other.text) if "found      once" in text]
+    assert len(started) == len(found) == 1
+    assert " MiB in " in started[0]
+    assert f"dashboard  {ray_nodes.address}/#/jobs/once" in one.said
+    assert f"MLflow     {uri}" in one.said
+    assert "3: each sees the source, shares the storage path and reaches MLflow" in one.log
+    assert "result:" not in one.log, "it is for programs"
+    assert not (folder / "store").exists(), "check leaves nothing behind"
+
+    (line,) = [line for line in other.text.splitlines() if line.startswith("follow     ")]
+    again = Submit(tmp_path / "again", *shlex.split(line)[4:])
+    assert again.end() == 0
+    assert again.log == one.log
+
+    job = _submission.connect(ray_nodes.address).get_job_info("once")
+    assert on_command_lines == {"_ray_pkg_"}, "the jobs' processes were seen, and no password"
+    told = [one.log, one.said, other.text, again.said, job.entrypoint, str(job.runtime_env), str(job.metadata)]
+    assert [text for text in told if PASSWORD in text or USER in text] == []
+    for secret in (USER, PASSWORD):
+        assert submitting.files_with(ray_nodes.temporary, secret) == []
+    assert submitting.files_with(ray_nodes.temporary, "HARDNEG_SEALED") != [], "Ray logs a job's environment"
+
+    changed = Submit(tmp_path / "changed", *asked, "--set", "training.epochs=3", **here)
+    assert changed.end() == 2
+    assert "error: --submission-id: got once, which is a job of another program, recipe or arguments" in changed.said
+
+
+def test_a_job_that_fails_tells_why_and_how(ray_nodes: Nodes, server: MlflowServer, recipe: str, tmp_path: Path) -> None:
+    at = ["--address", ray_nodes.address]
+    failed = Submit(tmp_path / "it", "train", recipe, *at, "--submission-id", "it", MLFLOW_TRACKING_URI=server.uri)
+    assert failed.end() == 2
+    assert failed.log.splitlines()[-1].startswith("error: dataset /")
+    assert "failed, exit code 2: it" in failed.said
+    assert "Traceback" not in failed.log + failed.said
+    client = _submission.connect(ray_nodes.address)
+    ended = _submission.follow(client, "it", lambda line: None)
+    assert (ended.status, ended.exit_code, ended.result) == ("FAILED", 2, None)
+    assert ended.lines == failed.log.splitlines()
+    assert _submission.next_id(client, "it") == "it-2"
+    assert _submission.next_id(client, "new") == "new"
+    assert _submission.stop(client, "it") == "FAILED", "it had ended before"
+
+
+def test_a_job_is_stopped(ray_nodes: Nodes, server: MlflowServer, recipe: str, tmp_path: Path) -> None:
+    at = ["--address", ray_nodes.address]
+    stopped = Submit(tmp_path / "a", "check", recipe, *at, "--submission-id", "long-a", MLFLOW_TRACKING_URI=server.uri)
+    stopped.says("state      running")
+    stop = Submit(tmp_path / "stop", "stop", "long-a", *at)
+    assert stop.end() == 0
+    assert "long-a: STOPPED" in stop.said
+    assert stopped.end() == 143
+    client = _submission.connect(ray_nodes.address)
+    assert _submission.next_id(client, "long-a") == "long-a-2"
+    assert _submission.stop_all(client, "long-") == []
+    unknown = Submit(tmp_path / "unknown", "stop", "lung-a", *at)
+    assert unknown.end() == 2
+    assert f"error: lung-a: no such job at {ray_nodes.address}" in unknown.said
+    assert "running there: none" in unknown.said
+
+
+def test_a_dropped_connection_costs_no_line(ray_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = _submission.connect(ray_nodes.address)
+    job = client.submit_job(entrypoint="for n in 1 2 3 4 5 6; do echo line $n; sleep 0.7; done; exit 5")
+    ask, calls = client.get_job_logs, iter(range(1000))
+
+    def dropped(submission_id: str) -> str:
+        if next(calls) % 3:
+            raise ConnectionResetError("connection reset by peer")
+        return ask(submission_id)
+
+    monkeypatch.setattr(client, "get_job_logs", dropped)
+    lines: list[str] = []
+    ended = _submission.follow(client, job, lines.append)
+    assert ended.exit_code == 5
+    assert [line for line in lines if line.startswith("line ")] == [f"line {n}" for n in range(1, 7)]
+
+
+def test_both_versions_of_ray_are_named_where_they_differ(ray_nodes: Nodes, monkeypatch: Any, capsys: Any) -> None:
+    _submission.connect(ray_nodes.address)
+    assert capsys.readouterr().err == ""
+    theirs = ray.__version__
+    monkeypatch.setattr(ray, "__version__", "2.58.1")
+    _submission.connect(ray_nodes.address)
+    assert f"warning: Ray is 2.58.1 here and {theirs} on the cluster" in capsys.readouterr().err
+
+
+def test_the_address_is_the_one_that_was_given(ray_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    assert _submission.connect(f"{ray_nodes.address}/").get_address() == ray_nodes.address
+
+
+def test_a_head_that_does_not_answer(server: MlflowServer, recipe: str, tmp_path: Path, monkeypatch: Any) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    away = Submit(tmp_path / "away", "check", recipe, "--address", nobody, MLFLOW_TRACKING_URI=server.uri)
+    assert away.end() == 2
+    assert f"error: --address: tried {nobody}, which does not answer (ConnectionRefusedError: " in away.said
+    assert "takes the URL of a running head's dashboard" in away.said
+    assert len(away.said.splitlines()) == 1
+    with pytest.raises(
+        InputError, match=r"--address: tried http://no-such-head.invalid:8265, which does not answer \(gaierror"
+    ):
+        _submission.connect("http://no-such-head.invalid:8265")
+    with pytest.raises(InputError, match="^--address: got 'head:8265', takes the URL of a head's dashboard"):
+        _submission.connect("head:8265")
+    with pytest.raises(InputError, match=f"{server.uri}"):
+        _submission.connect(server.uri)
+    monkeypatch.setattr(_submission, "CONNECT_SECONDS", 0.5)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", free_port()))
+        deaf.listen()
+        with pytest.raises(InputError, match="which does not answer"):
+            _submission.connect(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+
+
+def test_a_tree_too_large_is_said_before_anything_is_sent(recipe: str, tmp_path: Path) -> None:
+    for name in ("components", "ray_jobs", ".rayignore"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    with (tmp_path / "table.npy").open("wb") as file:
+        file.truncate(120 * 2**20)
+    command = [sys.executable, "-m", "ray_jobs.submit", "check", recipe, "--address", "http://127.0.0.1:9"]
+    own = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "takes at most 100.0 MiB; name in .rayignore what a job does not need" in done.stderr
+    assert "120.0 MiB  table.npy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("beyond", "fits"), [(-(2**16), True), (2**16, False)])
+def test_the_limit_is_ray_s(
+    beyond: int,
+    fits: bool,
+    ray_nodes: Nodes,
+    server: MlflowServer,
+    recipe: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (tmp_path / "table.npy").open("wb") as file:
+        file.truncate(_package.LIMIT + beyond)
+    monkeypatch.setattr(_package, "LIMIT", 2**40)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    client, given, name = _submission.connect(ray_nodes.address), config.load(recipe), f"of{beyond}"
+    if fits:
+        assert _submission.submit(client, "check", given, submission_id=name, working_dir=tmp_path)
+        _submission.stop(client, name)
+    else:
+        with pytest.raises(InputError):
+            _submission.submit(client, "check", given, submission_id=name, working_dir=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_driver_with_a_cpu_of_its_own_trains_beside_it(
+    ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    """On one of the two worker nodes, each of one CPU: so one training worker fits, and no second."""
+    with submitting.asking_for(USER, PASSWORD, behind=server.uri) as uri:
+        here = {"MLFLOW_TRACKING_URI": uri, **CREDENTIALS}
+        at = [recipe, "--address", ray_nodes.address, "--set", "scale.driver_cpus=1"]
+        prepared = Submit(tmp_path / "prepare", "prepare", *at, **here)
+        assert prepared.end() == 0, prepared.log
+        wide = Submit(tmp_path / "wide", "train", *at, **here)
+        assert wide.end() == 2
+        assert "error: scale.num_workers: got 2 of 1 CPU each, takes at most 1 on this cluster" in wide.log
+        job = Submit(tmp_path / "train", "train", *at, "--set", "scale.num_workers=1", **here)
+        assert job.end() == 0, job.log
+    (run,) = training.runs(folder / "store")
+    tracked = Tracked(run, server.uri)
+    assert tracked.status == "FINISHED"
+    has_all_epochs(run, tracked)
+    assert _reporter.read_notices(run) == [], "its controller had the password too"
+    assert f"MLflow     {uri}/#/experiments/{tracked.run.info.experiment_id}/runs/{tracked.run_id}" in job.said
+    head = _submission.connect(ray_nodes.address).get_job_info("once").driver_node_id
+    assert {details.driver_node_id for details in _submission.connect(ray_nodes.address).list_jobs()} - {head, None}
+
+
+@pytest.mark.slow
+def test_a_cluster_with_a_token(server: MlflowServer, recipe: str, tmp_path: Path) -> None:
+    token, home = "0f" * 32, {"HOME": str(tmp_path)}
+    (tmp_path / "token").write_text(token)
+    with nodes.cluster(tmp_path, worker_cpus=(1,), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as guarded:
+        asked = ["check", recipe, "--address", guarded.address, "--set", "scale.num_workers=1"]
+        here: dict[str, str | None] = {"MLFLOW_TRACKING_URI": server.uri, "RAY_AUTH_MODE": None, **home}
+        missing = Submit(tmp_path / "missing", *asked, **here)
+        assert missing.end() == 2
+        assert "401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: not set)" in missing.said
+        empty = Submit(tmp_path / "empty", *asked, **{**here, "RAY_AUTH_MODE": "token"})
+        assert empty.end() == 2
+        assert "401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: token)" in empty.said
+        wrong = Submit(tmp_path / "wrong", *asked, **{**here, "RAY_AUTH_TOKEN": "ab" * 32})
+        assert wrong.end() == 2
+        assert "403, the token that was sent is not the cluster's (expired, or of another cluster)" in wrong.said
+        assert all(len(refused.said.splitlines()) == 1 for refused in (missing, wrong))
+        right = Submit(tmp_path / "right", *asked, **{**here, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")})
+        assert right.end() == 0, right.said + right.log
+        assert "2: each sees the source" in right.log
+        assert token not in right.said + right.log
+
+
+HIDING = 'mount -t tmpfs none "$0" && mount --bind "$1" /etc/hosts && shift 1 && exec "$@"'
+
+
+@pytest.mark.slow
+def test_check_names_the_node_that_sees_neither_the_files_nor_mlflow(
+    ray_nodes: Nodes, server: MlflowServer, folder: Path, tmp_path: Path
+) -> None:
+    """A node in a mount namespace of its own, with an empty folder in the place of the shared one, and another localhost."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("takes the right to make mount namespaces (unshare -m)")
+    shared = folder / "shared"
+    shared.mkdir()
+    (tmp_path / "hosts").write_text("127.0.0.99 localhost\n")
+    log = write_log(shared / "log.csv", rows=200)
+    file = training.recipe_file(tmp_path / "hidden.yaml", training.recipe(log, shared / "store"))
+    hiding = ["unshare", "-m", "bash", "-c", HIDING, str(shared), str(tmp_path / "hosts")]
+    ip = ray_nodes.add(1, before=hiding)
+    uri = server.uri.replace("127.0.0.1", "localhost")
+    found = Submit(tmp_path / "it", "check", str(file), "--address", ray_nodes.address, MLFLOW_TRACKING_URI=uri)
+    try:
+        assert found.end() == 2, found.log
+    finally:
+        ray_nodes.nodes.pop().stop()
+    errors = [line for line in found.log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    for error, key, got in zip(
+        sorted(errors),
+        ("data.source", "scale.storage_path", "tracking.uri"),
+        (log, shared / "store", uri),
+        strict=True,
+    ):
+        assert error.startswith(f"error: {key}: got {got}, takes ")
+        assert error.endswith(f"(on {ip})")
+    assert "No such file or directory" in min(errors)
+    assert "ConnectionRefusedError" in max(errors)
+    assert list(shared.iterdir()) == [log], "nothing is left behind"
