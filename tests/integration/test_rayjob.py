@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.steps import rayjob
+from components.steps import rayjob, targets
 from components.steps.job import Job
 from ray_jobs._results import Checked
 from tests.integration import training
