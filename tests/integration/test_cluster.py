@@ -1,4 +1,4 @@
-"""A head and two worker nodes as real processes, a real MLflow server, and every program submitted through the Jobs API.
+"""A head and two worker nodes as real processes, a real MLflow server, and every program submitted by `ray job submit`.
 
 Each worker node has one CPU and the head none, so that a training of two workers is on two nodes.
 """
@@ -6,6 +6,10 @@ Each worker node has one CPU and the head none, so that a training of two worker
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +20,10 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from components import storage
 from components.config import Recipe
 from components.data import manifest
+from ray_jobs import _tracking
 from tests.integration import nodes, training
 from tests.integration.preparing import ROOT, write_log
 from tests.integration.training import MlflowServer, Tracked, has_all_epochs, reported, runs, wait_for
-
-EXCLUDED = ["/.git", "/.venv", "/.venv/**", "/runs", "/tests", "/docs"]
 
 
 class Cluster:
@@ -39,10 +42,13 @@ class Cluster:
 
     def submit(self, program: str, *arguments: str, file: Path | None = None, **environment: str) -> str:
         own = {"MLFLOW_TRACKING_URI": self.server.uri, "HARDNEG_CACHE": str(self.folder / "cache"), **environment}
-        return self.client.submit_job(
-            entrypoint=" ".join(["python", "-m", f"ray_jobs.{program}", str(file or self.file), *arguments]),
-            runtime_env={"working_dir": str(ROOT), "excludes": EXCLUDED, "env_vars": {k: v for k, v in own.items() if v}},
-        )
+        job = f"{program}-{uuid.uuid4().hex[:8]}"
+        runtime_env = json.dumps({"env_vars": {name: value for name, value in own.items() if value}})
+        ray_job = [str(nodes.BIN / "ray"), "job", "submit", "--address", self.client.get_address(), "--working-dir", "."]
+        command = ["python", "-m", f"ray_jobs.{program}", str(file or self.file), *arguments]
+        options = ["--submission-id", job, "--runtime-env-json", runtime_env, "--no-wait"]
+        subprocess.run([*ray_job, *options, "--", *command], cwd=ROOT, check=True, capture_output=True)
+        return job
 
     def follow(self, job: str) -> str:
         """The job's log, read until it ends."""
@@ -130,6 +136,8 @@ def test_a_training_whose_job_is_stopped_is_killed_in_mlflow_too(cluster: Cluste
     job = cluster.submit("train", file=training.recipe_file(tmp_path / "long.yaml", Recipe.model_validate(long)))
     run = wait_for(lambda: next((cluster.store / "runs").glob("long-*"), None), "a run")
     wait_for(lambda: reported(run) >= 2, "two epochs")
+    points = {f"m{n}": 0.5 for n in range(10)}  # of a long run: more than can be sent before Ray kills what it stops
+    _tracking.append_history(run, [{"time": time.time(), "step": step, "metrics": points} for step in range(1000)])
     cluster.client.stop_job(job)
     wait_for(lambda: cluster.client.get_job_status(job) == JobStatus.STOPPED, "the job to stop")
     wait_for(lambda: Tracked(run).status == "KILLED", "the MLflow run to end")
