@@ -93,9 +93,10 @@ def require_slots(scale: Scale, least: int, use_gpu: bool) -> int:
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
     by_id = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     if scale.driver_cpus and _results.is_submitted():  # this program holds them
-        by_id[ray.get_runtime_context().get_node_id()]["CPU"] -= scale.driver_cpus
+        own = by_id[ray.get_runtime_context().get_node_id()]
+        own["CPU"] = own.get("CPU", 0) - scale.driver_cpus
     nodes = list(by_id.values())
-    slots = sum(min(int(node.get(what, 0) // need) for what, need in each.items()) for node in nodes)
+    slots = sum(max(0, min(int(node.get(what, 0) // need) for what, need in each.items())) for node in nodes)
     if slots < least:
         wants = " and ".join(f"{need} {what}" for what, need in each.items())
         have = ", ".join(" and ".join(f"{node.get(what, 0):g} {what}" for what in each) for node in nodes)

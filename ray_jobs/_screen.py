@@ -31,9 +31,8 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
     say(f"dashboard  {client.get_address()}/#/jobs/{submission_id}")
     with _Screen() as screen:
         ended = _submission.follow(client, submission_id, screen.echo, screen.watch)
-    if ended.exit_code and not ended.lines:
-        say(ended.message)
-    say(f"{ended.status.lower()}, exit code {ended.exit_code}: {submission_id}", *_pages(ended.result or {}))
+    why = f" ({ended.message})" if ended.exit_code and ended.message else ""
+    say(f"{ended.status.lower()}, exit code {ended.exit_code}: {submission_id}{why}", *_pages(ended.result or {}))
     return ended.exit_code
 
 

@@ -83,8 +83,6 @@ def connect(address: str) -> JobSubmissionClient:
     """
     if not re.fullmatch(r"https?://[^/\s]+.*", address):
         raise InputError(f"--address: got {address!r}, takes the URL of a head's dashboard, as http://HEAD:8265")
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's client would keep it to itself
     import ray
     import requests
     from ray.job_submission import JobSubmissionClient
@@ -142,6 +140,8 @@ def _token_trouble(said: str) -> str:
             f"401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: {mode}) and the cluster's "
             f"token in {sources}; on the head, ray get-auth-token prints it"
         )
+    if not said.startswith("Authentication failed"):  # Ray's client did not even ask
+        return f"RAY_AUTH_MODE=token here, and no token in {sources}; on the head, ray get-auth-token prints it"
     return (
         f"403, the token that was sent is not the cluster's (expired, or of another cluster); takes the cluster's in "
         f"{sources}, read in this order; on the head, ray get-auth-token prints it"
@@ -254,7 +254,10 @@ def next_id(client: JobSubmissionClient, submission_id: str) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over: SUCCEEDED, FAILED or STOPPED. `result` is what it told (ray_jobs._results), `message` Ray's word."""
+    """A job that is over: SUCCEEDED, FAILED or STOPPED.
+
+    `result` is what it told (ray_jobs._results); `message` is why Ray ended it, empty where the program ended by itself.
+    """
 
     status: str
     exit_code: int
@@ -314,7 +317,8 @@ def follow(
         log.grow(text, whole=ended)
         watch(details)
         if ended:
-            message = (details.message or "").partition("\n")[0]  # the rest repeats the log
+            said = (details.message or "").partition("\n")[0]
+            message = said if details.driver_exit_code is None else ""  # else it repeats the log
             return Ended(str(details.status), _exit_code(details), list(log.lines), log.result, message)
         time.sleep(max(POLL_SECONDS, 5 * (time.monotonic() - asked)))
 

@@ -58,6 +58,8 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported: else its client keeps the token to itself
     if arguments.action in PROGRAMS:
         return submit(arguments)
     client = _submission.connect(arguments.address)

@@ -50,12 +50,12 @@ class Node:
 class Nodes:
     """A head at 127.0.0.1 and workers at 127.0.0.2, ...; Train tells nodes apart by address."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, head_cpus: int = 0, **environment: str) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: sockets' paths have a limit
         self._folder, self._environment = folder, environment
         self._port, dashboard = free_port(), free_port()
         self.address = f"http://127.0.0.1:{dashboard}"
-        head = ["--head", "--port", str(self._port), "--num-cpus", "0", "--temp-dir", str(self.temporary / "1")]
+        head = ["--head", "--port", str(self._port), "--num-cpus", str(head_cpus), "--temp-dir", str(self.temporary / "1")]
         head += ["--ray-client-server-port", str(free_port())]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
         self.nodes = [Node("127.0.0.1", folder, *head, **environment)]
@@ -87,9 +87,9 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, worker_cpus: Sequence[int] = (1, 1), **environment: str) -> Iterator[Nodes]:
-    """A head without CPUs and a worker node for each of `worker_cpus`."""
-    nodes = Nodes(folder, **environment)
+def cluster(folder: Path, worker_cpus: Sequence[int] = (1, 1), head_cpus: int = 0, **environment: str) -> Iterator[Nodes]:
+    """A head, by default without CPUs, and a worker node for each of `worker_cpus`."""
+    nodes = Nodes(folder, head_cpus, **environment)
     try:
         for cpus in worker_cpus:
             nodes.add(cpus)

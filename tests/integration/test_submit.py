@@ -17,12 +17,12 @@ import ray
 
 from components import config
 from components.errors import InputError
-from ray_jobs import _package, _reporter, _submission
+from ray_jobs import _package, _reporter, _submission, _tracking
 from tests.integration import nodes, submitting, training
 from tests.integration.nodes import Nodes
 from tests.integration.preparing import ROOT, write_log
 from tests.integration.submitting import Submit, Terminal
-from tests.integration.training import MlflowServer, Tracked, free_port, has_all_epochs
+from tests.integration.training import MlflowServer, Tracked, free_port
 
 USER, PASSWORD = "ann-of-the-tests", "hush-hush-5417"
 CREDENTIALS = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
@@ -231,52 +231,61 @@ def test_the_limit_is_ray_s(
             _submission.submit(client, "check", given, submission_id=name, working_dir=tmp_path)
 
 
+TOKEN = "0f" * 32
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """One node of two CPUs, which wants a token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with nodes.cluster(folder, worker_cpus=(), head_cpus=2, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as started:
+        yield started
+
+
 @pytest.mark.slow
-def test_a_driver_with_a_cpu_of_its_own_trains_beside_it(
-    ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path
+def test_a_token_that_is_missing_or_wrong(guarded: Nodes, server: MlflowServer, recipe: str, tmp_path: Path) -> None:
+    asked = ["check", recipe, "--address", guarded.address]
+    nobody: dict[str, str | None] = {"MLFLOW_TRACKING_URI": server.uri, "RAY_AUTH_MODE": None, "HOME": str(tmp_path)}
+    for name, here, told in (
+        ("missing", {}, "401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: not set)"),
+        ("empty", {"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE=token here, and no token in RAY_AUTH_TOKEN, the file"),
+        ("wrong", {"RAY_AUTH_TOKEN": "ab" * 32}, "403, the token that was sent is not the cluster's (expired, or of another"),
+    ):
+        refused = Submit(tmp_path / name, *asked, **{**nobody, **here})
+        assert refused.end() == 2, name
+        assert told in refused.said
+        assert len(refused.said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_training_behind_a_token_and_a_password_beside_its_driver(
+    guarded: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path
 ) -> None:
-    """On one of the two worker nodes, each of one CPU: so one training worker fits, and no second."""
+    """The driver holds one of the two CPUs, so one worker fits, and no second."""
+    (tmp_path / "token").write_text(TOKEN)
     with submitting.asking_for(USER, PASSWORD, behind=server.uri) as uri:
-        here = {"MLFLOW_TRACKING_URI": uri, **CREDENTIALS}
-        at = [recipe, "--address", ray_nodes.address, "--set", "scale.driver_cpus=1"]
+        here = {
+            "MLFLOW_TRACKING_URI": uri,
+            "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+            "RAY_AUTH_MODE": None,
+            **CREDENTIALS,
+        }
+        at = [recipe, "--address", guarded.address, "--set", "scale.driver_cpus=1"]
         prepared = Submit(tmp_path / "prepare", "prepare", *at, **here)
         assert prepared.end() == 0, prepared.log
         wide = Submit(tmp_path / "wide", "train", *at, **here)
-        assert wide.end() == 2
+        assert wide.end() == 2, wide.log
         assert "error: scale.num_workers: got 2 of 1 CPU each, takes at most 1 on this cluster" in wide.log
         job = Submit(tmp_path / "train", "train", *at, "--set", "scale.num_workers=1", **here)
         assert job.end() == 0, job.log
     (run,) = training.runs(folder / "store")
     tracked = Tracked(run, server.uri)
     assert tracked.status == "FINISHED"
-    has_all_epochs(run, tracked)
+    history = _tracking.read_history(run)
+    assert tracked.history("loss") == [(entry["step"], entry["metrics"]["loss"]) for entry in history]
     assert _reporter.read_notices(run) == [], "its controller had the password too"
     assert f"MLflow     {uri}/#/experiments/{tracked.run.info.experiment_id}/runs/{tracked.run_id}" in job.said
-    head = _submission.connect(ray_nodes.address).get_job_info("once").driver_node_id
-    assert {details.driver_node_id for details in _submission.connect(ray_nodes.address).list_jobs()} - {head, None}
-
-
-@pytest.mark.slow
-def test_a_cluster_with_a_token(server: MlflowServer, recipe: str, tmp_path: Path) -> None:
-    token, home = "0f" * 32, {"HOME": str(tmp_path)}
-    (tmp_path / "token").write_text(token)
-    with nodes.cluster(tmp_path, worker_cpus=(1,), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as guarded:
-        asked = ["check", recipe, "--address", guarded.address, "--set", "scale.num_workers=1"]
-        here: dict[str, str | None] = {"MLFLOW_TRACKING_URI": server.uri, "RAY_AUTH_MODE": None, **home}
-        missing = Submit(tmp_path / "missing", *asked, **here)
-        assert missing.end() == 2
-        assert "401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: not set)" in missing.said
-        empty = Submit(tmp_path / "empty", *asked, **{**here, "RAY_AUTH_MODE": "token"})
-        assert empty.end() == 2
-        assert "401, the cluster takes a token and none was sent; takes RAY_AUTH_MODE=token (here: token)" in empty.said
-        wrong = Submit(tmp_path / "wrong", *asked, **{**here, "RAY_AUTH_TOKEN": "ab" * 32})
-        assert wrong.end() == 2
-        assert "403, the token that was sent is not the cluster's (expired, or of another cluster)" in wrong.said
-        assert all(len(refused.said.splitlines()) == 1 for refused in (missing, wrong))
-        right = Submit(tmp_path / "right", *asked, **{**here, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")})
-        assert right.end() == 0, right.said + right.log
-        assert "2: each sees the source" in right.log
-        assert token not in right.said + right.log
+    assert TOKEN not in job.said + job.log
 
 
 HIDING = 'mount -t tmpfs none "$0" && mount --bind "$1" /etc/hosts && shift 1 && exec "$@"'
@@ -292,7 +301,7 @@ def test_check_names_the_node_that_sees_neither_the_files_nor_mlflow(
     shared = folder / "shared"
     shared.mkdir()
     (tmp_path / "hosts").write_text("127.0.0.99 localhost\n")
-    log = write_log(shared / "log.csv", rows=200)
+    log = write_log(shared / "log.csv", rows=1500)
     file = training.recipe_file(tmp_path / "hidden.yaml", training.recipe(log, shared / "store"))
     hiding = ["unshare", "-m", "bash", "-c", HIDING, str(shared), str(tmp_path / "hosts")]
     ip = ray_nodes.add(1, before=hiding)
