@@ -27,9 +27,9 @@ def say(*lines: str) -> None:
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> int:
-    """Shows a job to its end and returns its exit code."""
+    """Shows a job to its end and returns its exit code. Ctrl-C leaves the job alone, and says how to come back to it."""
     say(f"dashboard  {client.get_address()}/#/jobs/{submission_id}")
-    with _Screen() as screen:
+    with _detaching(client, submission_id), _Screen() as screen:
         ended = _submission.follow(client, submission_id, screen.echo, screen.watch)
     why = f" ({ended.message})" if ended.exit_code and ended.message else ""
     say(f"{ended.status.lower()}, exit code {ended.exit_code}: {submission_id}{why}", *_pages(ended.result or {}))
@@ -43,8 +43,7 @@ def _pages(result: dict[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def detaching(client: JobSubmissionClient, submission_id: str) -> Iterator[None]:
-    """Ctrl-C leaves the job alone, and says how to come back to it."""
+def _detaching(client: JobSubmissionClient, submission_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

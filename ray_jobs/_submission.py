@@ -37,6 +37,7 @@ LONGEST_RECIPE = 100_000  # characters: it becomes an environment variable, and 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 LOST_SECONDS = 300.0
+LOG_SECONDS = 30.0
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
 SHOWN_LINES = 20
@@ -299,20 +300,23 @@ def follow(
     Raises:
         InputError: there is no such job, or the head has not answered for five minutes (the job may go on).
     """
-    log, heard, address = _Log(echo), time.monotonic(), client.get_address()
+    log, heard = _Log(echo), time.monotonic()
     while True:
-        asked = time.monotonic()
+        asked, details = time.monotonic(), None
         try:
             details = find(client, submission_id)
-            text = _within(ANSWER_SECONDS, lambda: client.get_job_logs(submission_id)) if details else ""
+            if details is None:
+                raise unknown(client, submission_id)
+            text = _within(ANSWER_SECONDS, lambda: client.get_job_logs(submission_id))
         except (AwayError, RuntimeError, OSError) as error:
-            if time.monotonic() - heard > LOST_SECONDS:
-                lost = f"{address}: lost for {LOST_SECONDS:.0f} s, the job {submission_id} may go on"
+            silent = time.monotonic() - heard
+            if silent > LOST_SECONDS:
+                lost = f"{client.get_address()}: lost for {LOST_SECONDS:.0f} s, the job {submission_id} may go on"
                 raise InputError(f"{lost}: {error}") from error
-            time.sleep(POLL_SECONDS)
-            continue
-        if details is None:
-            raise unknown(client, submission_id)
+            if details is None or not details.status.is_terminal() or silent < LOG_SECONDS:
+                time.sleep(POLL_SECONDS)
+                continue
+            text = ""  # the node that had it is gone
         heard, ended = time.monotonic(), details.status.is_terminal()
         log.grow(text, whole=ended)
         watch(details)

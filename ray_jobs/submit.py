@@ -45,16 +45,13 @@ def submit(arguments: argparse.Namespace) -> int:
     recipe = config.load(arguments.recipe, arguments.set)
     _submission.environment(recipe)  # finds mistakes before anything is sent
     tree = _package.tree()
-    ships = _package.measure(tree) if tree else "nothing: the cluster's nodes must have this project installed"
+    ships = f"with {_package.measure(tree)}" if tree else "with the project that the cluster's nodes have"
     client = _submission.connect(arguments.address)
     submission_id = arguments.submission_id or _submission.new_id(arguments.action, recipe)
-    with _screen.detaching(client, submission_id):
-        is_new = _submission.submit(
-            client, arguments.action, recipe, arguments.own, submission_id=submission_id, working_dir=tree
-        )
-        shipped = f"ships      {ships}" if is_new else "ships      nothing: that job is there already"
-        _screen.say(f"{'started' if is_new else 'found':<10} {submission_id}", shipped, f"MLflow     {_tracking.uri(recipe)}")
-        return _screen.follow(client, submission_id)
+    _screen.say(f"job        {submission_id}", f"MLflow     {_tracking.uri(recipe)}")
+    is_new = _submission.submit(client, arguments.action, recipe, arguments.own, submission_id=submission_id, working_dir=tree)
+    _screen.say(f"started    {ships}" if is_new else "found      it was submitted before")
+    return _screen.follow(client, submission_id)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,8 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "stop":
         _screen.say(f"{arguments.submission_id}: {_submission.stop(client, arguments.submission_id)}")
         return 0
-    with _screen.detaching(client, arguments.submission_id):
-        return _screen.follow(client, arguments.submission_id)
+    return _screen.follow(client, arguments.submission_id)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,6 @@ def body(job: Job) -> dict[str, Any]:
         "metadata": {"name": job.name, "labels": {RUN_LABEL: job.run_id, PROGRAM_LABEL: job.program}},
         "spec": {
             "submissionMode": "HTTPMode",  # by the operator: no pod that only submits
-            "jobId": job.name,
             "entrypoint": _submission.entry_point(job.program, job.arguments),
             "entrypointNumCpus": scale.driver_cpus,
             "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe)}),

@@ -1,4 +1,4 @@
-"""Writes recommendations with the best of the runs: best on what their epoch was chosen on, never on test."""
+"""Writes recommendations with the best of the runs, on the split that their epochs were chosen on."""
 
 from kfp.dsl import Dataset, Input, Model, Output
 

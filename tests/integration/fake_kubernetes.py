@@ -11,6 +11,7 @@ import copy
 import functools
 import json
 import os
+import secrets
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,7 +130,7 @@ class FakeKubernetes:
         """A RayJob's life: its cluster comes up, its entry point runs, and at last it is deleted."""
         job = self.jobs[name]
         deleted = lambda: "deletionTimestamp" in job["metadata"]  # noqa: E731
-        job["status"] = {"jobDeploymentStatus": "Initializing", "jobId": job["spec"]["jobId"]}
+        job["status"] = {"jobDeploymentStatus": "Initializing", "jobId": f"{name}-{secrets.token_hex(3)}"}
         while not self.hold.wait(POLL_SECONDS) and not deleted():
             pass
         if not deleted():
@@ -143,14 +144,14 @@ class FakeKubernetes:
     def _run(self, job: dict[str, Any], deleted: Any) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        spec, identity = job["spec"], job["spec"]["jobId"]
+        spec, identity = job["spec"], job["status"]["jobId"]
         environment = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
         (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
         for each in container["env"]:
             reference = each["valueFrom"]["secretKeyRef"]
             if reference["name"] == "hardneg" and reference["key"] in self._secret:
                 environment[each["name"]] = self._secret[reference["key"]]
-        self.environments[identity] = environment
+        self.environments[job["metadata"]["name"]] = environment
         client = JobSubmissionClient(self._dashboard)
         client.submit_job(
             entrypoint=spec["entrypoint"],
@@ -170,9 +171,6 @@ class FakeKubernetes:
         if state == "FAILED":
             over = {"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": "Job entrypoint command failed"}
         job["status"] |= {"jobStatus": state, **over}
-        while not deleted():
-            time.sleep(POLL_SECONDS)
-        client.delete_job(identity)  # its cluster is no more
 
     # HTTP -----------------------------------------------------------------------------------------------------------
 

@@ -141,8 +141,8 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     (recommended,) = artifacts(first, "recommend", "recommendations")
     best = max(models.values(), key=lambda model: model["best_value"])
     assert recommended["uri"].startswith(best["uri"])
-    lists = pq.read_table(recommended["uri"].removeprefix("file://"))
-    assert lists.num_rows == recommended["rows"] == 5 * dataset["users"]
+    lists = Path(recommended["uri"].removeprefix("file://")).glob("*.parquet")
+    assert sum(pq.read_table(part).num_rows for part in lists) == recommended["rows"] == 5 * dataset["users"]
     experiment = _tracking.client(world.server.uri).get_experiment_by_name("hardneg")
     assert experiment is not None
     assert len(mlflow.MlflowClient(world.server.uri).search_runs([experiment.experiment_id])) == 2
@@ -211,10 +211,11 @@ def test_a_rayjob_runs_is_found_again_and_deleted(world: World, tmp_path: Path) 
     wrong = Recipe.model_validate({**world.recipe.model_dump(), "name": "nowhere"}).to_json().replace("log.csv", "nowhere.csv")
     failing = Step(tmp_path / "failing", run_id, "check", wrong, target, **environment)
     assert failing.end() == 1
-    assert "the job ended as FAILED with exit code 2 " in failing.text
-    assert "lines:\n" in failing.text
-    last = failing.text.splitlines()[-20:]
-    assert any("nowhere.csv" in line for line in last), failing.text
+    log, _, told = failing.text.partition(f"error: {name(run_id, 'check')}: the job ended as FAILED with exit code 2\n")
+    first, *lines = told.splitlines()
+    assert first == f"its last {len(lines)} lines:"
+    assert lines[-1].startswith("  error: data.source: got ") and "nowhere.csv" in lines[-1]
+    assert lines[-1].strip() in log, "each line was told when it came, too"
     assert "Traceback" not in failing.text
     wait_for(lambda: not kubernetes.jobs, "the RayJob's end")
     kubernetes.close()

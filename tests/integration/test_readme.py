@@ -14,6 +14,7 @@ from components import storage
 from pipelines import movielens
 from tests.integration.preparing import ROOT
 
+GAVE_UP, ATTEMPTS = "The current node timed out during startup", 3  # Ray's limit of 30 s, on a loaded machine
 CHAPTER = "Your own cluster in five minutes"
 ALONE = "ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray"
 
@@ -54,11 +55,15 @@ def test_the_cluster_in_five_minutes(tmp_path: Path) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | {
         "HOME": str(tmp_path)
     }
-    done = subprocess.run(
-        script, cwd=clone, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900
-    )
-    told = done.stdout
-    assert done.returncode == 0, told[-5000:]
+    told, code = "", 1
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(
+            script, cwd=clone, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1200
+        )
+        told, code = done.stdout, done.returncode
+        if GAVE_UP not in told:
+            break
+    assert code == 0, told[-5000:]
     assert "3: each sees the source, shares the storage path and reaches MLflow" in told
     assert told.count("succeeded, exit code 0") == 5, "four jobs, and one of them followed again"
     assert told.count("epoch 12 of 12 ") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -76,10 +77,11 @@ def test_a_job_is_started_once_and_goes_on_without_its_followers(
         assert one.end() == 0, one.log
     assert f"follow     python -m ray_jobs.submit follow once --address {ray_nodes.address}" in other.text
     assert f"stop       python -m ray_jobs.submit stop once --address {ray_nodes.address}" in other.text
-    started = [text for text in (one.said, other.text) if "started    once" in text]
-    found = [text for text in (one.said, other.text) if "found      once" in text]
+    started = [text for text in (one.said, other.text) if "started    with" in text]
+    found = [text for text in (one.said, other.text) if "found      it was submitted before" in text]
     assert len(started) == len(found) == 1
-    assert " MiB in " in started[0]
+    assert re.search(r"started    with \d\.\d MiB in \d+ files of ", started[0])
+    assert "job        once" in one.said
     assert f"dashboard  {ray_nodes.address}/#/jobs/once" in one.said
     assert f"MLflow     {uri}" in one.said
     assert "3: each sees the source, shares the storage path and reaches MLflow" in one.log
