@@ -63,7 +63,7 @@ def _places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_job_is_started_once_and_goes_on_without_its_followers(
-    ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path
+    ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
         submitting.asking_for(USER, PASSWORD, behind=server.uri) as uri,
@@ -93,7 +93,8 @@ def test_a_job_is_started_once_and_goes_on_without_its_followers(
     assert again.end() == 0
     assert again.log == one.log
 
-    job = _submission.connect(ray_nodes.address).get_job_info("once")
+    client = _submission.connect(ray_nodes.address)
+    job = client.get_job_info("once")
     assert on_command_lines == {"_ray_pkg_"}, "the jobs' processes were seen, and no password"
     told = [one.log, one.said, other.text, again.said, job.entrypoint, str(job.runtime_env), str(job.metadata)]
     assert [text for text in told if PASSWORD in text or USER in text] == []
@@ -101,9 +102,10 @@ def test_a_job_is_started_once_and_goes_on_without_its_followers(
         assert submitting.files_with(ray_nodes.temporary, secret) == []
     assert submitting.files_with(ray_nodes.temporary, "HARDNEG_SEALED") != [], "Ray logs a job's environment"
 
-    changed = Submit(tmp_path / "changed", *asked, "--set", "training.epochs=3", **here)
-    assert changed.end() == 2
-    assert "error: --submission-id: got once, which is a job of another program, recipe or arguments" in changed.said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    changed = config.load(recipe, ["training.epochs=3"])
+    with pytest.raises(InputError, match="^--submission-id: got once, which is a job of another program, recipe or arguments"):
+        _submission.submit(client, "check", changed, submission_id="once", working_dir=None)
 
 
 def test_a_job_that_fails_tells_why_and_how(ray_nodes: Nodes, server: MlflowServer, recipe: str, tmp_path: Path) -> None:
@@ -133,10 +135,8 @@ def test_a_job_is_stopped(ray_nodes: Nodes, server: MlflowServer, recipe: str, t
     client = _submission.connect(ray_nodes.address)
     assert _submission.next_id(client, "long-a") == "long-a-2"
     assert _submission.stop_all(client, "long-") == []
-    unknown = Submit(tmp_path / "unknown", "stop", "lung-a", *at)
-    assert unknown.end() == 2
-    assert f"error: lung-a: no such job at {ray_nodes.address}" in unknown.said
-    assert "running there: none" in unknown.said
+    with pytest.raises(InputError, match=f"^lung-a: no such job at {ray_nodes.address} .*; running there: none"):
+        _submission.stop(client, "lung-a")
 
 
 def test_a_dropped_connection_costs_no_line(ray_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

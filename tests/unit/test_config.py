@@ -68,6 +68,8 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("data.source", {"tset": "a"}, "data.source: got {'tset': 'a'}, takes a path, a list of paths, or a mapping *"),
         ("data.source", "s3://bucket/log", "data.source: got 's3://bucket/log', takes a path of a local or shared file system"),
         ("scale.num_workers", 0, "scale.num_workers: got 0, takes a number >= 1"),
+        ("scale.driver_cpus", -1, "scale.driver_cpus: got -1, takes a number >= 0"),
+        ("scale.memory_per_worker_gib", 0, "scale.memory_per_worker_gib: got 0, takes a number > 0"),
         (
             "scale.storage_path",
             "s3://bucket/x",
