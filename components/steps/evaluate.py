@@ -27,4 +27,5 @@ def evaluate(
     evaluated = targets.run(target, "evaluate", recipe, Evaluated, ["--run", pointers.folder(run)], part=str(seed))
     for name, value in evaluated.metrics["model"].items():
         metrics.log_metric(name.replace("@", "_at_"), value)
+    pointers.save(metrics)
     return (evaluated.model_dump_json(),)

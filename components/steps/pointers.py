@@ -17,6 +17,11 @@ def write(artifact: Any, folder: str, **facts: Any) -> None:
     """Makes an artifact point to a folder; `facts` (texts and numbers; None is left out) join its metadata."""
     artifact.metadata["uri"] = Path(folder).as_uri()
     artifact.metadata.update({name: value for name, value in facts.items() if value is not None})
+    save(artifact)
+
+
+def save(artifact: Any) -> None:
+    """Writes an artifact's metadata as its file: kfp finds nothing in its cache without one."""
     Path(artifact.path).write_text(json.dumps(artifact.metadata, indent=1), encoding="utf-8")
 
 

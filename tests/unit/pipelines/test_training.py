@@ -118,6 +118,13 @@ def test_the_exit_handler_runs_whatever_happens(tmp_path: Path) -> None:
     assert handler["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
+def test_readme_gives_the_pipeline_what_it_takes(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^kfp run create (.*?[^\\])$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    pipeline, _ = compiled(tmp_path)
+    assert set(re.findall(r"(\w+)=[\"'h]", line)) == set(pipeline["root"]["inputDefinitions"]["parameters"])
+    assert "--package-file pipelines/training.yaml" in line
+
+
 def test_what_a_step_imports_is_there_in_its_pod() -> None:
     """Where _KFP_RUNTIME is set, as kfp sets it there, kfp.dsl has artifacts and no components."""
     files = [ROOT / "components" / "steps" / f"{name}.py" for name in (*(stage.name for stage in STAGES), "summary", "stop")]
