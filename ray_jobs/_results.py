@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -76,4 +77,7 @@ def tell(result: Result) -> None:
 
 def read(line: str) -> dict[str, Any] | None:
     """What `tell` printed, or None where the line is another one."""
-    return json.loads(line.removeprefix(MARK)) if line.startswith(MARK + "{") else None
+    if line.startswith(MARK + "{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(line.removeprefix(MARK))
+    return None

@@ -33,7 +33,7 @@ class AwayError(InputError):
 
 RECIPE = "HARDNEG_RECIPE"
 REQUEST = "hardneg_request"  # in a job's metadata: what was asked for
-LONGEST_RECIPE = 100_000  # characters: it becomes an environment variable, and Linux takes 131,071
+LONGEST_RECIPE = 100_000  # bytes: it becomes an environment variable, and Linux takes 131,071
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 LOST_SECONDS = 300.0
@@ -56,9 +56,9 @@ def environment(recipe: Recipe) -> dict[str, str]:
     uri = _tracking.uri(recipe)
     _tracking.require_server(uri)
     text = recipe.to_json()
-    if len(text) > LONGEST_RECIPE:
+    if len(text.encode()) > LONGEST_RECIPE:
         raise InputError(
-            f"recipe {recipe.name}: got {len(text):,} characters as JSON, takes at most {LONGEST_RECIPE:,}; "
+            f"recipe {recipe.name}: got {len(text.encode()):,} bytes as JSON, takes at most {LONGEST_RECIPE:,}; "
             "a folder in data.source is shorter than a list of files"
         )
     return {RECIPE: text, "MLFLOW_TRACKING_URI": uri, "HARDNEG_COMMIT": _tracking.commit()}
@@ -120,7 +120,7 @@ def _explained(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise InputError(f"--address: {address}: {_token_trouble(str(error))}") from error
-    except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
+    except (ConnectionError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise AwayError(
             f"--address: tried {address}, which does not answer ({reason(error)}); takes the URL of a running head's "
             "dashboard (ray start --head prints it; from outside of its machine or Kubernetes: forward its port 8265)"
@@ -349,8 +349,7 @@ def stop(client: JobSubmissionClient, submission_id: str) -> str:
         raise unknown(client, submission_id)
     until = time.monotonic() + STOP_SECONDS
     if not found.status.is_terminal():
-        with _explained(client.get_address()):
-            client.stop_job(submission_id)
+        ask_to_stop(client, submission_id)
     while not found.status.is_terminal():
         if time.monotonic() > until:
             raise InputError(f"{submission_id}: asked to stop, and still {found.status} after {STOP_SECONDS:.0f} s")
@@ -359,11 +358,18 @@ def stop(client: JobSubmissionClient, submission_id: str) -> str:
     return str(found.status)
 
 
+def ask_to_stop(client: JobSubmissionClient, submission_id: str) -> None:
+    with _explained(client.get_address()):
+        _within(ANSWER_SECONDS, lambda: client.stop_job(submission_id))
+
+
 def stop_all(client: JobSubmissionClient, prefix: str) -> list[str]:
     """Stops the jobs whose ids begin so and that have not ended; returns their ids."""
     with _explained(client.get_address()):
         jobs = _within(ANSWER_SECONDS, client.list_jobs)
     alive = [job.submission_id for job in jobs if (job.submission_id or "").startswith(prefix) and not job.status.is_terminal()]
+    for submission_id in alive:  # all are asked before one is waited for
+        ask_to_stop(client, submission_id)
     for submission_id in alive:
         stop(client, submission_id)
     return alive

@@ -153,10 +153,10 @@ class RayJobs:
         return names
 
     def _create(self, job: Job) -> None:
-        """Makes the RayJob, or finds that an earlier attempt has; one that is being deleted is waited for."""
+        """Makes the RayJob, or finds that an earlier attempt has; one that is being deleted is waited for, not for ever."""
         from kubernetes.client import ApiException
 
-        wanted = body(job)
+        wanted, told, until = body(job), "", time.monotonic() + LOST_SECONDS
         while True:
             with self._explained("create"):
                 try:
@@ -170,6 +170,9 @@ class RayJobs:
             if found is not None and "deletionTimestamp" not in found["metadata"]:
                 say(f"RayJob {job.name}: found, created by an earlier attempt")
                 return
+            if time.monotonic() > until:
+                raise InputError(f"RayJob {job.name}: of an earlier attempt, still being deleted after {LOST_SECONDS:.0f} s")
+            told = _tell(job.name, "of an earlier attempt, being deleted", told)
             time.sleep(POLL_SECONDS)
 
     def _follow(self, name: str) -> Ended:

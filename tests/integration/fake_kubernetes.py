@@ -72,6 +72,8 @@ class FakeKubernetes:
         self.environments: dict[str, dict[str, str]] = {}  # of entry points
         self.requests: list[tuple[str, str, int]] = []
         self.hold = threading.Event()
+        self.finalizers = threading.Event()  # set: what is deleted goes; cleared: it stays, marked
+        self.finalizers.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.kubeconfig = folder / "kubeconfig"
@@ -138,6 +140,7 @@ class FakeKubernetes:
         while not deleted():
             time.sleep(POLL_SECONDS)
         time.sleep(2 * POLL_SECONDS)  # its pods end
+        self.finalizers.wait()
         with self._lock:
             del self.jobs[name]
 

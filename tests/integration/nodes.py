@@ -58,7 +58,11 @@ class Nodes:
         head = ["--head", "--port", str(self._port), "--num-cpus", str(head_cpus), "--temp-dir", str(self.temporary / "1")]
         head += ["--ray-client-server-port", str(free_port())]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-        self.nodes = [Node("127.0.0.1", folder, *head, **environment)]
+        for _ in range(ATTEMPTS):
+            self.nodes = [Node("127.0.0.1", folder, *head, **environment)]
+            if self.nodes[0].is_up():
+                break
+            self.nodes[0].stop()
         wait_for(self._answers, "the head", self.nodes[0].process)
 
     def add(self, cpus: int, before: Sequence[str] = ()) -> str:

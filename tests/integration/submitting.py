@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -126,6 +127,7 @@ def watching_commands(words: list[str]) -> Iterator[set[str]]:
                 with contextlib.suppress(OSError):
                     line = file.read_bytes()
                     seen.update(word for word in words if word.encode() in line)
+            time.sleep(0.01)
 
     thread = threading.Thread(target=watch)
     thread.start()

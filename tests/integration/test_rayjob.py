@@ -106,8 +106,11 @@ def test_a_rayjob_that_is_being_deleted_is_waited_for(kubernetes: FakeKubernetes
     first = Step(tmp_path / "first", run, "check", recipe(tmp_path), TARGET)
     first.says("Initializing")
     first.kill()
+    kubernetes.finalizers.clear()
     kubernetes.jobs[name(run, "check")]["metadata"]["deletionTimestamp"] = "now"
     second = Step(tmp_path / "second", run, "check", recipe(tmp_path), TARGET)
+    second.says("of an earlier attempt, being deleted")
+    kubernetes.finalizers.set()
     second.says("Initializing")
     assert "created in" in second.text
     assert "found" not in second.text

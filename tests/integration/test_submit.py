@@ -72,7 +72,7 @@ def test_a_job_is_started_once_and_goes_on_without_its_followers(
         asked = ["check", recipe, "--address", ray_nodes.address, "--submission-id", "once"]
         here = {"MLFLOW_TRACKING_URI": uri, **CREDENTIALS}
         one, other = Submit(tmp_path / "one", *asked, **here), Terminal(*asked, **here)
-        other.shows("running  0:")
+        other.shows("running  ")
         assert other.press_ctrl_c() == 130
         assert one.end() == 0, one.log
     assert f"follow     python -m ray_jobs.submit follow once --address {ray_nodes.address}" in other.text
@@ -124,9 +124,10 @@ def test_a_job_that_fails_tells_why_and_how(ray_nodes: Nodes, server: MlflowServ
     assert _submission.stop(client, "it") == "FAILED", "it had ended before"
 
 
-def test_a_job_is_stopped(ray_nodes: Nodes, server: MlflowServer, recipe: str, tmp_path: Path) -> None:
+def test_a_job_is_stopped(ray_nodes: Nodes, tmp_path: Path) -> None:
     at = ["--address", ray_nodes.address]
-    stopped = Submit(tmp_path / "a", "check", recipe, *at, "--submission-id", "long-a", MLFLOW_TRACKING_URI=server.uri)
+    _submission.connect(ray_nodes.address).submit_job(entrypoint="sleep 600", submission_id="long-a")
+    stopped = Submit(tmp_path / "a", "follow", "long-a", *at)
     stopped.says("state      running")
     stop = Submit(tmp_path / "stop", "stop", "long-a", *at)
     assert stop.end() == 0

@@ -48,7 +48,7 @@ def test_a_recipe_that_is_not_in_the_environment(monkeypatch: pytest.MonkeyPatch
 
 def test_a_recipe_that_tracks_into_a_file_or_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [f"/logs/part-{n:06d}.csv" for n in range(6000)]
-    with pytest.raises(InputError, match=r"^recipe small: got 1\d\d,\d\d\d characters as JSON, takes at most 100,000"):
+    with pytest.raises(InputError, match=r"^recipe small: got 1\d\d,\d\d\d bytes as JSON, takes at most 100,000"):
         _submission.environment(config.parse({**GOOD, "data": {"source": files}}))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(InputError, match="^tracking.uri: got sqlite:///"):
