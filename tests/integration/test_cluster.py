@@ -5,7 +5,6 @@ Each worker node has one CPU and the head none, so that a training of two worker
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import time
@@ -20,7 +19,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from components import storage
 from components.config import Recipe
 from components.data import manifest
-from ray_jobs import _tracking
+from ray_jobs import _submission, _tracking
 from tests.integration import nodes, training
 from tests.integration.preparing import ROOT, write_log
 from tests.integration.training import MlflowServer, Tracked, has_all_epochs, reported, runs, wait_for
@@ -52,13 +51,9 @@ class Cluster:
 
     def follow(self, job: str) -> str:
         """The job's log, read until it ends."""
-
-        async def read() -> str:
-            return "".join([text async for text in self.client.tail_job_logs(job)])
-
-        log = asyncio.run(read())
-        wait_for(lambda: self.client.get_job_status(job).is_terminal(), "the job's end")
-        return log
+        lines: list[str] = []
+        _submission.follow(self.client, job, lines.append)
+        return "\n".join(lines)
 
     def run(self, program: str, *arguments: str) -> tuple[str, str]:
         """(submission id, log) of a job that must succeed."""
@@ -81,18 +76,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, server: MlflowServer) -> I
     folder = tmp_path_factory.mktemp("cluster")
     with nodes.cluster(folder) as started:
         yield Cluster(JobSubmissionClient(started.address), folder, server)
-
-
-def test_a_submitted_check_needs_a_tracking_uri(cluster: Cluster) -> None:
-    job = cluster.submit("check", MLFLOW_TRACKING_URI="")
-    log = cluster.follow(job)
-    assert cluster.client.get_job_status(job) == JobStatus.FAILED
-    assert cluster.client.get_job_info(job).driver_exit_code == 2
-    assert "error: tracking.uri: got sqlite:///" in log
-    _, log = cluster.run("check")
-    assert cluster.server.uri in log
-    assert "not prepared" in log
-    assert not (cluster.store / "datasets").exists(), "check writes nothing"
 
 
 @pytest.mark.slow

@@ -140,6 +140,14 @@ def test_a_job_is_stopped(ray_nodes: Nodes, tmp_path: Path) -> None:
         _submission.stop(client, "lung-a")
 
 
+def test_a_job_of_ray_s_own_client_takes_a_server_too(ray_nodes: Nodes, recipe: str, folder: Path) -> None:
+    client = _submission.connect(ray_nodes.address)
+    job = client.submit_job(entrypoint=f"python -m ray_jobs.check {recipe}", runtime_env={"working_dir": str(ROOT)})
+    ended = _submission.follow(client, job, lambda line: None)
+    assert ended.exit_code == 2
+    assert f"error: tracking.uri: got sqlite:///{folder}/store/mlflow.db, takes the URI of an MLflow server" in ended.lines[-1]
+
+
 def test_a_dropped_connection_costs_no_line(ray_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     client = _submission.connect(ray_nodes.address)
     job = client.submit_job(entrypoint="for n in 1 2 3 4 5 6; do echo line $n; sleep 0.7; done; exit 5")
