@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,8 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     parameters = _parameters(recipe, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
-    index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in trainer.sources)
+    indexed: list[Any] = [trainer.encoder, *trainer.sources]
+    index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in indexed)
     yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
     ids = f"{ids_are}{sizes.users:,} users, {ids_are}{sizes.items:,} items"
     yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
@@ -70,10 +72,11 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield (
         "memory",
         f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer)}, "
-        f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of the sources' indices, "
+        f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
         f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
     )
-    yield "steps", f"{rows_are}{steps_per_epoch(sizes.rows, batch_size):,} per epoch of global batch {batch_size:,}"
+    steps = steps_per_epoch(sizes.rows, batch_size, trainer.objective.positives)
+    yield "steps", f"{rows_are}{steps:,} per epoch of global batch {batch_size:,}"
     yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.select_on}"
 
 

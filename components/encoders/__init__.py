@@ -1,7 +1,8 @@
 """Encoders: ids become vectors.
 
 An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded, and `scoring_tables()` for
-ranking. Tables looked up by id give sparse gradients, so that workers exchange only the rows of a batch.
+ranking; `index_bytes(rows, users, items)` is what it keeps beside its parameters for a log of that size. Tables looked up by id
+give sparse gradients, so that workers exchange only the rows of a batch. `queries` comes first in a step.
 """
 
 from __future__ import annotations

@@ -56,18 +56,24 @@ class MF(nn.Module):
         if self.dropout:
             kept_BD = batch.uniforms("dropout", rows_BD.shape[1]).to(rows_BD) >= self.dropout
             vectors_BD = rows_BD * kept_BD / (1 - self.dropout)
-        return Embedded(_for(self.train_similarity, vectors_BD), rows_BD)
+        return Embedded(for_similarity(self.train_similarity, vectors_BD), rows_BD)
 
     def items(self, ids: Tensor) -> Embedded:
         """The vectors of items, [*ids.shape, D]."""
         rows = F.embedding(ids, self.item_table, sparse=True)
-        return Embedded(_for(self.train_similarity, rows), rows)
+        return Embedded(for_similarity(self.train_similarity, rows), rows)
 
     def scoring_tables(self) -> tuple[Tensor, Tensor]:
         """Users [num_users, D] and items [num_items, D] whose inner products are the scores; without a gradient."""
-        users_UD, items_ID = (_for(self.score_similarity, table.detach()) for table in (self.user_table, self.item_table))
+        users_UD, items_ID = (
+            for_similarity(self.score_similarity, table.detach()) for table in (self.user_table, self.item_table)
+        )
         return users_UD, items_ID
 
+    def index_bytes(self, rows: int, users: int, items: int) -> int:
+        """Nothing beside the tables."""
+        return 0
 
-def _for(similarity: Similarity, vectors: Tensor) -> Tensor:
+
+def for_similarity(similarity: Similarity, vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors

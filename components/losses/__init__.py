@@ -5,7 +5,8 @@
     loss_B = loss.finish(state)
 
 Two attributes tell the driver what to hand in: `temperature`, and `logq`; where it is true log_count is log of how often an
-item is expected among a row's candidates ([B] for the positives, [T] or [B, T] for a tile), else None.
+item is expected among a row's candidates ([B] for the positives, [T] or [B, T] for a tile), else None. A third, `family`, is
+`log_sum_exp` where a number added to a candidate's score weighs it by its exponential, and `sum` where it does not.
 
 A fold never needs the whole score matrix. Scores come divided by `loss.temperature`: whoever drives the fold divides the
 queries, which costs B x D instead of B x C. A candidate that must not count has the score EXCLUDED: its probability and its

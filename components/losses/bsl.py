@@ -26,7 +26,7 @@ class Bsl:
     Differs: candidates are excluded by a mask; the code draws them without looking.
     """
 
-    logq = False
+    logq, family = False, "log_sum_exp"
 
     def __init__(self, *, temperature: Temperature = 0.1, ratio: Annotated[float, Field(gt=0)] = 1.0) -> None:
         self.temperature = temperature

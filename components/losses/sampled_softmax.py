@@ -24,6 +24,8 @@ class SampledSoftmax:
     factor; optimizer.l2.reduce: mean keeps the ratio of the official sum and sum).
     """
 
+    family = "log_sum_exp"
+
     def __init__(self, *, temperature: Temperature = 0.1, logq: bool = False) -> None:
         self.temperature = temperature
         self.logq = logq

@@ -1,10 +1,16 @@
-"""Objectives: one file per training scheme. Called with a batch, an objective gives an Outcome."""
+"""Objectives: one file per training scheme.
+
+Called with a batch, an objective gives an Outcome. `learners` are who learns, by name, `model` (the encoder) among them, and
+`passes(epoch)` says which of them goes over the positives of an epoch, one after the other, `model` last; `positives` which
+those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says what they led to.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Outcome(NamedTuple):
@@ -14,3 +20,12 @@ class Outcome(NamedTuple):
     positive_rows: tuple[Tensor, ...]  # users and positives of this worker
     shared_rows: tuple[Tensor, ...]  # of pools that every worker has alike
     own_rows: tuple[Tensor, ...]  # of candidates drawn for this worker's rows
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Parameters with an Adam of their own; `learning_rate` None is the recipe's. One who maximises climbs on the same loss."""
+
+    module: nn.Module
+    learning_rate: float | None = None
+    maximise: bool = False

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.data.interactions import Interactions
 from components.errors import InputError
 from components.losses import EXCLUDED
 from components.negatives import Candidates
-from components.objectives import Outcome
-from components.training.batches import Batch
+from components.objectives import Learner, Outcome
+from components.training.batches import Batch, Positives
 
 
 class Supervised:
@@ -25,13 +26,28 @@ class Supervised:
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
-    def __init__(self, encoder: Any, loss: Any, sources: Sequence[Any], /) -> None:
-        self.encoder, self.loss, self.sources = encoder, loss, sources
+    def __init__(
+        self,
+        encoder: Any,
+        loss: Any,
+        sources: Sequence[Any],
+        _train: Interactions,
+        _generator: torch.Generator,
+        /,
+        *,
+        positives: Positives = "rows",
+    ) -> None:
+        self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
+        self.learners = {"model": Learner(encoder)}
         for n, source in enumerate(sources if loss.logq else ()):
             if source.exclude != (first := sources[0].exclude):
                 raise InputError(
                     f"negatives.{n}.exclude: got {source.exclude!r}, takes {first!r} as in negatives.0 where loss.logq is true"
                 )
+
+    def passes(self, epoch: int) -> tuple[str, ...]:
+        """The model's, in every epoch."""
+        return ("model",)
 
     def __call__(self, batch: Batch) -> Outcome:
         query = self.encoder.queries(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,41 +17,46 @@ from components.data import interactions
 from components.errors import InputError
 from components.evaluation.scorers import Factors
 
-MODEL, OPTIMIZER, POSITION = "model.safetensors", "optimizer.safetensors", "position.json"
+MODEL, POSITION = "model.safetensors", "position.json"
 
 
-def save_model(path: Path, encoder: nn.Module) -> None:
+def save_model(path: Path, module: nn.Module) -> None:
     """Writes the weights, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}, partial)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, partial)
     partial.replace(path)
 
 
 def save(
     folder: Path,
-    encoder: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
     position: dict[str, Any],
     recipe: Recipe,
     dataset_fingerprint: str,
 ) -> None:
-    """Writes all that the future of a training depends on."""
+    """Writes all that the future of a training depends on: of each learner, by name, its weights and its optimiser."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder / MODEL, encoder)
-    moments = {
-        f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    save_file(moments, folder / OPTIMIZER)
+    for learner, module in modules.items():
+        save_model(folder / f"{learner}.safetensors", module)
+        moments = {
+            f"{index}.{name}": value.detach().cpu().contiguous()
+            for index, values in optimizers[learner].state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        save_file(moments, folder / f"{learner}_optimizer.safetensors")
     made_for = {"dataset": dataset_fingerprint, "recipe": recipe.fingerprint()}
     storage.write_json(folder / POSITION, {"position": position, "made_for": made_for})
 
 
 def restore(
-    folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, dataset_fingerprint: str
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    recipe: Recipe,
+    dataset_fingerprint: str,
 ) -> dict[str, Any]:
-    """Loads weights and optimiser in place and returns the position.
+    """Loads weights and optimisers in place and returns the position.
 
     Raises:
         InputError: the checkpoint was made for another dataset or another recipe.
@@ -59,12 +65,14 @@ def restore(
     for what, wanted in (("dataset", dataset_fingerprint), ("recipe", recipe.fingerprint())):
         if saved["made_for"][what] != wanted:
             raise InputError(f"checkpoint {folder}: made for {what} {saved['made_for'][what]}, takes one of {what} {wanted}")
-    encoder.load_state_dict(load_file(folder / MODEL))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(folder / OPTIMIZER).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for learner, module in modules.items():
+        module.load_state_dict(load_file(folder / f"{learner}.safetensors"))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(folder / f"{learner}_optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        optimizer = optimizers[learner]
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return saved["position"]
 
 

@@ -85,6 +85,13 @@ class Workers:
         return torch.ops.aten.embedding_dense_backward(values, ids, num_rows, -1, False)
 
 
+class Alone(Workers):
+    """This process as the only one, whatever group it is in."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, workers: Workers, rows: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from components import catalog
-from components.config import Recipe
+from components.config import L2, Recipe
 from components.data.interactions import Interactions
 from components.errors import DivergedError
 from components.evaluation import exact
 from components.evaluation.evaluate import Task, validate
 from components.evaluation.scorers import Factors
+from components.objectives import Learner
 from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch
-from components.training.collectives import Workers
+from components.training.collectives import Alone, Workers
 from components.training.optimizer import add_table_gradient, penalty
+
+STEPS_UNCHECKED = 64  # so that a loss that is not finite is found soon, and no step waits for the look at it
 
 
 @dataclass
@@ -33,8 +37,9 @@ class Position:
     """
 
     epoch: int = 0  # the one under way
-    step: int = 0  # the next one of it
-    loss_sum: float = 0.0  # over the rows of this epoch's steps so far, all workers
+    pass_: int = 0  # of it, in the order of objective.passes
+    step: int = 0  # the next one of the pass
+    losses: list[float] = field(default_factory=list)  # a sum over the rows of each pass of the epoch so far, all workers
     best_epoch: int | None = None
     best_value: float | None = None
     validations_since_best: int = 0
@@ -46,7 +51,7 @@ class Progress:
     """After a step, or at the end of an epoch, where `metrics` is not None."""
 
     epoch: int
-    step: int  # steps done in this epoch
+    step: int  # steps done in this epoch, over all its passes
     steps: int  # of an epoch
     metrics: dict[str, float] | None = None
     improved: bool = False  # these weights are the ones to keep
@@ -68,10 +73,19 @@ class Trainer:
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]
         loss = catalog.build("loss", recipe.loss)
-        self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources)
-        self.parameters = list(self.encoder.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.optimizer.learning_rate, fused=True)
+        self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources, train, generator)
+        self.learners: dict[str, Learner] = self.objective.learners
+        self.optimizers = {
+            name: torch.optim.Adam(
+                learner.module.to(device, dtype).parameters(),
+                lr=recipe.optimizer.learning_rate if learner.learning_rate is None else learner.learning_rate,
+                fused=True,
+                maximize=learner.maximise,
+            )
+            for name, learner in self.learners.items()
+        }
         self.position = Position()
+        self._unchecked: list[Tensor] = []  # losses of steps since the last look at them
 
     def run(self) -> Iterator[Progress]:
         """Trains from the present position to the last epoch, or until validation has not improved for `patience` times.
@@ -79,36 +93,41 @@ class Trainer:
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
-        training = self.recipe.training
-        steps = steps_per_epoch(len(self.train), training.batch_size)
-        while not self.position.finished:
-            started = time.perf_counter()
-            first = self.position.step
-            loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-            for batch in self.batches():
-                loss_sum += self.step(batch)
-                self.position.step += 1
-                due = training.checkpoint_steps is not None and self.position.step % training.checkpoint_steps == 0
-                if due and self.position.step < steps:
-                    self._add_losses(loss_sum)
-                    loss_sum = torch.zeros_like(loss_sum)
-                    yield Progress(self.position.epoch, self.position.step, steps, checkpoint_due=True)
-                else:
-                    yield Progress(self.position.epoch, self.position.step, steps)
-            self._add_losses(loss_sum)
-            seconds = time.perf_counter() - started
-            yield self._end_epoch(steps, (len(self.train) - first * training.batch_size) / seconds)
+        training, position = self.recipe.training, self.position
+        steps = steps_per_epoch(len(self.train), training.batch_size, self.objective.positives)
+        while not position.finished:
+            started, done = time.perf_counter(), 0
+            passes = self.objective.passes(position.epoch)
+            while position.pass_ < len(passes):
+                for batch in self.batches():
+                    self._unchecked.append(self.step(batch, passes[position.pass_]))
+                    done += batch.rows
+                    position.step += 1
+                    due = training.checkpoint_steps is not None and position.step % training.checkpoint_steps == 0
+                    due = due and position.step < steps
+                    if due or len(self._unchecked) == STEPS_UNCHECKED:
+                        self._add_losses()
+                    step = position.pass_ * steps + position.step
+                    yield Progress(position.epoch, step, steps * len(passes), checkpoint_due=due)
+                self._add_losses()
+                position.pass_, position.step = position.pass_ + 1, 0
+            yield self._end_epoch(passes, steps, done / (time.perf_counter() - started))
 
-    def step(self, batch: Batch) -> Tensor:
-        """One update. Returns the sum of the losses of this worker's rows."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self, batch: Batch, learner: str = "model") -> Tensor:
+        """One update of a learner; the others rest. Returns the sum of the losses of this worker's rows."""
+        for name, other in self.learners.items():
+            other.module.requires_grad_(name == learner)
+        parameters = list(self.learners[learner].module.parameters())
+        optimizer = self.optimizers[learner]
+        optimizer.zero_grad(set_to_none=True)
         outcome = self.objective(batch)
-        l2 = self.recipe.optimizer.l2
-        total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
+        total = outcome.loss_B.sum() / batch.rows
+        l2 = self.recipe.optimizer.l2 if learner == "model" else L2()
+        total = total + penalty(l2, outcome, batch.rows, self.workers.size)
         total.backward()
-        self.workers.sum_gradients(self.parameters)
-        add_table_gradient(l2, self.parameters, batch.rows)
-        self.optimizer.step()
+        self.workers.sum_gradients(parameters)
+        add_table_gradient(l2, parameters, batch.rows)
+        optimizer.step()
         return outcome.loss_B.detach().double().sum()
 
     def validate(self) -> dict[str, float]:
@@ -123,8 +142,9 @@ class Trainer:
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
     def save(self, folder: Path, dataset_fingerprint: str) -> None:
-        """Writes weights, optimiser and position."""
-        checkpoint.save(folder, self.encoder, self.optimizer, asdict(self.position), self.recipe, dataset_fingerprint)
+        """Writes weights, optimisers and position."""
+        modules = {name: learner.module for name, learner in self.learners.items()}
+        checkpoint.save(folder, modules, self.optimizers, asdict(self.position), self.recipe, dataset_fingerprint)
 
     def restore(self, folder: Path, dataset_fingerprint: str) -> None:
         """Continues from a checkpoint.
@@ -132,33 +152,58 @@ class Trainer:
         Raises:
             InputError: it was made for another dataset or another recipe.
         """
-        self.position = Position(**checkpoint.restore(folder, self.encoder, self.optimizer, self.recipe, dataset_fingerprint))
+        modules = {name: learner.module for name, learner in self.learners.items()}
+        self.position = Position(**checkpoint.restore(folder, modules, self.optimizers, self.recipe, dataset_fingerprint))
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the epoch under way, from the present position on."""
+        """The batches of the pass under way, from the present position on."""
+        return self._batches(self.position.pass_, self.workers, self.position.step)
+
+    def _batches(self, pass_: int, workers: Workers, first_step: int) -> Iterator[Batch]:
+        is_model = pass_ == len(self.objective.passes(self.position.epoch)) - 1
         return batches(
             self.train,
             batch_size=self.recipe.training.batch_size,
             seed=self.recipe.seed,
             epoch=self.position.epoch,
-            workers=self.workers,
+            workers=workers,
             device=self.device,
-            first_step=self.position.step,
+            first_step=first_step,
+            positives=self.objective.positives,
+            stream="" if is_model else f"pass {pass_}: ",
         )
 
-    def _add_losses(self, loss_sum: Tensor) -> None:
-        """All workers' losses since the last time; no checkpoint is made of what has diverged."""
+    def _add_losses(self) -> None:
+        """All workers' losses since the last look; no checkpoint is made of what has diverged."""
         position = self.position
-        position.loss_sum += float(self.workers.sum(loss_sum))
-        weights_are_finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
-        if not (math.isfinite(position.loss_sum) and weights_are_finite):
-            what = "the weights are not finite" if math.isfinite(position.loss_sum) else f"the loss is {position.loss_sum}"
-            at = f"epoch {position.epoch + 1}, step {position.step}"
-            raise DivergedError(f"{at}: {what}; try a lower optimizer.learning_rate")
+        if len(position.losses) == position.pass_:
+            position.losses.append(0.0)
+        if not self._unchecked:
+            return
+        losses = self.workers.sum(torch.stack(self._unchecked)).tolist()
+        self._unchecked = []
+        for step, loss in enumerate(losses, start=position.step - len(losses)):
+            if not math.isfinite(loss):
+                first, last = step * self.recipe.training.batch_size + 1, (step + 1) * self.recipe.training.batch_size
+                rows = f"rows {first} to {min(last, len(self.train))} in its order"
+                self._diverged(step + 1, f"the loss is {loss} on the batch of {rows}")
+        position.losses[-1] += sum(losses)
+        if not all(
+            bool(torch.isfinite(weight).all()) for module in self.learners.values() for weight in module.module.parameters()
+        ):
+            self._diverged(position.step, "the weights are not finite")
 
-    def _end_epoch(self, steps: int, rows_per_second: float) -> Progress:
+    def _diverged(self, step: int, what: str) -> NoReturn:
+        raise DivergedError(f"epoch {self.position.epoch + 1}, step {step}: {what}; try a lower optimizer.learning_rate")
+
+    def _end_epoch(self, passes: tuple[str, ...], steps: int, rows_per_second: float) -> Progress:
         training, position = self.recipe.training, self.position
-        metrics = {"loss": position.loss_sum / len(self.train), "rows_per_second": rows_per_second}
+        rows = len(self.train) if self.objective.positives == "rows" else min(steps * training.batch_size, len(self.train))
+        metrics = {"loss": position.losses[-1] / rows, "rows_per_second": rows_per_second}
+        for n in range(len(passes) - 1):
+            metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
+        if len(passes) > 1:
+            metrics |= self._diagnosis(len(passes) - 1, steps)
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last
@@ -178,6 +223,12 @@ class Trainer:
         patient = position.validations_since_best < training.patience or done < training.min_epochs
         finished = last or not patient
         due = validated or finished
+        steps = steps * len(passes)
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
-        position.epoch, position.step, position.loss_sum, position.finished = done, 0, 0.0, finished
+        position.epoch, position.pass_, position.step, position.losses, position.finished = done, 0, 0, [], finished
         return progress
+
+    def _diagnosis(self, pass_: int, steps: int) -> dict[str, float]:
+        """Of the last batch of the model's pass, whole on every worker, so that all tell the same."""
+        batch = next(self._batches(pass_, Alone(), steps - 1))
+        return self.objective.diagnose(batch, None if self.validation is None else self.validation.truth)

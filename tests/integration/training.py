@@ -143,7 +143,7 @@ def outcome(run: Path) -> dict[str, Any]:
     return {
         "kept": (run / "model" / "model.safetensors").read_bytes(),
         "last": (last / "model.safetensors").read_bytes(),
-        "optimizer": (last / "optimizer.safetensors").read_bytes(),
+        "optimizer": (last / "model_optimizer.safetensors").read_bytes(),
         "position": storage.read_json(last / "position.json"),
         "steps": [entry["step"] for entry in history],
         "metrics": [

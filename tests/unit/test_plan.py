@@ -53,7 +53,7 @@ def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: P
     vectors = (700 + 20 * 900) * 512 * 4 * copies  # a pool, and candidates of each of a worker's 20 rows
     assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
     index = 8 * 20 + 8 * 20 + 8 * (150 + 50)
-    assert f"at most {index / 2**20:.1f} MiB of the sources' indices" in memory
+    assert f"at most {index / 2**20:.1f} MiB of indices" in memory
 
 
 @pytest.mark.parametrize(("name", "rows", "rows_are"), [("log.csv", None, "at least "), ("log.parquet", "150", "at most ")])

@@ -122,9 +122,8 @@ class PerRow:
 
 def test_candidates_of_a_row_are_excluded_too() -> None:
     trainer = trainer_of()
-    objective = catalog.build(
-        "objective", {"name": "supervised"}, trainer.encoder, catalog.build("loss", trainer.recipe.loss), [PerRow()]
-    )
+    loss = catalog.build("loss", trainer.recipe.loss)
+    objective = catalog.build("objective", {"name": "supervised"}, trainer.encoder, loss, [PerRow()], TRAIN, None)
     batch = batch_of(3)
     loss_B = objective(batch).loss_B
     scores = cosines(trainer)[batch.users_B] / 0.2
@@ -132,7 +131,7 @@ def test_candidates_of_a_row_are_excluded_too() -> None:
         logits = scores[row, [int(batch.items_B[row]), *counted]]
         assert loss_B[row].item() == pytest.approx(np.log(np.exp(logits).sum()) - logits[0], rel=1e-12)
     loss_B.sum().backward()
-    assert all(table.grad is not None for table in trainer.parameters)
+    assert all(table.grad is not None for table in trainer.encoder.parameters())
 
 
 def l2_of(on: str, reduce: str, num_workers: int = 1) -> tuple[float, Trainer]:
@@ -175,9 +174,9 @@ def test_l2_on_rows_counts_a_shared_pool_once() -> None:
 def test_l2_on_tables_is_added_to_their_gradient(reduce: str, rows: int) -> None:
     nothing, trainer = l2_of("tables", reduce)
     assert nothing == 0
-    for table in trainer.parameters:
+    for table in trainer.encoder.parameters():
         table.grad = torch.ones_like(table)
-    add_table_gradient(trainer.recipe.optimizer.l2, trainer.parameters, 3)
-    for table in trainer.parameters:
+    add_table_gradient(trainer.recipe.optimizer.l2, trainer.encoder.parameters(), 3)
+    for table in trainer.encoder.parameters():
         assert table.grad is not None
         assert torch.allclose(table.grad, 1 + 0.1 / rows * table.detach())

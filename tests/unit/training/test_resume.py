@@ -116,7 +116,8 @@ def test_a_training_that_diverges_says_so_and_leaves_no_checkpoint_of_it(tmp_pat
     wild = mixed().optimizer.model_copy(update={"learning_rate": 1e300})
     given = mixed(checkpoint_steps=checkpoint_steps).model_copy(update={"optimizer": wild})
     with pytest.raises(
-        DivergedError, match="epoch 1, step [25]: the (loss is|weights are) .*; try a lower optimizer.learning_rate"
+        DivergedError,
+        match=r"epoch 1, step \d: the (loss is \S+ on the batch of rows \d+ to \d+ in its order|weights are not finite); try",
     ):
         checkpoints(given, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""LightGCN: vectors of users and items smoothed over the graph of who has what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.data.interactions import Interactions
+from components.encoders import Embedded
+from components.encoders._graph import incidence, normalised, product
+from components.encoders.mf import Similarity, for_similarity
+from components.training.batches import Batch
+
+Layer = tuple[Tensor | None, Tensor | None]  # of users and of items; None where a side is not propagated: zeros
+
+
+class LightGCN(nn.Module):
+    """z = 1/(K+1) * sum_{k=0..K} e^(k),  e_u^(k+1) = sum_{i of u} e_i^(k) / (d_u^left d_i^right),  and alike for items.
+
+    K is `layers`; 0 is MF. `side` says whose vectors are propagated: with `users` and one layer it is SVD++-like, with `both`
+    LightGCN. `left` and `right` are the exponents of the degree of the node that is written and of the one that is read; a
+    node without edges keeps its own vector alone. Similarities are those of MF: the SSM paper trains on cosine and ranks by
+    dot product, so that the norms, which propagation ties to degrees, bring popularity back.
+
+    The last layer is computed for the rows asked for alone, so a step of one layer costs the edges of its batch and not the
+    graph. `queries` begins a step; the `items` that follow share its inner layers.
+
+    Shapes: tables [num_users, dim] and [num_items, dim].
+    Source: He et al. 2020, arXiv 2002.02126, eq. 3 to 8; switches: Wu et al. 2024, arXiv 2201.02327 (side, exponents).
+    Differs: a repeated row is one edge.
+    """
+
+    def __init__(
+        self,
+        train: Interactions,
+        generator: torch.Generator,
+        /,
+        *,
+        dim: Annotated[int, Field(ge=1)] = 64,
+        layers: Annotated[int, Field(ge=0, le=8)] = 1,
+        side: Literal["both", "users", "items"] = "both",
+        left: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        right: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        train_similarity: Similarity = "cosine",
+        score_similarity: Similarity = "dot",
+        init: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform",
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.train_similarity: Similarity = train_similarity
+        self.score_similarity: Similarity = score_similarity
+        self.user_table = nn.Parameter(torch.empty(train.num_users, dim))
+        self.item_table = nn.Parameter(torch.empty(train.num_items, dim))
+        for table in (self.user_table, self.item_table):
+            getattr(nn.init, f"{init}_")(table, generator=generator)
+        edges = incidence(train)
+        users_from_items = normalised(edges, left, right) if side != "items" else None
+        items_from_users = normalised(edges.T.tocsr(), left, right) if side != "users" else None
+        self._matrices = (users_from_items, items_from_users)
+        self._inner: tuple[tuple[int, int], list[Layer]] | None = None
+
+    def queries(self, batch: Batch) -> Embedded:
+        """The vectors of a batch's users, [B, D]."""
+        if torch.is_grad_enabled() and self.user_table.requires_grad:
+            self._inner = None  # the last step's graph is used up
+        return self._embedded(0, batch.users_B)
+
+    def items(self, ids: Tensor) -> Embedded:
+        """The vectors of items, [*ids.shape, D]."""
+        return self._embedded(1, ids)
+
+    @torch.no_grad()
+    def scoring_tables(self) -> tuple[Tensor, Tensor]:
+        """Users [num_users, D] and items [num_items, D] whose inner products are the scores; without a gradient."""
+        inner = self._propagate()
+        users_UD, items_ID = (self._mean(inner, side, None) for side in (0, 1))
+        return for_similarity(self.score_similarity, users_UD), for_similarity(self.score_similarity, items_ID)
+
+    def index_bytes(self, rows: int, users: int, items: int) -> int:
+        """Of the graph, in both directions: a column and a weight for each edge."""
+        return sum(matrix is not None for matrix in self._matrices) * (12 * rows + 4 * (users + items))
+
+    def _embedded(self, side: int, ids: Tensor) -> Embedded:
+        rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
+        distinct, place = torch.unique(ids, return_inverse=True)  # popular items come many times
+        vectors = F.embedding(place, self._mean(self._inner_layers(), side, distinct))
+        return Embedded(for_similarity(self.train_similarity, vectors), rows)
+
+    def _inner_layers(self) -> list[Layer]:
+        """All layers but the last; those of this step, as long as no table has moved."""
+        versions = (self.user_table._version, self.item_table._version)
+        if self._inner is None or self._inner[0] != versions:
+            self._inner = versions, self._propagate()
+        return self._inner[1]
+
+    def _propagate(self) -> list[Layer]:
+        layers: list[Layer] = [(self.user_table, self.item_table)]
+        while len(layers) < self.layers:
+            layers.append(self._next(layers[-1]))
+        return layers
+
+    def _next(self, layer: Layer) -> Layer:
+        users, items = (self._gather(side, layer, None) for side in (0, 1))
+        return users, items
+
+    def _gather(self, side: int, layer: Layer, ids: np.ndarray | None) -> Tensor | None:
+        matrix, other = self._matrices[side], layer[1 - side]
+        return None if matrix is None or other is None else product(matrix, other, ids)
+
+    def _mean(self, inner: list[Layer], side: int, ids: Tensor | None) -> Tensor:
+        """The mean of all layers, for some nodes of a side or for all of them."""
+        total = self._gather(side, inner[-1], None if ids is None else ids.cpu().numpy()) if self.layers else None
+        for n, tables in enumerate(inner):
+            table = tables[side]
+            if table is not None:
+                own = table if ids is None else F.embedding(ids, table, sparse=n == 0)
+                total = own if total is None else total + own
+        assert total is not None, "every node has its own vector"
+        return total / (self.layers + 1)

@@ -1,0 +1,65 @@
+"""What is told of a learned hardness, beside the loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.data.interactions import Interactions
+from components.evaluation import metrics
+
+USERS_AT_ONCE = 256
+GROUPS = 10
+
+
+def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64]) -> dict[str, float]:
+    """Mean hardness of the items of each popularity group among a batch's negatives, where there are any."""
+    group_BN = torch.from_numpy(metrics.groups(degrees_I, GROUPS)).to(items_BN.device)[items_BN]
+    return {f"hardness_group_{group}": float(delta_BN[group_BN == group].mean()) for group in group_BN.unique().tolist()}
+
+
+def uniformity(vectors_BD: Tensor) -> float:
+    """log of the mean of e^{-2 |x - y|^2} over pairs of different rows (Wang and Isola 2020, arXiv 2005.10242, t = 2)."""
+    return float(torch.pdist(vectors_BD).square().mul(-2).exp().mean().log()) if len(vectors_BD) > 1 else 0.0
+
+
+def false_negatives(users_UW: Tensor, items_IW: Tensor, train: Interactions, held_out: Interactions) -> dict[str, float]:
+    """Share of held-out positives that a hardness g(u, j) = <a_u, b_j> takes for false negatives: those with d < 0.
+
+    d_uj = g(u, j) - log mean_k e^{g(u, k)}, k over the items that u does not have in training; a held-out positive that it
+    has there too is left out. The threshold lies above the mean of g, so chance is .5 or somewhat more: `_shuffled` is the rate
+    of an unseen item drawn at random in the place of each positive. `_popular` and `_unpopular` are the rates of items of the
+    upper and of the lower five popularity groups, where there are any.
+
+    Source: Zhang et al. 2023, arXiv 2310.18700, section on false negatives.
+    """
+    popular_I = metrics.groups(train.item_degrees(), GROUPS) > GROUPS // 2
+    random = np.random.default_rng(0)
+    rates: dict[str, list[NDArray[np.bool_]]] = {"": [], "_shuffled": [], "_popular": [], "_unpopular": []}
+    users = np.unique(held_out.users)
+    for first in range(0, len(users), USERS_AT_ONCE):
+        users_T = users[first : first + USERS_AT_ONCE]
+        g_TI = (users_UW[torch.from_numpy(users_T).long().to(users_UW.device)] @ items_IW.T).cpu().double().numpy()
+        unseen_TI = np.ones(g_TI.shape, bool)
+        unseen_TI[train.rows_of(users_T)] = False
+        largest_T1 = g_TI.max(axis=1, keepdims=True)
+        mean_T = (np.exp(g_TI - largest_T1) * unseen_TI).sum(axis=1) / np.maximum(unseen_TI.sum(axis=1), 1)
+        with np.errstate(divide="ignore"):  # of a user with every item
+            taken_TI = g_TI < largest_T1 + np.log(mean_T)[:, None]
+        row, item = held_out.rows_of(users_T)
+        row, item = (each[unseen_TI[row, item]] for each in (row, item))
+        other = random.integers(0, g_TI.shape[1], len(row))
+        instead = unseen_TI[row, other]
+        taken = taken_TI[row, item]
+        rates[""].append(taken)
+        rates["_shuffled"].append(taken_TI[row, other][instead])
+        rates["_popular"].append(taken[popular_I[item]])
+        rates["_unpopular"].append(taken[~popular_I[item]])
+    joined = {name: np.concatenate(parts) for name, parts in rates.items() if parts}
+    found = {f"false_negative_rate{name}": float(values.mean()) for name, values in joined.items() if len(values)}
+    assert all(math.isfinite(rate) for rate in found.values()), found
+    return found

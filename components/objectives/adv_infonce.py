@@ -1,0 +1,165 @@
+"""AdvInfoNCE: every negative has a hardness, learned by a second model that climbs on the loss in a few adversarial passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.data.interactions import Interactions
+from components.errors import InputError
+from components.objectives import Learner, Outcome, _diagnosis
+from components.training.batches import Batch, Positives
+
+MLP_WIDTH = 4
+
+
+class AdvInfoNCE:
+    """L_b = -log( e^{s_b/t} / (e^{s_b/t} + K sum_j e^{d_j + s_j/t}) ),  d_j = log(N p_j),  p = softmax of g(u, .) on N draws.
+
+    g(u, j) = <a_u, b_j>, a plain dot product: of tables of its own (`hardness: embed`), or of ReLU(W e) of the encoder's rows,
+    which it does not move (`mlp`, 4 wide). The encoder descends on L in every epoch; before epochs e (from 0) with
+    (e + 3) mod adv_interval = 0 and e > warm_up, the hardness climbs on it for `adv_epochs` passes, `total_passes` in all. K is
+    `negative_weight`: it lowers the positive's score by t ln K. L is the recipe's loss, any of the family log_sum_exp.
+
+    Logged in epochs with such a pass: `diagnose`.
+
+    Raises: InputError for another family of losses, or for candidates that are not drawn for each row.
+    Source: Zhang et al. 2023, arXiv 2310.18700, eq. of L_Adv; choices of the released code (one positive for each user in turn,
+    no regulariser on hardness, hardness rests after its last pass, the model moves in adversarial epochs too).
+    Differs: until the first adversarial pass p is uniform; there, it is that of the random tables (KL to uniform about .001).
+    With adv_learning_rate 0 there is no pass, and the loss is InfoNCE with K. Alignment and uniformity are told in adversarial
+    epochs, not in every fifth.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        loss: Any,
+        sources: Sequence[Any],
+        train: Interactions,
+        generator: torch.Generator,
+        /,
+        *,
+        hardness: Literal["embed", "mlp"] = "embed",
+        dim: Annotated[int, Field(ge=1)] = 64,
+        negative_weight: Annotated[float, Field(gt=0)] = 64.0,
+        adv_learning_rate: Annotated[float, Field(ge=0)] = 1e-4,
+        adv_interval: Annotated[int, Field(ge=1)] = 5,
+        adv_epochs: Annotated[int, Field(ge=1)] = 1,
+        warm_up: Annotated[int, Field(ge=0)] = 0,
+        total_passes: Annotated[int, Field(ge=0)] = 12,
+        positives: Positives = "users",
+    ) -> None:
+        if loss.family != "log_sum_exp":
+            raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
+        if len(sources) != 1 or getattr(sources[0], "per", None) != "row":
+            raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
+        if getattr(loss, "logq", False):
+            raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
+        self.encoder, self.loss, self.source, self.positives = encoder, loss, sources[0], positives
+        self.log_weight = math.log(negative_weight)
+        self.adv_interval, self.adv_epochs, self.warm_up = adv_interval, adv_epochs, warm_up
+        self.total_passes = total_passes if adv_learning_rate else 0
+        self.train = train
+        self.hardness: _Embed | _Mlp
+        if hardness == "embed":
+            self.hardness = _Embed(train, dim, generator)
+        else:
+            self.hardness = _Mlp(encoder.user_table.shape[1], generator)
+        self.learners = {
+            "hardness": Learner(self.hardness, adv_learning_rate, maximise=True),
+            "model": Learner(encoder),
+        }
+
+    def passes(self, epoch: int) -> tuple[str, ...]:
+        """The adversarial passes of an epoch, if it is one for them, and the model's."""
+        return ("hardness",) * (self._passes_by(epoch) - self._passes_by(epoch - 1)) + ("model",)
+
+    def __call__(self, batch: Batch) -> Outcome:
+        query = self.encoder.queries(batch)
+        positive = self.encoder.items(batch.items_B)
+        items_BN = self.source(batch, positive.vectors).items
+        negative = self.encoder.items(items_BN)
+        queries_BD = query.vectors / self.loss.temperature
+        scores_BN = torch.bmm(negative.vectors, queries_BD.unsqueeze(2)).squeeze(2)
+        delta_BN = self._delta(batch, items_BN, query.rows, negative.rows)
+        state = self.loss.start((queries_BD * positive.vectors).sum(dim=1))
+        state = self.loss.add(state, scores_BN + delta_BN + self.log_weight)
+        return Outcome(self.loss.finish(state), (query.rows, positive.rows), (), (negative.rows,))
+
+    @torch.no_grad()
+    def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
+        """What hardness has become, on a whole global batch and on positives that training has not seen.
+
+        hardness_kl           mean over rows of KL(p || uniform) = sum_j p_j d_j
+        hardness_group_1..10  mean d of the batch's negatives in ten popularity groups, least popular first, where there are any
+        alignment, uniformity of the batch's users and positives                            (`_diagnosis.uniformity`)
+        false_negative_rate   and its controls                                              (`_diagnosis.false_negatives`)
+        """
+        query, positive = self.encoder.queries(batch), self.encoder.items(batch.items_B)
+        items_BN = self.source(batch, positive.vectors).items
+        delta_BN = self._delta(batch, items_BN, query.rows, self.encoder.items(items_BN).rows)
+        told = {"hardness_kl": float((torch.exp(delta_BN) * delta_BN).mean(dim=1).mean())}
+        told |= _diagnosis.by_group(delta_BN, items_BN, self.train.item_degrees())
+        users_BD, positives_BD = (F.normalize(vectors, dim=1) for vectors in (query.vectors, positive.vectors))
+        told["alignment"] = float((users_BD - positives_BD).square().sum(dim=1).mean())
+        told["uniformity"] = _diagnosis.uniformity(users_BD) + _diagnosis.uniformity(positives_BD)
+        if held_out is not None:
+            told |= _diagnosis.false_negatives(*self.hardness.tables(self.encoder), self.train, held_out)
+        return told
+
+    def _passes_by(self, epoch: int) -> int:
+        """Adversarial passes made before or in an epoch."""
+        triggers = sum((e + 3) % self.adv_interval == 0 for e in range(self.warm_up + 1, epoch + 1))
+        most = -(-self.total_passes // self.adv_epochs)
+        return min(triggers, most) * self.adv_epochs
+
+    def _delta(self, batch: Batch, items_BN: Tensor, user_rows_BD: Tensor, item_rows_BND: Tensor) -> Tensor:
+        """log(N p_j); 0 until the first adversarial pass."""
+        if not self._passes_by(batch.key[1]):
+            return torch.zeros_like(items_BN, dtype=user_rows_BD.dtype)
+        users_BW, items_BNW = self.hardness(batch.users_B, items_BN, user_rows_BD, item_rows_BND)
+        g_BN = torch.bmm(items_BNW, users_BW.unsqueeze(2)).squeeze(2)
+        return torch.log_softmax(g_BN, dim=1) + math.log(items_BN.shape[1])
+
+
+class _Embed(nn.Module):
+    """a_u and b_j are rows of tables, Xavier normal: were both 0, neither would have a gradient."""
+
+    def __init__(self, train: Interactions, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.user_table = nn.Parameter(torch.empty(train.num_users, dim))
+        self.item_table = nn.Parameter(torch.empty(train.num_items, dim))
+        for table in (self.user_table, self.item_table):
+            nn.init.xavier_normal_(table, generator=generator)
+
+    def forward(self, users_B: Tensor, items_BN: Tensor, _users_BD: Tensor, _items_BND: Tensor) -> tuple[Tensor, Tensor]:
+        return F.embedding(users_B, self.user_table, sparse=True), F.embedding(items_BN, self.item_table, sparse=True)
+
+    def tables(self, _encoder: Any) -> tuple[Tensor, Tensor]:
+        return self.user_table, self.item_table
+
+
+class _Mlp(nn.Module):
+    """a_u = ReLU(W_u e_u), b_j = ReLU(W_i e_j), of the encoder's table rows, through which no gradient goes."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.user_weight, self.item_weight = (nn.Parameter(torch.empty(MLP_WIDTH, width)) for _ in range(2))
+        for weight in (self.user_weight, self.item_weight):
+            nn.init.xavier_normal_(weight, generator=generator)
+
+    def forward(self, _users_B: Tensor, _items_BN: Tensor, users_BD: Tensor, items_BND: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            F.relu(F.linear(users_BD.detach(), self.user_weight)),
+            F.relu(F.linear(items_BND.detach(), self.item_weight)),
+        )
+
+    def tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
+        return self(None, None, encoder.user_table, encoder.item_table)
