@@ -282,7 +282,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
     encoder: Part
-    objective: Part = {"name": "supervised"}
+    objective: Annotated[Part, Field(validate_default=True)] = {"name": "supervised"}
     loss: Part
     negatives: Annotated[list[Part], Field(min_length=1)]
     views: list[Part] = []
