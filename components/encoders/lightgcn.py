@@ -28,7 +28,7 @@ class LightGCN(nn.Module):
     dot product, so that the norms, which propagation ties to degrees, bring popularity back.
 
     The last layer is computed for the rows asked for alone, so a step of one layer costs the edges of its batch and not the
-    graph. `queries` begins a step; the `items` that follow share its inner layers.
+    graph. `queries` computes the inner layers of a step, which the `items` that follow share.
 
     Shapes: tables [num_users, dim] and [num_items, dim].
     Source: He et al. 2020, arXiv 2002.02126, eq. 3 to 8; switches: Wu et al. 2024, arXiv 2201.02327 (side, exponents).
@@ -62,12 +62,11 @@ class LightGCN(nn.Module):
         users_from_items = normalised(edges, left, right) if side != "items" else None
         items_from_users = normalised(edges.T.tocsr(), left, right) if side != "users" else None
         self._matrices = (users_from_items, items_from_users)
-        self._inner: tuple[tuple[int, int], list[Layer]] | None = None
+        self._inner: list[Layer] = []
 
     def queries(self, batch: Batch) -> Embedded:
         """The vectors of a batch's users, [B, D]."""
-        if torch.is_grad_enabled() and self.user_table.requires_grad:
-            self._inner = None  # the last step's graph is used up
+        self._inner = self._propagate()
         return self._embedded(0, batch.users_B)
 
     def items(self, ids: Tensor) -> Embedded:
@@ -88,17 +87,11 @@ class LightGCN(nn.Module):
     def _embedded(self, side: int, ids: Tensor) -> Embedded:
         rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
         distinct, place = torch.unique(ids, return_inverse=True)  # popular items come many times
-        vectors = F.embedding(place, self._mean(self._inner_layers(), side, distinct))
+        vectors = F.embedding(place, self._mean(self._inner or self._propagate(), side, distinct))
         return Embedded(for_similarity(self.train_similarity, vectors), rows)
 
-    def _inner_layers(self) -> list[Layer]:
-        """All layers but the last; those of this step, as long as no table has moved."""
-        versions = (self.user_table._version, self.item_table._version)
-        if self._inner is None or self._inner[0] != versions:
-            self._inner = versions, self._propagate()
-        return self._inner[1]
-
     def _propagate(self) -> list[Layer]:
+        """All layers but the last."""
         layers: list[Layer] = [(self.user_table, self.item_table)]
         while len(layers) < self.layers:
             layers.append(self._next(layers[-1]))

@@ -56,6 +56,15 @@ def checkpoints(given: Recipe, folder: Path) -> tuple[Trainer, list[Any], list[t
     return whole, epochs, left
 
 
+def adversarial(**training: Any) -> Recipe:
+    """Two learners; a pass of the other one in every epoch but the first."""
+    other = recipe(
+        objective={"name": "adv_infonce", "adv_interval": 1, "adv_learning_rate": 0.05},
+        negatives=[{"name": "uniform", "count": 3, "per": "row"}],
+    )
+    return mixed(**training).model_copy(update={"objective": other.objective, "negatives": other.negatives})
+
+
 @pytest.mark.parametrize("validate_every", [1, 2])
 def test_from_every_checkpoint_on_the_future_is_the_same_bits(tmp_path: Path, validate_every: int) -> None:
     given = mixed(validate_every=validate_every)
@@ -70,6 +79,21 @@ def test_from_every_checkpoint_on_the_future_is_the_same_bits(tmp_path: Path, va
         assert resumed.position == whole.position
         for name, table in whole.encoder.state_dict().items():
             assert torch.equal(resumed.encoder.state_dict()[name], table)
+
+
+def test_the_future_of_two_learners_is_the_same_bits(tmp_path: Path) -> None:
+    given = adversarial()
+    whole, epochs, left = checkpoints(given, tmp_path)
+    inside = sorted({(progress.epoch, progress.step) for *_, progress in left if progress.metrics is None})
+    assert (1, 2) in inside, "in the other learner's pass"
+    assert (1, 6) in inside, "in the model's, after the four steps of that"
+    for path, before, _ in left:
+        resumed = trainer(given)
+        resumed.restore(path, DATASET)
+        assert go_on(resumed) == epochs[before:]
+        for name, learner in whole.learners.items():
+            for key, table in learner.module.state_dict().items():
+                assert torch.equal(resumed.learners[name].module.state_dict()[key], table)
 
 
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:

@@ -23,8 +23,19 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
+    "lightgcn": {"encoder": {"name": "lightgcn", "dim": 8, "layers": 2}, "optimizer": {"l2": {"weight": 0.1, "on": "rows"}}},
+    "adv_infonce": {
+        "objective": {
+            "name": "adv_infonce",
+            "adv_interval": 1,
+            "adv_learning_rate": 0.05,
+        },  # a pass in every epoch but the first
+        "negatives": [{"name": "uniform", "count": 5, "per": "row"}],
+    },
     "tables": {"optimizer": {"l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}}},
 }
+
+CURVES = ("mixture", "lightgcn", "adv_infonce")
 
 
 def gradients(scheme: str, batch_size: int) -> dict[str, torch.Tensor]:
@@ -45,6 +56,7 @@ def curve(scheme: str) -> dict[str, Any]:
     return {
         "loss": [metrics["loss"] for metrics in told],
         "recall": [metrics["valid_recall@20"] for metrics in told],
+        "told": {name: value for name, value in told[-1].items() if not name.endswith(("_second", "_seconds"))},
         **trainer.encoder.state_dict(),
     }
 
@@ -64,7 +76,7 @@ def everything() -> dict[str, Any]:
     return {
         "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
         "fewer rows than workers": gradients("mixture", batch_size=2),
-        "curve": curve("mixture"),
+        "curves": {scheme: curve(scheme) for scheme in CURVES},
         "gathered": gathered(),
     }
 
@@ -97,13 +109,16 @@ def test_a_batch_of_fewer_rows_than_workers(alone: Any, together: list[Any]) -> 
     same_gradients(alone[key], [worker[key] for worker in together])
 
 
-def test_a_training_of_w_workers_is_that_of_one(alone: Any, together: list[Any]) -> None:
-    curve = alone["curve"]
-    assert curve["loss"][2] < curve["loss"][0]
-    for worker in together:
-        assert worker["curve"]["loss"] == pytest.approx(curve["loss"], rel=1e-9)
-        assert worker["curve"]["recall"] == curve["recall"]
-        assert (worker["curve"]["item_table"] - curve["item_table"]).abs().max() < 1e-6
+@pytest.mark.parametrize("scheme", CURVES)
+def test_a_training_of_w_workers_is_that_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
+    curve = alone["curves"][scheme]
+    assert curve["loss"][0] != curve["loss"][2]
+    for worker in (worker["curves"][scheme] for worker in together):
+        assert worker["loss"] == pytest.approx(curve["loss"], rel=1e-9)
+        assert worker["told"] == pytest.approx(curve["told"], rel=1e-9)
+        assert worker["recall"] == curve["recall"]
+        assert (worker["item_table"] - curve["item_table"]).abs().max() < 1e-6
+    assert any("hardness_kl" in name for name in alone["curves"]["adv_infonce"]["told"])
 
 
 def test_gather_is_in_order_and_its_gradient_sums_over_workers(together: list[Any]) -> None:

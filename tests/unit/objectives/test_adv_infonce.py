@@ -1,0 +1,227 @@
+"""AdvInfoNCE against its formula in plain loops, the facts of its specification, and its two learners."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components import catalog
+from components.data.interactions import Interactions
+from components.errors import InputError
+from components.negatives import Candidates
+from components.objectives import _diagnosis
+from components.training.batches import Batch, batches, steps_per_epoch
+from components.training.collectives import Workers
+from components.training.loop import Trainer
+from tests.worlds import recipe, small_log
+
+ROWS = [{"name": "uniform", "count": 6, "per": "row"}]
+EVERY = {"name": "adv_infonce", "adv_interval": 1, "adv_learning_rate": 0.05, "dim": 4}  # a pass in every epoch but the first
+
+
+def trainer_of(objective: dict[str, Any], **sections: Any) -> Trainer:
+    task = small_log()
+    given = {"negatives": ROWS, "objective": objective, "training": {"batch_size": 100, "epochs": 4, "precision": "float64"}}
+    return Trainer(recipe(**{**given, **sections}), task.seen, task, Workers(), torch.device("cpu"))
+
+
+class Both:
+    """Items 1 and 2, for every row."""
+
+    per, exclude = "row", "seen"
+
+    def __call__(self, batch: Batch, positives_BD: torch.Tensor) -> Candidates:
+        return Candidates(torch.tensor([[1, 2]]).expand(len(batch.users_B), 2), None, None)
+
+
+def toy(temperature: float, weight: float, odds: float = 3.0) -> tuple[Any, Batch]:
+    """s_i = .5, s = (.2, .1), p = (odds : 1)."""
+    log = Interactions.of([0], [0], 1, 3)
+    generator = torch.Generator().manual_seed(0)
+    encoder = catalog.build("encoder", {"name": "mf", "dim": 1, "train_similarity": "dot"}, log, generator).double()
+    loss = catalog.build("loss", {"name": "sampled_softmax", "temperature": temperature})
+    spec = {**EVERY, "dim": 1, "negative_weight": weight}
+    objective = catalog.build("objective", spec, encoder, loss, [Both()], log, generator)
+    objective.hardness.double()
+    with torch.no_grad():
+        encoder.user_table.fill_(1)
+        encoder.item_table.copy_(torch.tensor([[0.5], [0.2], [0.1]]))
+        objective.hardness.user_table.fill_(1)
+        objective.hardness.item_table.copy_(torch.tensor([[9.0], [math.log(odds)], [0.0]]))
+    return objective, Batch(torch.tensor([0]), torch.tensor([0]), first_row=0, rows=1, key=(0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "weight", "odds", "loss"),
+    [(1, 1, 3, 0.8946124), (1, 1, 1, 0.8800989), (1, 64, 3, 4.5386969), (0.1, 1, 3, 0.0805088), (0.1, 64, 3, 1.8509178)],
+)
+def test_facts_of_the_specification(temperature: float, weight: float, odds: float, loss: float) -> None:
+    objective, batch = toy(temperature, weight, odds)
+    assert objective(batch).loss_B.item() == pytest.approx(loss, abs=5e-8)
+
+
+def test_gradient_of_the_specification() -> None:
+    """Its free variable is g; here g is an item's number, as the user's is 1."""
+    objective, batch = toy(1, 1)
+    objective(batch).loss_B.sum().backward()
+    gradient = objective.hardness.item_table.grad.to_dense()[:, 0]
+    assert gradient.tolist() == pytest.approx([0, 0.0108065, -0.0108065], abs=5e-8)
+
+
+def test_told_of_the_toy() -> None:
+    objective, batch = toy(1, 1)
+    told = objective.diagnose(batch, None)
+    assert told["hardness_kl"] == pytest.approx(0.1308120, abs=5e-8)
+    assert [told[name] for name in sorted(told) if name.startswith("hardness_group")] == [pytest.approx(-0.1438410, abs=5e-8)]
+
+
+def test_a_weight_is_a_lower_score_of_the_positive() -> None:
+    objective, batch = toy(0.1, 64)
+    lower, _ = toy(0.1, 1)
+    with torch.no_grad():
+        lower.encoder.item_table[0] -= 0.1 * math.log(64)
+    assert objective(batch).loss_B.item() == pytest.approx(lower(batch).loss_B.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("hardness", ["embed", "mlp"])
+def test_the_formula_in_loops(hardness: str) -> None:
+    trainer = trainer_of({**EVERY, "hardness": hardness, "negative_weight": 5.0})
+    trainer.position.epoch = 3
+    batch = next(trainer.batches())
+    users, items = (table.detach().numpy() for table in trainer.encoder.parameters())
+    tables = trainer.objective.hardness.tables(trainer.encoder)
+    a, b = (table.detach().numpy() for table in tables)
+    drawn_BN = trainer.sources[0](batch, torch.zeros(100, 8)).items.numpy()
+
+    def cosine(user: int, item: int) -> float:
+        return float(users[user] @ items[item] / np.linalg.norm(users[user]) / np.linalg.norm(items[item]))
+
+    for row, loss in enumerate(trainer.objective(batch).loss_B.tolist()):
+        user, positive = int(batch.users_B[row]), int(batch.items_B[row])
+        g = [math.exp(a[user] @ b[item]) for item in drawn_BN[row]]
+        top = math.exp(cosine(user, positive) / 0.2)
+        below = top
+        for item, e in zip(drawn_BN[row], g, strict=True):
+            delta = math.log(len(g) * e / sum(g))
+            below += 5.0 * math.exp(delta) * math.exp(cosine(user, item) / 0.2)
+        assert loss == pytest.approx(-math.log(top / below), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("interval", "total", "last", "first"),
+    [(5, 7, 32, 2), (5, 8, 37, 2), (5, 12, 57, 2), (5, 13, 62, 2), (15, 18, 267, 12), (15, 20, 297, 12)],
+)
+def test_when_there_are_adversarial_passes(interval: int, total: int, last: int, first: int) -> None:
+    objective = trainer_of({**EVERY, "adv_interval": interval, "total_passes": total}).objective
+    when = [epoch for epoch in range(400) if len(objective.passes(epoch)) > 1]
+    assert when == list(range(first, last + 1, interval))
+    assert len(when) == total
+
+
+def test_warm_up_and_several_passes_at_a_time() -> None:
+    objective = trainer_of({**EVERY, "adv_interval": 5, "warm_up": 2, "adv_epochs": 2, "total_passes": 3}).objective
+    told = {epoch: objective.passes(epoch) for epoch in range(40) if len(objective.passes(epoch)) > 1}
+    assert told == dict.fromkeys((7, 12), ("hardness", "hardness", "model")), "a trigger is whole, as in the released code"
+
+
+def test_who_does_not_learn_rests() -> None:
+    trainer = trainer_of(EVERY)
+    trainer.position.epoch = 1
+    batch = next(trainer.batches())
+
+    def weights() -> list[torch.Tensor]:
+        return [p.detach().clone() for module in (trainer.encoder, trainer.objective.hardness) for p in module.parameters()]
+
+    before = weights()
+    trainer.step(batch, "hardness")
+    between = weights()
+    trainer.step(batch)
+    after = weights()
+    assert [torch.equal(x, y) for x, y in zip(before, between, strict=True)] == [True, True, False, False]
+    assert [torch.equal(x, y) for x, y in zip(between, after, strict=True)] == [False, False, True, True]
+
+
+def test_the_adversary_climbs_and_the_model_descends() -> None:
+    trainer = trainer_of(EVERY)
+    trainer.position.epoch = 1
+    batch = next(trainer.batches())
+    losses = [float(trainer.step(batch, "hardness")) for _ in range(8)]
+    assert losses == sorted(losses)
+    losses = [float(trainer.step(batch)) for _ in range(8)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_without_a_learning_rate_it_is_infonce() -> None:
+    """With K = 1, to the bit, whole trainings of it; K itself is held by the formula in loops."""
+    still = trainer_of({**EVERY, "adv_learning_rate": 0.0, "negative_weight": 1.0})
+    infonce = trainer_of({"name": "supervised", "positives": "users"})
+    told = [[p.metrics["loss"] for p in trainer.run() if p.metrics] for trainer in (still, infonce)]
+    assert told[0] == pytest.approx(told[1], rel=1e-12)
+    assert torch.allclose(still.encoder.item_table, infonce.encoder.item_table, rtol=1e-9)  # pyright: ignore
+    moved = trainer_of({**EVERY, "negative_weight": 1.0})
+    assert [p.metrics["loss"] for p in moved.run() if p.metrics][2] != pytest.approx(told[0][2], rel=1e-6)
+
+
+def test_an_epoch_with_a_pass_tells_what_it_led_to() -> None:
+    told = [progress.metrics for progress in trainer_of(EVERY).run() if progress.metrics]
+    assert "hardness_kl" not in told[0]
+    assert [metrics["hardness_kl"] > 0 for metrics in told[1:]] == [True] * 3
+    for name in ("hardness_loss", "alignment", "uniformity", "false_negative_rate", "false_negative_rate_shuffled"):
+        assert math.isfinite(told[1][name])
+    assert told[-1]["hardness_kl"] > told[1]["hardness_kl"]
+
+
+def test_false_negatives_in_loops() -> None:
+    task = small_log()
+    train, held_out = task.seen, task.truth
+    random = torch.Generator().manual_seed(2)
+    a, b = torch.randn(60, 3, generator=random).double(), torch.randn(40, 3, generator=random).double()
+    taken = []
+    for user, item in zip(held_out.users.tolist(), held_out.items.tolist(), strict=True):
+        seen = set(train.items_of(user).tolist())
+        unseen = [math.exp(a[user] @ b[k]) for k in range(40) if k not in seen]
+        taken.append(float(a[user] @ b[item]) - math.log(sum(unseen) / len(unseen)) < 0)
+    told = _diagnosis.false_negatives(a, b, train, held_out)
+    assert told["false_negative_rate"] == pytest.approx(np.mean(taken))
+    assert 0.2 < told["false_negative_rate_shuffled"] < 0.9
+    flat = _diagnosis.false_negatives(a * 0, b, train, held_out)
+    assert flat["false_negative_rate"] in (0, 1), "a flat hardness tells none from another"
+
+
+def test_uniformity_in_loops() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double(), dim=1)
+    pairs = [math.exp(-2 * float((vectors[x] - vectors[y]).square().sum())) for x in range(7) for y in range(x)]
+    assert _diagnosis.uniformity(vectors) == pytest.approx(math.log(sum(pairs) / len(pairs)))
+
+
+def test_users_weigh_alike() -> None:
+    """Over any number-of-users consecutive places every user comes once, with a positive of its own."""
+    train = small_log().seen
+    drawn = list(
+        batches(train, batch_size=100, seed=0, epoch=0, workers=Workers(), device=torch.device("cpu"), positives="users")
+    )
+    assert len(drawn) == len(train) // 100
+    assert all(len(batch.users_B) == 100 for batch in drawn)
+    users = torch.cat([batch.users_B for batch in drawn]).numpy()
+    counts = np.bincount(users, minlength=60)
+    assert counts.max() <= -(-len(train) // 60)
+    known = set(zip(train.users.tolist(), train.items.tolist(), strict=True))
+    pairs = {pair for batch in drawn for pair in zip(batch.users_B.tolist(), batch.items_B.tolist(), strict=True)}
+    assert pairs <= known
+    assert len(pairs) > 200
+
+
+def test_steps_of_the_specification() -> None:
+    assert [steps_per_epoch(rows, 1024, "users") for rows in (1363, 88_684, 1023, 0)] == [1, 86, 1, 0]
+    assert steps_per_epoch(1363, 1024) == 2
+
+
+def test_what_it_does_not_take() -> None:
+    with pytest.raises(InputError, match="takes one source, {name: uniform, per: row}"):
+        trainer_of(EVERY, negatives=[{"name": "in_batch"}])
+    with pytest.raises(InputError, match=r"loss\.logq: got True"):
+        trainer_of(EVERY, loss={"name": "sampled_softmax", "logq": True})
