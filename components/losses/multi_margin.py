@@ -70,7 +70,7 @@ class MultiMargin:
 
 
 class _Excess(torch.autograd.Function):
-    """sum_j sum_k v_k [s_j - m_k]_+; keeps the scores alone, where autograd would keep K copies. At a margin it is not exceeded."""
+    """sum_j sum_k v_k [s_j - m_k]_+; keeps only the scores, autograd would keep K copies. Slope at a margin: as below it."""
 
     @staticmethod
     def forward(ctx: Any, scores_BT: Tensor, margins: list[float], weights: list[float]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
