@@ -28,7 +28,7 @@ class Candidates(NamedTuple):
 
 
 def check_counts(specs: Iterable[dict[str, Any]], items: int) -> None:
-    """Raises an InputError where a source is to draw more candidates than there are items: all of them cost less (all_items)."""
+    """Raises an InputError where a source is to draw more candidates than there are items: all_items costs less."""
     for n, spec in enumerate(specs):
         if spec.get("count", 0) > items:
             raise InputError(f"negatives.{n}.count: got {spec['count']}, takes at most {items}, the number of items")
