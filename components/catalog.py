@@ -48,17 +48,19 @@ def check(kind: str, spec: dict[str, Any], path: str | None = None) -> dict[str,
     path = path or kind
     cls = find(kind, spec.get("name"), path)
     hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
     arguments = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
-        for p in inspect.signature(cls.__init__).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
     }
     model = create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **arguments)  # pyright: ignore
     try:
         checked = model.model_validate({k: v for k, v in spec.items() if k != "name"})
     except ValidationError as error:
         raise InputError("\n".join(describe(error, path))) from error
-    return {name: getattr(checked, name) for name in arguments}
+    values = {name: getattr(checked, name) for name in arguments}
+    if len(arguments) == len(parameters):
+        cls(**values)  # it takes nothing from the program, so it can say now what several arguments must be together
+    return values
 
 
 def build(kind: str, spec: dict[str, Any], *context: Any) -> Any:

@@ -21,6 +21,7 @@ from components.errors import InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
+from components.negatives import check_counts
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -51,7 +52,6 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
             nothing was written.
     """
     source = sources.inspect(recipe.data)
-    trainer = _try_parts(recipe)
     sizes = _sizes(recipe, source)
     if sizes.ids_are != AT_LEAST:
         cut_offs = {
@@ -60,6 +60,8 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         }
         for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
             check_k(k, sizes.items, name)
+        check_counts(recipe.negatives, sizes.items)  # before a part is tried with them
+    trainer = _try_parts(recipe)
     parameters = _parameters(recipe, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
@@ -71,7 +73,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{ids_are}{parameters:,}"
     yield (
         "memory",
-        f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer)}, "
+        f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer, sizes)}, "
         f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
         f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
     )
@@ -84,7 +86,7 @@ def _width(recipe: Recipe) -> int:
     return 8 if recipe.training.precision == "float64" else 4
 
 
-def _of_a_step(recipe: Recipe, trainer: Trainer) -> str:
+def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     """The scores of a worker's rows, and the vectors of their candidates: of each row, or of a pool that all rows share."""
     batch_size = recipe.training.batch_size
     rows = math.ceil(batch_size / recipe.scale.num_workers)
@@ -92,12 +94,17 @@ def _of_a_step(recipe: Recipe, trainer: Trainer) -> str:
     positive = trainer.encoder.items(batch.items_B)  # pyright: ignore[reportCallIssue]
     kinds = 1 if positive.vectors is positive.rows else 2
     scores = vectors = 0
+    scores_are = ""
     for source in trainer.sources:
         per_row = source(batch, positive.vectors).items.dim() == 2
-        candidates = source.candidates_of_a_row(batch_size)
+        candidates = source.candidates_of_a_row(batch_size, sizes.items)
+        if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
+            scores_are = sizes.ids_are
         scores += rows * candidates * 2  # and as much for the backward pass
         vectors += (rows if per_row else 1) * candidates * positive.vectors.shape[1] * kinds * VECTOR_COPIES
-    return f"{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
+    return (
+        f"{scores_are}{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
+    )
 
 
 def _mib(count: float) -> str:

@@ -21,6 +21,7 @@ from components.errors import DivergedError, InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
+from components.negatives import check_counts
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -36,6 +37,7 @@ PROGRESS_SECONDS = 0.5
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
     """The rows to fit on, and those to choose on, with what is masked there."""
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    check_counts(recipe.negatives, train.num_items)
     if recipe.training.select_on == "none":
         return train, None
     check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")

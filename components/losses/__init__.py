@@ -9,8 +9,9 @@ item is expected among a row's candidates ([B] for the positives, [T] or [B, T] 
 `log_sum_exp` where a number added to a candidate's score weighs it by its exponential, and `sum` where it does not.
 
 A fold never needs the whole score matrix. Scores come divided by `loss.temperature`: whoever drives the fold divides the
-queries, which costs B x D instead of B x C. A candidate that must not count has the score EXCLUDED: its probability and its
-gradient are exactly 0, and a row with no other candidate has loss and gradient 0.
+queries, which costs B x D instead of B x C. A candidate that must not count has the score EXCLUDED: its part in the loss and
+its gradient are exactly 0, and it is not in the N of a mean. A row with no other candidate keeps what the loss says of the
+positive by itself: nothing, and gradient 0, where it only compares the two.
 """
 
 from __future__ import annotations

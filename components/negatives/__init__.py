@@ -4,15 +4,19 @@ A source is built with the training log, the workers and the name of its stream 
 
 A source is called with a batch and the vectors of its positives and gives Candidates; `expected_count(batch, items)` says
 how often each of some items is drawn for a row (its n_s q_s(i)), `exclude` what is kept out of a row, and `excludes_positive`
-whether the row's own positive is: what the logQ correction needs. For the plan, `candidates_of_a_row(rows)` says how many
-scores a row of a global batch takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
+whether the row's own positive is: what the logQ correction needs. For the plan, `candidates_of_a_row(rows, items)` says how
+many scores a row of a global batch takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that
+size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from components.errors import InputError
 
 
 class Candidates(NamedTuple):
@@ -21,3 +25,10 @@ class Candidates(NamedTuple):
     items: Tensor  # [C], or [B, N]
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
     excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count
+
+
+def check_counts(specs: Iterable[dict[str, Any]], items: int) -> None:
+    """Raises an InputError where a source is to draw more candidates than there are items: all_items costs less."""
+    for n, spec in enumerate(specs):
+        if spec.get("count", 0) > items:
+            raise InputError(f"negatives.{n}.count: got {spec['count']}, takes at most {items}, the number of items")

@@ -51,7 +51,7 @@ class InBatch:
             excluded = self._seen.among(batch.users_B, items_C)
         return Candidates(items_C, vectors_CD, excluded)  # pyright: ignore[reportArgumentType]
 
-    def candidates_of_a_row(self, rows: int) -> int:
+    def candidates_of_a_row(self, rows: int, items: int) -> int:
         """As many as the global batch has rows."""
         return rows
 

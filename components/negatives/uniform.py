@@ -58,7 +58,7 @@ class Uniform:
             items_BN = torch.from_numpy(self._unseen.pick(batch.users_B.cpu().numpy(), numbers_BN.numpy()))
         return Candidates(items_BN.to(device), None, None)
 
-    def candidates_of_a_row(self, rows: int) -> int:
+    def candidates_of_a_row(self, rows: int, items: int) -> int:
         """The same whatever the rows of the global batch."""
         return self.count
 

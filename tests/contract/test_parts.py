@@ -140,7 +140,7 @@ def test_a_source_draws_known_items_by_its_key_alone(spec: Spec) -> None:
     assert torch.equal(first.items, again.items)
     assert first.items.min() >= 0
     assert first.items.max() < TRAIN.num_items
-    assert first.items.shape[-1] == source.candidates_of_a_row(32)
+    assert first.items.shape[-1] == source.candidates_of_a_row(32, TRAIN.num_items)
     expected = source.expected_count(batch, first.items)
     assert (expected > 0).all()
     assert isinstance(source.exclude, str)

@@ -24,7 +24,7 @@ def recipe_of(folder: Path, **sections: Any) -> config.Recipe:
         "data": {"source": str(folder / "log.csv")},
         "encoder": {"name": "mf", "dim": 8},
         "loss": {"name": "sampled_softmax"},
-        "negatives": [{"name": "in_batch"}, {"name": "uniform", "count": 30}],
+        "negatives": [{"name": "in_batch"}, {"name": "uniform", "count": 10}],
         "training": {"batch_size": 40},
         "scale": {"storage_path": str(folder / "runs"), "num_workers": 2},
     }
@@ -38,8 +38,8 @@ def test_sizes_parameters_memory_and_steps(tmp_path: Path) -> None:
     )
     assert told["parameters"] == f"at most {(50 + 20) * 8}"
     assert told["steps"] == "at most 4 per epoch of global batch 40"
-    scores = 20 * (40 + 30) * 4 * 2  # rows of a worker x candidates x bytes, and the backward pass
-    assert f"{scores / 2**20:.1f} MiB of scores" in told["memory"]
+    scores = 20 * (40 + 10) * 4 * 2  # rows of a worker x candidates x bytes, and the backward pass
+    assert f"Adam, {scores / 2**20:.1f} MiB of scores" in told["memory"]
     assert not (tmp_path / "runs").exists()  # it computes nothing else
 
 
@@ -47,10 +47,10 @@ def test_sizes_parameters_memory_and_steps(tmp_path: Path) -> None:
 def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: Path, similarity: str, copies: int) -> None:
     settings = {
         "encoder": {"name": "mf", "dim": 512, "train_similarity": similarity},
-        "negatives": [{"name": "uniform", "count": 700}, {"name": "uniform", "count": 900, "per": "row"}],
+        "negatives": [{"name": "uniform", "count": 12}, {"name": "uniform", "count": 18, "per": "row"}],
     }
     memory = dict(plan.of(recipe_of(tmp_path, **settings)))["memory"]
-    vectors = (700 + 20 * 900) * 512 * 4 * copies  # a pool, and candidates of each of a worker's 20 rows
+    vectors = (12 + 20 * 18) * 512 * 4 * copies  # a pool, and candidates of each of a worker's 20 rows
     assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
     index = 8 * 20 + 8 * 20 + 8 * (150 + 50)
     assert f"at most {index / 2**20:.1f} MiB of indices" in memory
@@ -71,6 +71,27 @@ def test_a_sample_is_said_to_be_one_in_every_line(
     assert told["memory"].startswith("at least ")
     assert f"{rows_are}0.0 MiB of order" in told["memory"]
     assert f"{rows_are}0.0 MiB of rows mapped" in told["memory"]
+
+
+def test_all_items_are_as_many_as_the_log_has(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("user_id,item_id\n" + "\n".join(f"{n % 50},{n}" for n in range(5000)))
+    sections = {"data": {"source": str(tmp_path / "wide.csv")}, "negatives": [{"name": "all_items"}]}
+    memory = dict(plan.of(recipe_of(tmp_path, **sections)))["memory"]
+    assert f"Adam, at most {20 * 5000 * 4 * 2 / 2**20:.1f} MiB of scores" in memory
+
+
+def test_more_candidates_than_items_are_refused_where_the_items_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("uniform", "popularity"):
+        negatives = [{"name": "in_batch"}, {"name": name, "count": 20}]
+        assert dict(plan.of(recipe_of(tmp_path, negatives=negatives)))
+        negatives[1]["count"] = 10**12  # to try it would take all memory
+        with pytest.raises(InputError, match=rf"^negatives\.1\.count: got {10**12}, takes at most 20, the number of items$"):
+            list(plan.of(recipe_of(tmp_path, negatives=negatives)))
+    monkeypatch.setattr(plan, "SAMPLE_BYTES", 100)  # of a sample nothing is known but a least number
+    told = dict(plan.of(recipe_of(tmp_path, negatives=[{"name": "uniform", "count": 200}])))
+    assert "at least 20 items" in told["sizes"]
 
 
 def finished(recipe: config.Recipe, **rows: int) -> config.Recipe:

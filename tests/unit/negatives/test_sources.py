@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.negatives import Candidates
+from components.negatives import Candidates, check_counts
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from tests.worlds import small_log
@@ -42,7 +43,10 @@ def counted(candidates: Candidates, rows: int) -> np.ndarray:
     return counts.numpy()
 
 
-@pytest.mark.parametrize("spec", [{"name": "in_batch"}, {"name": "uniform", "count": 50}])
+@pytest.mark.parametrize(
+    "spec",
+    [{"name": "in_batch"}, {"name": "uniform", "count": 50}, {"name": "popularity", "count": 50}, {"name": "all_items"}],
+)
 def test_shared_candidates_exclude_exactly_the_seen(spec: dict[str, Any]) -> None:
     batch = batch_of()
     candidates = draw(build(**spec, exclude="seen"), batch)
@@ -90,7 +94,7 @@ def test_a_user_with_every_item_cannot_draw_an_unseen_one() -> None:
 
 
 @pytest.mark.parametrize("exclude", ["seen", "nothing"])
-@pytest.mark.parametrize("name", ["in_batch", "uniform"])
+@pytest.mark.parametrize("name", ["in_batch", "uniform", "popularity"])
 def test_expected_counts_are_the_observed_ones(name: str, exclude: str) -> None:
     source = build(name=name, exclude=exclude)
     assert source.excludes_positive == (exclude == "seen")
@@ -114,8 +118,19 @@ def test_two_sources_of_a_recipe_draw_different_items() -> None:
     assert not torch.equal(draw(first, batch_of()).items, draw(second, batch_of()).items)
 
 
-def test_draws_depend_on_epoch_and_step_and_seed() -> None:
-    source = build(name="uniform", count=20)
-    first = draw(source, batch_of(epoch=0)).items
-    assert torch.equal(first, draw(source, batch_of(epoch=0)).items)
-    assert not torch.equal(first, draw(source, batch_of(epoch=1)).items)
+@pytest.mark.parametrize("name", ["uniform", "popularity"])
+def test_draws_depend_on_epoch_and_step_and_seed(name: str) -> None:
+    source = build(name=name, count=20)
+    batch = batch_of()
+    first = draw(source, batch).items
+    assert torch.equal(first, draw(source, replace(batch)).items)
+    seed, epoch, step = batch.key
+    for other in ((seed + 1, epoch, step), (seed, epoch + 1, step), (seed, epoch, step + 1)):
+        assert not torch.equal(first, draw(source, replace(batch, key=other)).items)
+
+
+def test_a_recipe_draws_at_most_as_many_as_there_are_items() -> None:
+    specs = [{"name": "in_batch"}, {"name": "popularity", "count": 41}]
+    check_counts(specs, 41)
+    with pytest.raises(InputError, match=r"^negatives\.1\.count: got 41, takes at most 40, the number of items$"):
+        check_counts(specs, 40)

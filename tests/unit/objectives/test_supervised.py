@@ -65,6 +65,10 @@ def test_the_same_item_twice_in_a_batch_is_log_two_or_nothing() -> None:
 SOURCES: dict[str, list[dict[str, Any]]] = {
     "pool": [{"name": "uniform", "count": 1500}],
     "pool that may hold the positive": [{"name": "uniform", "count": 1500, "exclude": "nothing"}],
+    "by popularity": [{"name": "popularity", "count": 1500}],
+    "by popularity, not as steeply, that may hold the positive": [
+        {"name": "popularity", "count": 1500, "beta": 0.5, "exclude": "nothing"}
+    ],
     "rows": [{"name": "uniform", "count": 1500, "per": "row"}],
     "in batch": [{"name": "in_batch"}],
     "in batch, nothing out": [{"name": "in_batch", "exclude": "nothing"}],

@@ -17,6 +17,9 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "in_batch, repeats stay": {"negatives": [{"name": "in_batch", "exclude": "nothing"}]},
     "pool": {"negatives": [{"name": "uniform", "count": 30}]},
     "rows": {"negatives": [{"name": "uniform", "count": 5, "per": "row"}]},
+    "popularity": {"negatives": [{"name": "popularity", "count": 30, "beta": 0.5}]},
+    "all_items": {"negatives": [{"name": "all_items"}]},
+    "ccl": {"negatives": [{"name": "uniform", "count": 30}], "loss": {"name": "ccl", "margin": 0.2, "negative_weight": 20.0}},
     "mixture": {
         "negatives": [{"name": "in_batch"}, {"name": "uniform", "count": 30}, {"name": "uniform", "count": 5, "per": "row"}],
         "encoder": {"name": "mf", "dim": 8, "dropout": 0.3},
