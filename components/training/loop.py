@@ -70,6 +70,7 @@ class Trainer:
         loss = catalog.build("loss", recipe.loss)
         self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources)
         self.parameters = list(self.encoder.parameters())
+        self.tables = [parameter for name, parameter in self.encoder.named_parameters() if name.endswith("_table")]
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.optimizer.learning_rate, fused=True)
         self.position = Position()
 
@@ -107,7 +108,9 @@ class Trainer:
         total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
         total.backward()
         self.workers.sum_gradients(self.parameters)
-        add_table_gradient(l2, self.parameters, batch.rows)
+        add_table_gradient(l2, self.tables, batch.rows)
+        if self.recipe.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimizer.clip_norm)
         self.optimizer.step()
         return outcome.loss_B.detach().double().sum()
 
