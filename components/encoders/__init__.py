@@ -1,7 +1,8 @@
 """Encoders: ids become vectors.
 
 An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded, and `scoring_tables()` for
-ranking. Tables looked up by id give sparse gradients, so that workers exchange only the rows of a batch.
+ranking. Tables looked up by id give sparse gradients, so that workers exchange only the rows of a batch; they are the
+parameters named `*_table`, which L2 on tables is taken on, and not on others.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("loss.heat", 1, "loss.heat: unknown key (got 1)"),
         ("loss.name", "sofmax", "loss.name: got 'sofmax', takes one of *sampled_softmax*"),
         ("encoder.dropout", 1, "encoder.dropout: got 1, takes a number < 1"),
+        ("optimizer.clip_norm", 0, "optimizer.clip_norm: got 0, takes a number > 0"),
         ("encoder.init", "ones", "encoder.init: got 'ones', takes 'xavier_uniform', 'xavier_normal' or 'normal'"),
         ("negatives.1.count", 0, "negatives.1.count: got 0, takes a number >= 1"),
         ("negatives.1.count", 2.5, "negatives.1.count: got 2.5, takes a whole number"),
