@@ -193,9 +193,10 @@ class L2(Section):
 
 
 class Optimizer(Section):
-    """Dense fused Adam."""
+    """Dense fused Adam. `clip_norm` bounds the norm of the gradient of all parameters together, L2 on tables included."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
     l2: L2 = L2()
 
 

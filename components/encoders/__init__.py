@@ -2,7 +2,8 @@
 
 An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded, and `scoring_tables()` for
 ranking; `index_bytes(rows, users, items)` is what it keeps beside its parameters for a log of that size. Tables looked up by id
-give sparse gradients, so that workers exchange only the rows of a batch. `queries` comes first in a step.
+give sparse gradients, so that workers exchange only the rows of a batch; they are the parameters named `*_table`, which L2 on
+tables is taken on, and not on others. `queries` comes first in a step.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from components.data.interactions import Interactions
 from components.encoders import Embedded
 from components.encoders._graph import incidence, normalised, product
-from components.encoders.mf import Similarity, for_similarity
+from components.encoders._common import Init, Similarity, compared, new_table
 from components.training.batches import Batch
 
 Layer = tuple[Tensor | None, Tensor | None]  # of users and of items; None where a side is not propagated: zeros
@@ -48,16 +48,15 @@ class LightGCN(nn.Module):
         right: Annotated[float, Field(ge=0, le=1)] = 0.5,
         train_similarity: Similarity = "cosine",
         score_similarity: Similarity = "dot",
-        init: Literal["xavier_uniform", "xavier_normal"] = "xavier_uniform",
+        init: Init = "xavier_uniform",
+        init_std: Annotated[float, Field(gt=0)] = 1e-4,
     ) -> None:
         super().__init__()
         self.layers = layers
         self.train_similarity: Similarity = train_similarity
         self.score_similarity: Similarity = score_similarity
-        self.user_table = nn.Parameter(torch.empty(train.num_users, dim))
-        self.item_table = nn.Parameter(torch.empty(train.num_items, dim))
-        for table in (self.user_table, self.item_table):
-            getattr(nn.init, f"{init}_")(table, generator=generator)
+        self.user_table = new_table(train.num_users, dim, init, init_std, generator)
+        self.item_table = new_table(train.num_items, dim, init, init_std, generator)
         edges = incidence(train)
         users_from_items = normalised(edges, left, right) if side != "items" else None
         items_from_users = normalised(edges.T.tocsr(), left, right) if side != "users" else None
@@ -78,7 +77,7 @@ class LightGCN(nn.Module):
         """Users [num_users, D] and items [num_items, D] whose inner products are the scores; without a gradient."""
         inner = self._propagate()
         users_UD, items_ID = (self._mean(inner, side, None) for side in (0, 1))
-        return for_similarity(self.score_similarity, users_UD), for_similarity(self.score_similarity, items_ID)
+        return compared(self.score_similarity, users_UD), compared(self.score_similarity, items_ID)
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Of the graph, in both directions: a column and a weight for each edge."""
@@ -88,7 +87,7 @@ class LightGCN(nn.Module):
         rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
         distinct, place = torch.unique(ids, return_inverse=True)  # popular items come many times
         vectors = F.embedding(place, self._mean(self._inner or self._propagate(), side, distinct))
-        return Embedded(for_similarity(self.train_similarity, vectors), rows)
+        return Embedded(compared(self.train_similarity, vectors), rows)
 
     def _propagate(self) -> list[Layer]:
         """All layers but the last."""

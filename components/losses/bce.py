@@ -21,7 +21,7 @@ class Bce:
     Differs: the mean over candidates, not the sum, so that `weight` means the same whatever their number.
     """
 
-    temperature, logq = 1.0, False
+    temperature, logq, family = 1.0, False, "sum"
 
     def __init__(self, *, weight: Annotated[float, Field(ge=0)] = 1.0) -> None:
         self.weight = weight

@@ -7,7 +7,7 @@ from torch import Tensor
 class Bpr:
     """L_b = -sum_j log sigmoid(s_b - s_j).  Source: Rendle et al. 2009, arXiv 1205.2618, eq. 4."""
 
-    temperature, logq = 1.0, False
+    temperature, logq, family = 1.0, False, "sum"
 
     def __init__(self) -> None: ...
 

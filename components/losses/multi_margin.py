@@ -36,7 +36,7 @@ class MultiMargin:
     Differs: candidates may be excluded, and then count neither in the sum nor in N; the paper draws them without looking.
     """
 
-    temperature, logq = 1.0, False
+    temperature, logq, family = 1.0, False, "sum"
 
     def __init__(
         self,

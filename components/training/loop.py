@@ -126,7 +126,10 @@ class Trainer:
         total = total + penalty(l2, outcome, batch.rows, self.workers.size)
         total.backward()
         self.workers.sum_gradients(parameters)
-        add_table_gradient(l2, parameters, batch.rows)
+        tables = (weight for name, weight in self.learners[learner].module.named_parameters() if name.endswith("_table"))
+        add_table_gradient(l2, tables, batch.rows)
+        if self.recipe.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
         optimizer.step()
         return outcome.loss_B.detach().double().sum()
 

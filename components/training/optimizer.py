@@ -27,9 +27,9 @@ def penalty(l2: L2, outcome: Outcome, rows: int, num_workers: int) -> Tensor:
 
 
 @torch.no_grad()
-def add_table_gradient(l2: L2, parameters: Iterable[nn.Parameter], rows: int) -> None:
+def add_table_gradient(l2: L2, tables: Iterable[nn.Parameter], rows: int) -> None:
     """Adds the gradient of weight/2 * |table|^2 to summed gradients, for `on: tables`."""
     if l2.on == "tables" and l2.weight:
-        for parameter in parameters:
-            assert parameter.grad is not None, "gradients are summed before the tables' L2 is added"
-            parameter.grad.add_(parameter, alpha=l2.weight / (rows if l2.reduce == "mean" else 1))
+        for table in tables:
+            assert table.grad is not None, "gradients are summed before the tables' L2 is added"
+            table.grad.add_(table, alpha=l2.weight / (rows if l2.reduce == "mean" else 1))

@@ -43,6 +43,13 @@ def test_sizes_parameters_memory_and_steps(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()  # it computes nothing else
 
 
+@pytest.mark.parametrize(("shared_items", "tables"), [(True, 50 + 20), (False, 50 + 20 + 20)])
+def test_parameters_that_do_not_grow_with_users_and_items_count_once(tmp_path: Path, shared_items: bool, tables: int) -> None:
+    encoder = {"name": "simplex", "dim": 8, "pool": "user_attention", "shared_items": shared_items}
+    told = dict(plan.of(recipe_of(tmp_path, encoder=encoder)))
+    assert told["parameters"] == f"at most {tables * 8 + 8 * 8 + 8 * 8 + 8}"
+
+
 @pytest.mark.parametrize(("similarity", "copies"), [("cosine", 6), ("dot", 3)])
 def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: Path, similarity: str, copies: int) -> None:
     settings = {

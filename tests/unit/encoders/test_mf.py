@@ -68,6 +68,29 @@ def test_dropout_hits_its_share_before_normalising_and_not_when_scoring() -> Non
     assert torch.allclose(norms(mf(dropout=0.5).queries(batch).vectors).max(), torch.tensor(1.0))
 
 
+def test_dropout_after_normalising_lets_a_cosine_exceed_1() -> None:
+    """Specification of MML, P4: what is kept of a vector of length 1 is scaled by 1 / (1 - p)."""
+    batch = batch_of(len(TRAIN))
+    encoder = mf(dim=32, dropout=0.25, dropout_on="vectors")
+    query = encoder.queries(batch)
+    unit = query.rows / query.rows.norm(dim=1, keepdim=True)
+    dropped = query.vectors == 0
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.allclose(query.vectors[~dropped], unit[~dropped] / 0.75)
+    assert norms(query.vectors).max() > 1.01
+    before = mf(dim=32, dropout=0.25, dropout_on="rows").queries(batch).vectors
+    assert torch.equal(before == 0, dropped), "the draws are the same, wherever they fall"
+    assert torch.allclose(norms(before), torch.ones(len(TRAIN)))
+
+
+@pytest.mark.parametrize("std", [1e-4, 0.3])
+def test_normal_tables_have_the_spread_that_is_asked_for(std: float) -> None:
+    encoder = mf(dim=64, init="normal", init_std=std)
+    for table in (encoder.user_table, encoder.item_table):
+        assert table.std().item() == pytest.approx(std, rel=0.05)
+        assert abs(table.mean().item()) < std / 10
+
+
 @pytest.mark.parametrize("init", ["xavier_uniform", "xavier_normal"])
 def test_initial_tables_have_xaviers_spread(init: str) -> None:
     encoder = mf(dim=64, init=init)

@@ -225,3 +225,5 @@ def test_what_it_does_not_take() -> None:
         trainer_of(EVERY, negatives=[{"name": "in_batch"}])
     with pytest.raises(InputError, match=r"loss\.logq: got True"):
         trainer_of(EVERY, loss={"name": "sampled_softmax", "logq": True})
+    with pytest.raises(InputError, match="takes sampled_softmax or bsl"):
+        trainer_of(EVERY, loss={"name": "ccl"})

@@ -36,6 +36,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "negatives": [{"name": "uniform", "count": 5, "per": "row"}],
     },
     "tables": {"optimizer": {"l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}}},
+    "simplex, mean": {"encoder": {"name": "simplex", "dim": 8, "pool": "mean", "shared_items": True, "init_std": 0.5}},
+    "simplex, attention": {
+        "encoder": {"name": "simplex", "dim": 8, "pool": "user_attention", "init_std": 0.5},
+        "optimizer": {"clip_norm": 0.5, "l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}},
+    },
 }
 
 CURVES = ("mixture", "lightgcn", "adv_infonce")
@@ -97,9 +102,10 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def same_gradients(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
     assert sum(float(worker["loss"]) for worker in together) == pytest.approx(float(alone["loss"]), rel=1e-12)
     for worker in together:
-        for table in ("user_table", "item_table"):
-            assert alone[table].abs().max() > 1e-3
-            assert (worker[table] - alone[table]).abs().max() < 1e-12
+        assert set(worker) == set(alone) > {"user_table", "item_table"}
+        for parameter in set(alone) - {"loss"}:
+            assert alone[parameter].abs().max() > 1e-3
+            assert (worker[parameter] - alone[parameter]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
