@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from components.data.interactions import Interactions
 from components.encoders import Embedded
-from components.encoders._graph import incidence, normalised, product
 from components.encoders._common import Init, Similarity, compared, new_table
+from components.encoders._graph import incidence, normalised, product
 from components.training.batches import Batch
 
 Layer = tuple[Tensor | None, Tensor | None]  # of users and of items; None where a side is not propagated: zeros

@@ -29,7 +29,7 @@ def test_with_sampled_softmax_it_is_the_full_softmax(logq: bool, exclude: str) -
     loss_B = trainer.objective(batch).loss_B
     loss_B.sum().backward()
 
-    tables = [table.detach().clone().requires_grad_() for table in trainer.parameters]
+    tables = [table.detach().clone().requires_grad_() for table in trainer.encoder.parameters()]
     users_UD, items_ID = (F.normalize(table, dim=1) for table in tables)
     logits_BI = users_UD[batch.users_B] @ items_ID.T / 0.2
     if exclude == "seen":
@@ -42,7 +42,7 @@ def test_with_sampled_softmax_it_is_the_full_softmax(logq: bool, exclude: str) -
     wanted_B.sum().backward()
 
     assert torch.allclose(loss_B, wanted_B, rtol=1e-12)
-    for ours, theirs in zip(trainer.parameters, tables, strict=True):
+    for ours, theirs in zip(trainer.encoder.parameters(), tables, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
         gradient = ours.grad.to_dense()
