@@ -19,6 +19,7 @@ Interval = tuple[float, float]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+ENOUGH_SEEDS = 8  # see `differences`
 CELLS = 2**21  # weights of users that are held at once
 USERS, SEEDS, OTHER_SEEDS = range(3)  # streams of draws
 
