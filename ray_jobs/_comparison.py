@@ -122,14 +122,14 @@ def _systems(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _names(recipes: Sequence[Recipe]) -> list[str]:
-    """The recipes' names; those of one name get the settings in which they differ, by the last word of a key where it will do."""
+    """The recipes' names; those of one name get the settings in which they differ, by a key's last word where it will do."""
     leaves = [dict(_tracking.flat(recipe.model_dump(mode="json", exclude=APART))) for recipe in recipes]
     names = []
     for recipe, own in zip(recipes, leaves, strict=True):
         alike = [other for another, other in zip(recipes, leaves, strict=True) if another.name == recipe.name]
         keys = {key: key.rpartition(".")[2] for other in alike for key in other if _differs(key, alike)}
         short = {key: last if list(keys.values()).count(last) == 1 and last != "name" else key for key, last in keys.items()}
-        differ = [f"{short[key]}={value}" for key, value in own.items() if key in short]
+        differ = [f"{short[key]} {value}" for key, value in own.items() if key in short]
         names.append(f"{recipe.name} ({', '.join(differ)})" if differ else recipe.name)
     return names
 

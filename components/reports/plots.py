@@ -94,7 +94,7 @@ def popularity_groups(
     with _figure(path, title, wide=9.2) as (axes,):
         for n, (name, values) in enumerate(contributions.items()):
             shift = (n - (len(contributions) - 1) / 2) * width
-            label = textwrap.fill(f"{name}  ({metric} {sum(values):.4f})", LONGEST_LINE)
+            label = f"{textwrap.fill(name, LONGEST_LINE)}  ({metric} {sum(values):.4f})"
             bars: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "label": label}
             if name in deviations:
                 bars |= {"yerr": deviations[name], "error_kw": {"ecolor": INK, "elinewidth": 1, "capsize": 1.5}}
@@ -107,7 +107,7 @@ def popularity_groups(
             fontsize=10.5,
         )
         axes.set_ylabel(f"contribution to {metric}")
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
 
 
 def differences(
@@ -135,20 +135,20 @@ def differences(
             axes.margins(x=0.12)
             axes.set_title(metric)
         grey: dict[str, Any] = {"color": INK, "solid_capstyle": "butt"}
-        shown = [Line2D([], [], linewidth=6, alpha=0.45, label="95 % over users", **grey)]
+        shown = [Line2D([], [], linewidth=10, alpha=0.35, label="95 % over users", **grey)]
         if any(each.over_seeds_and_users is not None for values in found.values() for each in values.values()):
             shown.append(Line2D([], [], linewidth=1.6, label="95 % over seeds and users", **grey))
         panels[0].figure.legend(handles=shown, loc="outside lower left", ncols=2, fontsize=9.5)
 
 
 def _difference(axes: Axes, place: int, found: Difference, colour: str) -> None:
-    axes.plot(found.over_users, [place] * 2, color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
+    axes.plot(found.over_users, [place] * 2, color=colour, linewidth=10, alpha=0.35, solid_capstyle="butt")
     widest = found.over_users
     if found.over_seeds_and_users is not None:
         widest = found.over_seeds_and_users
-        axes.plot(widest, [place] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(widest, [place] * 2, color=colour, linewidth=1.6, marker="|", markersize=8, markeredgewidth=1.6)
     face = colour if excludes_zero(widest) else "white"
-    axes.plot(found.value, place, "o", color=face, markeredgecolor=colour, markeredgewidth=1.8, ms=8, zorder=3)
+    axes.plot(found.value, place, "o", color=face, markeredgecolor=colour, markeredgewidth=1.5, ms=5.5, zorder=3)
     axes.annotate(f"{found.value:+.4f}", (found.value, place), (0, 9), textcoords="offset points", ha="center", fontsize=9.5)
 
 
