@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 from components.evaluation.comparison import Difference, excludes_zero
 
 INK, GRID = "#25313c", "#e4e8ec"
-COLOURS = ("#1f5f8b", "#e28743", "#9fb1bf", "#4f9d8c", "#a05195", "#c9b458")  # the model first, then what is beside it
+# the model first, then what is beside it
+COLOURS = ("#1f5f8b", "#e28743", "#9fb1bf", "#4f9d8c", "#a05195", "#c9b458", "#b5545f", "#6f9bd1", "#7a6a58", "#3d4b54")
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -44,6 +45,7 @@ STYLE: dict[Any, Any] = {
 }
 CURVES = ("valid_", "test_")  # what a curve's name begins with, beside the loss
 PER_ROW = 3  # panels
+LEGEND_COLUMNS = 2
 LONGEST_LINE = 44  # characters of a name
 BINS = 15, 80  # at least and at most
 
@@ -91,7 +93,8 @@ def popularity_groups(
     number = len(next(iter(contributions.values())))
     places = np.arange(1, number + 1)
     width = 0.84 / len(contributions)
-    with _figure(path, title, wide=9.2) as (axes,):
+    tall = 4.3 + 0.26 * -(-len(contributions) // LEGEND_COLUMNS)
+    with _figure(path, title, wide=9.2, tall=tall) as (axes,):
         for n, (name, values) in enumerate(contributions.items()):
             shift = (n - (len(contributions) - 1) / 2) * width
             label = f"{textwrap.fill(name, LONGEST_LINE)}  ({metric} {sum(values):.4f})"
@@ -107,7 +110,7 @@ def popularity_groups(
             fontsize=10.5,
         )
         axes.set_ylabel(f"contribution to {metric}")
-        axes.legend(loc="best")
+        axes.figure.legend(loc="outside lower left", ncols=LEGEND_COLUMNS)  # bars may be high anywhere
 
 
 def differences(
@@ -138,7 +141,7 @@ def differences(
         shown = [Line2D([], [], linewidth=10, alpha=0.35, label="95 % over users", **grey)]
         if any(each.over_seeds_and_users is not None for values in found.values() for each in values.values()):
             shown.append(Line2D([], [], linewidth=1.6, label="95 % over seeds and users", **grey))
-        panels[0].figure.legend(handles=shown, loc="outside lower left", ncols=2, fontsize=9.5)
+        panels[0].figure.legend(handles=shown, loc="outside lower left", ncols=LEGEND_COLUMNS, fontsize=9.5)
 
 
 def _difference(axes: Axes, place: int, found: Difference, colour: str) -> None:
