@@ -22,8 +22,6 @@ from components.reports import plots, tables
 from components.training import checkpoint
 from ray_jobs import _program, _ranking, _results, _tracking
 
-MODEL = "model"
-
 
 def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> _results.Evaluated:
     """Evaluates a finished run on a split into `run`/evaluation/`split`, and prints the comparison.
@@ -47,7 +45,7 @@ def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> _results.E
 
 def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str, ks: list[int], folder: Path) -> None:
     run, dataset = trained.folder, trained.dataset
-    loads = {MODEL: functools.partial(_model, run, dataset, split)}
+    loads = {_results.MODEL: functools.partial(_model, run, dataset, split)}
     fitted = interactions.load(dataset, *trained.recipe.training.fit_on.split("+"))
     weights = folder / ".ease.npy"
     if "most_popular" in recipe.evaluation.baselines:
@@ -57,7 +55,7 @@ def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str
         loads["ease"] = functools.partial(_ease, trained.recipe, dataset, split, weights)
     degrees_I = interactions.load(dataset, "train").item_degrees()
     started = time.perf_counter()
-    files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != MODEL) + ".parquet") for name in loads]
+    files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != _results.MODEL) + ".parquet") for name in loads]
     try:
         with _program.cluster():
             found = _ranking.evaluate(list(loads.values()), task.num_tiles, ks, degrees_I, recipe.scale, files)
@@ -69,7 +67,7 @@ def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str
 
 
 def _write(folder: Path, trained: checkpoint.TrainedRun, split: str, task: Task, summaries: dict[str, Summary]) -> None:
-    own = summaries[MODEL]
+    own = summaries[_results.MODEL]
     ks, name = own.ks, trained.manifest["name"]
     results = {scorer: summary.metrics() for scorer, summary in summaries.items()}
     groups = {scorer: {str(k): summary.group_recall(k) for k in ks} for scorer, summary in summaries.items()}
@@ -91,7 +89,7 @@ def _write(folder: Path, trained: checkpoint.TrainedRun, split: str, task: Task,
         plots.score_histograms(*scores, folder / "scores.png", f"{name}: scores of {split} positives and unseen items")
     tracked = _tracking.attach(trained.folder)
     with _tracking.saying(tracked, folder / "metrics.json"):
-        values = {f"{split}_{metric}": value for metric, value in results[MODEL].items()}
+        values = {f"{split}_{metric}": value for metric, value in results[_results.MODEL].items()}
         tracked.metrics(values, step=trained.manifest["epochs"] + 1)  # after every step that training logged
         for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + [folder / "per_user.parquet"]:
             tracked.artifact(path, f"evaluation/{split}")

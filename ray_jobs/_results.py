@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 MARK = "result: "
+MODEL = "model"  # among the scorers of an evaluation
 
 
 class Result(BaseModel):

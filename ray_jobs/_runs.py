@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 from components import storage
 from components.config import Recipe
@@ -26,22 +28,14 @@ def create(recipe: Recipe) -> Path:
 
 
 def find(recipe: Recipe, run: str | None) -> Path:
-    """The folder of a finished run: a path, an MLflow run id, or by default the newest of this very recipe.
+    """The folder of a finished run: as `named` has it, or by default the newest of this very recipe.
 
     Raises:
         InputError: there is none; names the runs of the same name, which differ in what they compute.
     """
-    if run is not None and Path(run).is_dir():
-        return Path(run).absolute()
-    folders = (Path(recipe.scale.storage_path) / "runs").glob("*-*-*")
-    finished = {folder: storage.read_json(folder / storage.MANIFEST) for folder in folders if storage.is_finished(folder)}
     if run is not None:
-        named = [folder for folder, manifest in finished.items() if manifest["mlflow_run_id"] == run]
-        if not named:
-            raise InputError(
-                f"--run: got {run!r}, takes a run's folder or the MLflow id of a run in {recipe.scale.storage_path}"
-            )
-        return named[0]
+        return named(run, recipe.scale.storage_path)
+    finished = _finished(recipe.scale.storage_path)
     own = {folder: about["finished"] for folder, about in finished.items() if about["recipe"] == recipe.fingerprint()}
     if not own:
         others = sorted(folder.name for folder, about in finished.items() if about["name"] == recipe.name)
@@ -51,3 +45,25 @@ def find(recipe: Recipe, run: str | None) -> Path:
             "train one, or name one with --run"
         )
     return max(own, key=lambda folder: own[folder])
+
+
+def named(run: str, storage_path: str, option: str = "--run") -> Path:
+    """The folder of a run: a path, or the MLflow id, or the address of the MLflow page, of a finished one in a storage path.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if Path(run).is_dir():
+        return Path(run).absolute()
+    page = re.search(r"://.*/runs/(\w+)", run)
+    run_id = page[1] if page else run
+    folders = [folder for folder, about in _finished(storage_path).items() if about["mlflow_run_id"] == run_id]
+    if not folders:
+        raise InputError(f"{option}: got {run!r}, takes a run's folder or the MLflow id of a run in {storage_path}")
+    return folders[0]
+
+
+def _finished(storage_path: str) -> dict[Path, dict[str, Any]]:
+    """Every finished run with its manifest."""
+    folders = Path(storage_path, "runs").glob("*-*-*")
+    return {folder: storage.read_json(folder / storage.MANIFEST) for folder in folders if storage.is_finished(folder)}

@@ -132,7 +132,7 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
 
     where = uri(recipe)
     manifest = storage.read_json(dataset / storage.MANIFEST)
-    params = [Param(key, value[:LONGEST_VALUE]) for key, value in _flat(recipe.model_dump(mode="json"))]
+    params = [Param(key, value[:LONGEST_VALUE]) for key, value in flat(recipe.model_dump(mode="json"))]
     params.append(Param("dataset", manifest["fingerprint"]))
     tags = {
         mlflow_tags.MLFLOW_USER: storage.user(),
@@ -268,14 +268,14 @@ def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
         print(f"{where} does not answer ({type(error).__name__}: {error}); metrics are kept in {kept}", file=sys.stderr)
 
 
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """A recipe's leaves by dotted key; lists of plain values stay together."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     elif isinstance(tree, list) and any(isinstance(value, dict) for value in tree):
         for n, value in enumerate(tree):
-            yield from _flat(value, f"{path}.{n}")
+            yield from flat(value, f"{path}.{n}")
     else:
         yield path, tree if isinstance(tree, str) else json.dumps(tree)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from components.evaluation import comparison as intervals
+from components.evaluation.comparison import Difference, Interval
 
 
 def comparison(results: Mapping[str, Mapping[str, float]], ks: Sequence[int], title: str) -> Group:
@@ -37,6 +42,65 @@ def recommendations(lists: Mapping[str, Sequence[str]], title: str) -> Group:
     for rank in range(max(map(len, lists.values()), default=0)):
         table.add_row(str(rank + 1), *(names[rank] if rank < len(names) else "" for names in lists.values()))
     return _titled(title, table)
+
+
+def systems(found: Sequence[Mapping[str, Any]], title: str) -> Group:
+    """A row per system of a comparison, the baseline first: how it was trained, and what that cost, means over its runs.
+
+    Args:
+        found: mappings with name, runs, fit_on, select_on, workers, cost {epochs, seconds_per_epoch, seconds (or None)}.
+    """
+    table = _table()
+    table.add_column("", overflow="fold")
+    for name in ("\nseeds", "\nfit on", "epoch\nchosen on", "\nepochs", "seconds\nper epoch", "\ntraining", "\nworkers"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for system in found:
+        cost = system["cost"]
+        each, total = cost["seconds_per_epoch"], cost["seconds"]
+        table.add_row(
+            Text(system["name"]),
+            str(len(system["runs"])),
+            system["fit_on"],
+            system["select_on"],
+            f"{cost['epochs']:.4g}",
+            "-" if each is None else f"{each:.3g}" if each < 100 else f"{each:,.0f}",
+            "-" if total is None else str(datetime.timedelta(seconds=round(total))),
+            system["workers"],
+        )
+    return _titled(title, table)
+
+
+def differences(values: Mapping[str, Mapping[str, Any]], found: Mapping[str, Difference], metric: str) -> Group:
+    """A row per system, the baseline first: mean and standard deviation over seeds, and its difference from the baseline.
+
+    Args:
+        values: {mean, deviation (None of one seed)} of each system.
+        found: of each system but the baseline.
+    """
+    table = _table()
+    table.add_column("", overflow="fold")
+    for name in ("\nmean", "\nsd", "differ-\nence", "\n%", "interval\nover users", "over seeds\nand users"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, own in values.items():
+        cells = [f"{own['mean']:.4f}", "-" if own["deviation"] is None else f"{own['deviation']:.4f}"]
+        if name in found:
+            apart = found[name]
+            relative = "-" if apart.relative is None else f"{100 * apart.relative:+.1f}"
+            cells += [_signed(apart.value), relative, _interval(apart.over_users), _interval(apart.over_seeds_and_users)]
+        table.add_row(Text(name), *cells)
+    return _titled(metric, table)
+
+
+def _interval(bounds: Interval | None) -> str:
+    """Both ends, and a star where 0 lies outside."""
+    if bounds is None:
+        return "one seed "
+    return f"{_signed(bounds[0])} {_signed(bounds[1])}{'*' if intervals.excludes_zero(bounds) else ' '}"
+
+
+def _signed(value: float) -> str:
+    """As +.0123: a difference of metrics, which are at most 1."""
+    return f"{value:+.4f}".replace("0.", ".", 1)
 
 
 def _table() -> Table:

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from components.evaluation.comparison import Difference
 from components.reports import plots
 
 
@@ -49,6 +50,34 @@ def test_popularity_groups(tmp_path):
     bars = {"model": np.linspace(0.01, 0.05, 10).tolist(), "most popular": [0.0] * 9 + [0.1]}
     plots.popularity_groups(bars, tmp_path / "plot.png")
     assert painted(tmp_path / "plot.png") > 0.03
+
+
+def test_deviations_are_drawn_where_there_are_some(tmp_path):
+    bars = {"many seeds": [0.05] * 10, "one seed": [0.05] * 10}
+    plots.popularity_groups(bars, tmp_path / "without.png", "title")
+    plots.popularity_groups(bars, tmp_path / "with.png", "title", deviations={"many seeds": [0.02] * 10})
+    assert (tmp_path / "without.png").read_bytes() != (tmp_path / "with.png").read_bytes()
+
+
+def test_a_difference_is_hollow_where_an_interval_holds_zero(tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    sure, unsure = Difference(0.2, 0.1, (0.1, 0.3), None), Difference(0.2, 0.1, (0.1, 0.3), (-0.1, 0.5))
+    plots.differences({"sure": {"a@5": sure, "b@5": unsure}, "unsure": {"a@5": unsure, "b@5": unsure}}, tmp_path / "plot.png")
+    faces = [
+        [line.get_markerfacecolor() == "white" for line in axes.lines if line.get_marker() == "o"] for axes in drawn[0].axes
+    ]
+    assert faces == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("metrics", [1, 4])
+@pytest.mark.parametrize("systems", [1, 8])
+def test_differences(tmp_path, systems, metrics):
+    values = {f"m@{k}": Difference(0.01, 0.1, (-0.01, 0.02), (-0.02, 0.04)) for k in range(metrics)}
+    plots.differences(
+        {f"a system of a rather long name (with settings {n})": values for n in range(systems)}, tmp_path / "p.png"
+    )
+    assert painted(tmp_path / "p.png") > 0.01
 
 
 def test_score_histograms_of_a_model_that_scores_everything_alike(tmp_path):

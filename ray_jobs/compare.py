@@ -1,0 +1,43 @@
+"""Compares evaluated runs: differences with bootstrap intervals over users and over seeds, popularity groups, cost.
+
+python -m ray_jobs.compare RUN RUN [RUN ...] [--split test] [--metric recall@20 ...] [--storage-path runs] [--out DIR]
+
+Runs that differ in their seed alone are one system; the first RUN's is the baseline. Needs no recipe, no Ray and no MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from components.config import Scale
+from ray_jobs import _program
+
+METRICS = ("recall@20", "ndcg@20")
+
+
+def parse(line: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, MLflow id or the address of its MLflow page")
+    parser.add_argument("--split", default="test", help="on which the runs were evaluated; test by default")
+    parser.add_argument(
+        "--metric", action="append", metavar="NAME@K", help=f"may be repeated; {' and '.join(METRICS)} by default"
+    )
+    parser.add_argument(
+        "--storage-path", default="runs", metavar="DIR", help="where runs are looked for by id; runs by default"
+    )
+    parser.add_argument("--out", metavar="DIR", help="by default comparisons/<baseline>-<digest>/ in the storage path")
+    return parser.parse_args(line)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ray_jobs import _comparison
+
+    storage_path = Scale(storage_path=arguments.storage_path).storage_path
+    metrics = tuple(dict.fromkeys(arguments.metric or METRICS))
+    _comparison.compare(arguments.runs, arguments.split, metrics, storage_path, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_program.guarded(lambda: run(parse(sys.argv[1:]))))
