@@ -1,18 +1,20 @@
 """Gowalla and Yelp2018, the classic split, under both protocols, by the project's own programs.
 
-python -m tests.benchmarks.classic_split {gowalla,yelp2018} [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
+python -m tests.benchmarks.classic_split RECIPE [--seeds 1 2 3] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
 
+RECIPE is the name of one of pipelines/recipes, such as gowalla_lightgcn_ssm.
 (h) epochs chosen on validation (a tenth of each user's training rows), then refit on train + valid for as many, tested once.
 (p) fit on train + valid, best epoch on test: the protocol of published logs, for comparison with them alone.
 Both fit the same rows from the same seed, and what is looked at changes no weight (tests/unit/training/test_protocols.py): the
 refit of (h) is (p)'s run at that epoch, bit for bit. So (h) is read off (p)'s history instead of being trained a second time.
-Finished runs of the same recipe on the storage path are taken as they are. Needs HARDNEG_DATA.
+Finished runs of the same recipe and seed on the storage path are taken as they are. Needs HARDNEG_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import itertools
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,54 +22,80 @@ from typing import Any
 from components import config, storage
 from components.config import Recipe
 from ray_jobs import _tracking
-from tests.benchmarks import _common
+from tests.benchmarks import _common, _programs
 
-ROOT = Path(__file__).parents[2]
-PUBLISHED = {"gowalla": {"recall@20": 0.1759, "ndcg@20": 0.1395}, "yelp2018": {"recall@20": 0.0721, "ndcg@20": 0.0592}}
-PUBLISHED_BY = "MF + softmax loss, cosine, 800 uniform negatives per row, dropout; log of junkangwu/BSL, best epoch on test"
-QUICK = ("training.epochs=1", "training.validate_every=1", "negatives.0.count=256")
+METRICS = ("recall@20", "ndcg@20")
+SL_MF = "MF + softmax loss, cosine, 800 uniform negatives per row, dropout; log of junkangwu/BSL, best epoch on test"
+SL_GCN = "LightGCN + softmax loss, in-batch; log of junkangwu/BSL, best epoch on test"
+BSL_GCN = "LightGCN + BSL, in-batch; log of junkangwu/BSL, best epoch on test"
+PUBLISHED = {
+    "gowalla_mf_ssm": (0.1759, 0.1395, SL_MF),
+    "yelp2018_mf_ssm": (0.0721, 0.0592, SL_MF),
+    "gowalla_lightgcn_ssm": (0.1874, 0.1571, SL_GCN),
+    "yelp2018_lightgcn_ssm": (0.0736, 0.0612, SL_GCN),
+    "gowalla_lightgcn_bsl": (0.1892, 0.1590, BSL_GCN),
+    "yelp2018_lightgcn_bsl": (0.0744, 0.0617, BSL_GCN),
+}
+QUICK = ("training.epochs=1", "training.validate_every=1", "training.min_epochs=0")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", choices=sorted(PUBLISHED))
+    parser.add_argument("recipe", choices=sorted(PUBLISHED))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--storage", default="runs", help="storage path, where finished runs are looked for")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    path = ROOT / "pipelines" / "recipes" / f"{arguments.log}_mf_ssm.yaml"
+    path = _programs.recipe(arguments.recipe)
     changes = [f"scale.storage_path={Path(arguments.storage).absolute()}", *arguments.set, *(QUICK if arguments.quick else ())]
     base = config.load(path, changes)
-    _program("prepare", path, changes)
-    chosen = _run(path, base, changes)
-    on_test = [*changes, "training.fit_on=train+valid", "training.select_on=test"]
-    published = _run(path, config.load(path, on_test), on_test)
-    _program("evaluate", path, on_test, "--run", str(published))
-    metrics = storage.read_json(published / "evaluation" / "test" / "metrics.json")["metrics"]
-    about = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("h", chosen), ("p", published))}
-    epochs = {protocol: manifest["best_epoch"] + 1 for protocol, manifest in about.items()}
-    tested = {entry["step"]: entry["metrics"] for entry in _tracking.read_history(published)}
-    if epochs["h"] not in tested:
-        raise RuntimeError(f"(p) stopped before epoch {epochs['h']}: raise training.patience")
-    wanted = PUBLISHED[arguments.log]
-    names = ("recall@20", "ndcg@20")
-    p = {name: metrics["model"][name] for name in names}
+    _programs.start("prepare", path, changes)
+    seeds = [_of_seed(path, [*changes, f"seed={seed}"]) for seed in arguments.seeds]
+    *wanted, source = PUBLISHED[arguments.recipe]
+    p = {name: statistics.fmean(seed["p"][name] for seed in seeds) for name in METRICS}
     return {
-        "variant": arguments.log,
-        "seeds": [base.seed],
+        "variant": arguments.recipe,
+        "seeds": arguments.seeds,
         "recipe": base.model_dump(mode="json", exclude={"data": {"source"}, "scale": True, "tracking": True, "search": True}),
         "figures": {
-            "log": arguments.log,
-            "trained_at": {what: _trained_at(run) for what, run in (("h", chosen), ("p", published))},
-            "h": {**{name: tested[epochs["h"]][f"test_{name}"] for name in names}, "epochs": epochs["h"]},
-            "h_validation_recall@20": about["h"]["best_value"],
-            "curve_p": {step: tested[step]["test_recall@20"] for step in sorted(tested) if "test_recall@20" in tested[step]},
-            "p": {**p, "epochs": epochs["p"]},
-            "most_popular": {name: metrics["most popular"][name] for name in names},
-            "published_p": {**wanted, "source": PUBLISHED_BY},
-            "p_over_published": {name: p[name] / wanted[name] for name in wanted},
+            "recipe": arguments.recipe,
+            "runs": seeds,
+            "published_p": {**dict(zip(METRICS, wanted, strict=True)), "source": source},
+            "p_over_published": {name: p[name] / value for name, value in zip(METRICS, wanted, strict=True)},
         },
     }
+
+
+def _of_seed(path: Path, changes: list[str]) -> dict[str, Any]:
+    chosen = _programs.trained(path, changes)
+    on_test = [*changes, "training.fit_on=train+valid", "training.select_on=test"]
+    published = _programs.trained(path, on_test)
+    _programs.start("evaluate", path, on_test, "--run", str(published))
+    evaluated = storage.read_json(published / "evaluation" / "test" / "metrics.json")
+    about = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("h", chosen), ("p", published))}
+    epochs = {protocol: manifest["best_epoch"] + 1 for protocol, manifest in about.items()}
+    history = _tracking.read_history(published)
+    tested = {entry["step"]: entry["metrics"] for entry in history}
+    if epochs["h"] not in tested:
+        raise RuntimeError(f"(p) stopped before epoch {epochs['h']}: raise training.patience")
+    return {
+        "seed": Recipe.from_json((published / "recipe.json").read_text(encoding="utf-8")).seed,
+        "trained_at": {what: _trained_at(run) for what, run in (("h", chosen), ("p", published))},
+        "h": {**{name: tested[epochs["h"]][f"test_{name}"] for name in METRICS}, "epochs": epochs["h"]},
+        "h_validation_recall@20": about["h"]["best_value"],
+        "curve_p": {step: tested[step]["test_recall@20"] for step in sorted(tested) if "test_recall@20" in tested[step]},
+        "p": {**{name: evaluated["metrics"]["model"][name] for name in METRICS}, "epochs": epochs["p"]},
+        "seconds_per_epoch": statistics.median(_seconds(history)),
+        "groups_p": storage.read_json(published / "evaluation" / "test" / "groups.json")["recall_contributions"]["model"]["20"],
+        "most_popular": {name: evaluated["metrics"]["most popular"][name] for name in METRICS},
+    }
+
+
+def _seconds(history: list[dict[str, Any]]) -> list[float]:
+    """From the end of an epoch to that of the next, what looking at the test split took left out."""
+    pairs = itertools.pairwise(history)
+    return [b["time"] - a["time"] - b["metrics"].get("validation_seconds", 0.0) for a, b in pairs] or [0.0]
 
 
 def _trained_at(run: Path) -> str:
@@ -75,28 +103,6 @@ def _trained_at(run: Path) -> str:
     tracked = _tracking.attach(run)
     commit = _tracking.client(tracked.tracking_uri).get_run(tracked.run_id).data.tags["mlflow.source.git.commit"]
     return commit[:12] + "+" * commit.endswith("+")
-
-
-def _run(path: Path, recipe: Recipe, overrides: list[str], *arguments: str) -> Path:
-    """The newest finished run of exactly this recipe, trained now if there is none."""
-    if not (found := _finished(recipe)):
-        _program("train", path, overrides, *arguments)
-        found = _finished(recipe)
-    _common.say(f"{recipe.training.fit_on}, chosen on {recipe.training.select_on}: {found[-1].name}")
-    return found[-1]
-
-
-def _finished(recipe: Recipe) -> list[Path]:
-    folder = Path(recipe.scale.storage_path) / "runs"
-    finished = sorted(run for run in folder.glob(f"{recipe.name}-*") if storage.is_finished(run))
-    return [
-        run for run in finished if Recipe.from_json((run / "recipe.json").read_text()).fingerprint() == recipe.fingerprint()
-    ]
-
-
-def _program(name: str, path: Path, overrides: list[str], *arguments: str) -> None:
-    command = [sys.executable, "-m", f"ray_jobs.{name}", str(path), *arguments, *(f"--set={change}" for change in overrides)]
-    subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
 
 
 if __name__ == "__main__":

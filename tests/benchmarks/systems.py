@@ -1,0 +1,160 @@
+"""Systems side by side over several seeds, by the project's own programs: train, evaluate, compare.
+
+python -m tests.benchmarks.systems COMPARISON [--seeds 1 2 3] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
+
+Every system is chosen on validation and tested once. The first is the baseline of the differences, whose intervals are those of
+ray_jobs.compare. Finished runs of the same recipe and seed on the storage path are taken as they are. Needs HARDNEG_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components import config, storage
+from ray_jobs import _comparison, _tracking
+from tests.benchmarks import _common, _programs
+
+METRICS = ("recall@20", "ndcg@20")
+TOLD = ("hardness_kl", "false_negative_rate", "false_negative_rate_shuffled", "alignment", "uniformity")
+QUICK = ("training.epochs=2", "training.validate_every=1", "training.min_epochs=0")
+FEW = ("training.epochs=20", "training.validate_every=4")  # of 100 published: what was affordable
+
+
+class System(NamedTuple):
+    label: str
+    recipe: str
+    changes: tuple[str, ...] = ()
+
+
+class Comparison(NamedTuple):
+    """`seeds` are those of the kept results; `split` is the one that is tested on."""
+
+    title: str
+    split: str
+    seeds: tuple[int, ...]
+    systems: tuple[System, ...]
+    changes: tuple[str, ...] = ()
+
+
+def _passes(recipe: str, *numbers: int) -> tuple[System, ...]:
+    changes = {n: (f"objective.total_passes={n}", "objective.adv_interval=5", "training.min_epochs=200") for n in numbers}
+    return tuple(System(f"{n} passes", recipe, changes[n]) for n in numbers)
+
+
+def _margins(log: str, high: float, mean: float, negatives: int) -> Comparison:
+    ccl, mml = f"{log}_mf_ccl", f"{log}_mf_mml"
+    systems = (
+        System("C0: CCL(.9, 150)", ccl),
+        System(f"C1: CCL(.9, {high:g})", ccl, (f"loss.negative_weight={high}",)),
+        System(f"C2: CCL({mean}, {high:g})", ccl, (f"loss.negative_weight={high}", f"loss.margin={mean}")),
+        System("M0: Multi-Margin", mml),
+    )
+    title = f"{log.capitalize()}, MF: Multi-Margin Loss against CCL at {negatives} negatives for each row"
+    return Comparison(title, "test", (1, 2, 3), systems, (*FEW, f"negatives.0.count={negatives}"))
+
+
+def _against_infonce(log: str) -> tuple[System, ...]:
+    losses = {"InfoNCE": "infonce", "AdvInfoNCE": "adv_infonce", "BPR": "bpr", "CCL": "ccl"}
+    return tuple(System(label, f"{log}_mf_{loss}") for label, loss in losses.items())
+
+
+COMPARISONS = {
+    "coat_mf": Comparison(
+        "Coat, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
+        "test_ood",
+        (1, 2, 3, 4, 5),
+        _against_infonce("coat"),
+    ),
+    "coat_lightgcn": Comparison(
+        "Coat, LightGCN: AdvInfoNCE against InfoNCE",
+        "test_ood",
+        (1, 2, 3, 4, 5),
+        (System("InfoNCE", "coat_lightgcn_infonce"), System("AdvInfoNCE", "coat_lightgcn_adv_infonce")),
+    ),
+    "coat_passes": Comparison(
+        "Coat, MF: AdvInfoNCE by the number of adversarial passes, one every five epochs",
+        "test_ood",
+        (1, 2, 3, 4, 5),
+        _passes("coat_mf_adv_infonce", 0, 6, 12, 18, 30, 40),
+    ),
+    "yahoo_mf": Comparison(
+        "Yahoo! R3, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
+        "test_ood",
+        (1, 2, 3),
+        _against_infonce("yahoo"),
+    ),
+    "gowalla_margins_10": _margins("gowalla", 700, 0.865, 10),
+    "gowalla_margins_100": _margins("gowalla", 700, 0.865, 100),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("comparison", choices=sorted(COMPARISONS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the comparison")
+    parser.add_argument("--storage", default="runs", help="storage path, where finished runs are looked for")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    asked = COMPARISONS[arguments.comparison]
+    seeds = arguments.seeds or list(asked.seeds[:1] if arguments.quick else asked.seeds)
+    path = Path(arguments.storage).absolute()
+    common = [f"scale.storage_path={path}", *asked.changes, *arguments.set, *(QUICK if arguments.quick else ())]
+    runs: dict[str, list[Path]] = {}
+    for system in asked.systems:
+        recipe, changes = _programs.recipe(system.recipe), [*common, *system.changes]
+        _programs.start("prepare", recipe, changes)
+        runs[system.label] = [_programs.trained(recipe, [*changes, f"seed={seed}"]) for seed in seeds]
+        for run in runs[system.label]:
+            if not (run / "evaluation" / asked.split / "metrics.json").is_file():
+                _programs.start("evaluate", recipe, changes, "--run", str(run), "--split", asked.split)
+    every = [str(run) for own in runs.values() for run in own]
+    compared = storage.read_json(_comparison.compare(every, asked.split, METRICS, str(path), None) / "compare.json")
+    names = [system["name"] for system in compared["systems"]]
+    return {
+        "variant": arguments.comparison,
+        "seeds": seeds,
+        "figures": {
+            "comparison": arguments.comparison,
+            "title": asked.title,
+            "split": asked.split,
+            "users": compared["users"],
+            "changes": list(asked.changes) + arguments.set,
+            "systems": [
+                {
+                    "label": asked.systems[n].label,
+                    "recipe": asked.systems[n].recipe,
+                    "changes": list(asked.systems[n].changes),
+                    "metrics": compared["systems"][n]["metrics"],
+                    "cost": compared["systems"][n].get("cost"),
+                    "differences": compared["differences"].get(name),
+                    "runs": [_of_run(run) for run in runs[asked.systems[n].label]],
+                }
+                for n, name in enumerate(names)
+            ],
+        },
+    }
+
+
+def _of_run(run: Path) -> dict[str, Any]:
+    """What validation chose, and what hardness had become by then."""
+    about = storage.read_json(run / storage.MANIFEST)
+    history = _tracking.read_history(run)
+    until = [entry["metrics"] for entry in history if entry["step"] <= about["best_epoch"] + 1]
+    told = [metrics for metrics in until if "hardness_kl" in metrics]
+    return {
+        "seed": config.Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8")).seed,
+        "commit": about["commit"],
+        "best_epoch": about["best_epoch"] + 1,
+        "epochs": about["epochs"],
+        "validation": about["best_value"],
+        "adversarial_passes": len(told),
+        "told": {name: told[-1][name] for name in TOLD} if told else {},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(_common.main("systems", __doc__ or "", measure, add_arguments))
