@@ -16,7 +16,7 @@ from components.data.interactions import Interactions
 
 def incidence(train: Interactions) -> sparse.csr_array:
     """[num_users, num_items] 1 where a user has an item, however often."""
-    pairs = (np.ones(len(train)), np.asarray(train.items), train.offsets)
+    pairs = (np.ones(len(train)), np.array(train.items), np.array(train.offsets))  # copies: scipy sorts them in place
     matrix = sparse.csr_array(pairs, shape=(train.num_users, train.num_items))
     matrix.sum_duplicates()
     matrix.data[:] = 1

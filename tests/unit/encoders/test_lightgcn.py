@@ -115,6 +115,14 @@ def test_a_repeated_row_is_one_edge() -> None:
     assert incidence(twice).max() == 1
 
 
+def test_a_log_that_is_mapped_for_reading_alone_will_do() -> None:
+    log = Interactions.of([1, 0, 1], [0, 2, 1], 2, 3)
+    columns = [column.copy() for column in (log.users, np.array([2, 1, 0], np.int32), log.offsets)]  # a user's items descend
+    for column in columns:
+        column.setflags(write=False)
+    assert incidence(Interactions(2, 3, *columns)).toarray().tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
 def test_a_product_of_some_rows_is_those_of_the_whole() -> None:
     matrix = normalised(incidence(TRAIN), 0.5, 0.5)
     table = torch.randn(TRAIN.num_items, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
