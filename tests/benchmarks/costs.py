@@ -61,6 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _of_recipe(path: Path, train: Interactions) -> dict[str, Any]:
     recipe = config.load(path)
     trainer = Trainer(recipe, train, None, Workers(), torch.device("cpu"))
+    trainer.position.epoch = 100  # where an adversary has begun
     steps = steps_per_epoch(len(train), recipe.training.batch_size, trainer.objective.positives)
     each = {learner: _seconds(trainer, learner) for learner in trainer.learners}
     seconds = {learner: value * steps for learner, value in each.items()}
