@@ -212,6 +212,26 @@ def _lightgcn(_: str, result: Result) -> Iterator[str]:
     yield "epoch of BPR (3 layers) and 60 s for an evaluation."
 
 
+def _magnitudes(_: str, result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield "## The magnitude study: Gowalla, trained on cosine, ranked by inner product and by cosine"
+    yield ""
+    yield f"Fit on train for {figures['epochs']} epochs, without a choice, and tested."
+    yield ""
+    rows = []
+    for model, runs in figures["models"].items():
+        correlation = _spread([run["norm_degree_correlation"] for run in runs])
+        for by in ("dot", "cosine"):
+            cells = [
+                _spread([run[by][name] for run in runs]) for name in ("recall", "ndcg", "mean_popularity", "less_popular_half")
+            ]
+            rows.append([model if by == "dot" else "", by, *cells, correlation if by == "dot" else ""])
+    header = ["model", "ranked by", "recall@20", "ndcg@20", "mean popularity", "recall from groups 1 to 5", "norm ~ degree"]
+    yield from _table(header, rows)
+    yield ""
+    yield "norm ~ degree: Spearman's correlation of the items' norms with their training degree."
+
+
 def _costs(_: str, result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield f"## What the recipes and the losses cost ({figures['threads']} threads)"
@@ -287,6 +307,7 @@ SECTIONS = {
     "classic_split": _classic,
     "systems": _systems,
     "lightgcn": _lightgcn,
+    "magnitudes": _magnitudes,
     "costs": _costs,
     "epoch": _epoch,
     "startup": _startup,
