@@ -3,8 +3,8 @@
 python -m tests.benchmarks.magnitudes [--quick] [--keep] [--epochs 12] [--seeds 1]
 
 Sampled softmax on in-batch negatives as in gowalla_lightgcn_ssm, for a fixed number of epochs and so without a choice, with no
-layer (MF), one layer on both sides, on users or items alone, and other exponents of the degrees. Each ranks the test split twice,
-by inner product and by cosine. Beside recall and ndcg: Spearman's correlation of the items' norms with their training degree,
+layer (MF), one layer on both sides, on users or items alone, and other exponents of the degrees. Each ranks the test split
+twice, by inner product and by cosine. Beside recall and ndcg: the correlation (Spearman) of items' norms with their degree,
 the mean popularity of what is recommended, and the share of recall from the five less popular groups. Needs HARDNEG_DATA.
 """
 
