@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from components import catalog, storage
+from components import storage
 from components.config import GivenSplit, Recipe
 from components.data import cleaning, manifest, sources
 from components.data.arrow import pc
@@ -178,11 +178,11 @@ def _distinct(parts: list[pa.Array]) -> int:
 
 
 def _parameters(recipe: Recipe, sizes: Sizes) -> int:
-    """Exact where they grow linearly in users and items, as tables do: extrapolated from three small encoders."""
+    """Every learner's; exact where they grow linearly in users and items, as tables do: extrapolated from three small logs."""
 
     def count(users: int, items: int) -> int:
-        generator = torch.Generator().manual_seed(0)
-        return sum(p.numel() for p in catalog.build("encoder", recipe.encoder, stand_in(users, items), generator).parameters())
+        trainer = Trainer(recipe, stand_in(users, items), None, Workers(), torch.device("cpu"))
+        return sum(weight.numel() for learner in trainer.learners.values() for weight in learner.module.parameters())
 
     base, more_users, more_items = count(4, 4), count(5, 4), count(4, 5)
     return base + (sizes.users - 4) * (more_users - base) + (sizes.items - 4) * (more_items - base)

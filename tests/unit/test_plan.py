@@ -101,6 +101,12 @@ def test_more_candidates_than_items_are_refused_where_the_items_are_known(
     assert "at least 20 items" in told["sizes"]
 
 
+def test_an_adversarys_parameters_count(tmp_path: Path) -> None:
+    negatives = [{"name": "uniform", "count": 5, "per": "row"}]
+    told = dict(plan.of(recipe_of(tmp_path, objective={"name": "adv_infonce", "dim": 3}, negatives=negatives)))
+    assert told["parameters"] == f"at most {(50 + 20) * (8 + 3):,}"
+
+
 def finished(recipe: config.Recipe, **rows: int) -> config.Recipe:
     """The recipe, whose dataset is there as far as a plan looks."""
     folder = manifest.dataset_path(recipe)
