@@ -22,6 +22,7 @@ from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
 from components.negatives import check_counts
+from components.objectives._drawn import is_dense
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -92,7 +93,7 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     rows = math.ceil(batch_size / recipe.scale.num_workers)
     batch = next(trainer.batches())
     positive = trainer.encoder.items(batch.items_B)  # pyright: ignore[reportCallIssue]
-    kinds = 1 if positive.vectors is positive.rows else 2
+    width, kinds = positive.vectors.shape[1], 1 if positive.vectors is positive.rows else 2
     scores = vectors = 0
     scores_are = ""
     for source in trainer.sources:
@@ -101,7 +102,12 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
         scores += rows * candidates * 2  # and as much for the backward pass
-        vectors += (rows if per_row else 1) * candidates * positive.vectors.shape[1] * kinds * VECTOR_COPIES
+        distinct = min(rows * candidates, sizes.items) if per_row else candidates
+        vectors += distinct * width * kinds * VECTOR_COPIES
+        if per_row and is_dense(distinct, candidates):
+            scores += rows * distinct * 2
+        elif per_row:
+            vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
     return (
         f"{scores_are}{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
     )

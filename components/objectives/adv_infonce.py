@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.objectives import Learner, Outcome, _diagnosis
+from components.objectives._drawn import Drawn
 from components.training.batches import Batch, Positives
 
 MLP_WIDTH = 4
@@ -84,14 +85,13 @@ class AdvInfoNCE:
     def __call__(self, batch: Batch) -> Outcome:
         query = self.encoder.queries(batch)
         positive = self.encoder.items(batch.items_B)
-        items_BN = self.source(batch, positive.vectors).items
-        negative = self.encoder.items(items_BN)
+        drawn = Drawn(self.source(batch, positive.vectors).items)
+        negative = self.encoder.items(drawn.items_U)
         queries_BD = query.vectors / self.loss.temperature
-        scores_BN = torch.bmm(negative.vectors, queries_BD.unsqueeze(2)).squeeze(2)
-        delta_BN = self._delta(batch, items_BN, query.rows, negative.rows)
+        scores_BN = drawn.products(queries_BD, negative.vectors)
         state = self.loss.start((queries_BD * positive.vectors).sum(dim=1))
-        state = self.loss.add(state, scores_BN + delta_BN + self.log_weight)
-        return Outcome(self.loss.finish(state), (query.rows, positive.rows), (), (negative.rows,))
+        state = self.loss.add(state, scores_BN + self._delta(batch, drawn, query.rows, negative.rows) + self.log_weight)
+        return Outcome(self.loss.finish(state), (query.rows, positive.rows), (), (drawn.repeated(negative.rows),))
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
@@ -104,7 +104,9 @@ class AdvInfoNCE:
         """
         query, positive = self.encoder.queries(batch), self.encoder.items(batch.items_B)
         items_BN = self.source(batch, positive.vectors).items
-        delta_BN = self._delta(batch, items_BN, query.rows, self.encoder.items(items_BN).rows)
+        drawn = Drawn(items_BN)
+        delta_BN = self._delta(batch, drawn, query.rows, self.encoder.items(drawn.items_U).rows)
+        delta_BN = delta_BN.expand(items_BN.shape)
         told = {"hardness_kl": float((torch.exp(delta_BN) * delta_BN).mean(dim=1).mean())}
         told |= _diagnosis.by_group(delta_BN, items_BN, self.train.item_degrees())
         users_BD, positives_BD = (F.normalize(vectors, dim=1) for vectors in (query.vectors, positive.vectors))
@@ -120,13 +122,12 @@ class AdvInfoNCE:
         most = -(-self.total_passes // self.adv_epochs)
         return min(triggers, most) * self.adv_epochs
 
-    def _delta(self, batch: Batch, items_BN: Tensor, user_rows_BD: Tensor, item_rows_BND: Tensor) -> Tensor:
-        """log(N p_j); 0 until the first adversarial pass."""
+    def _delta(self, batch: Batch, drawn: Drawn, user_rows_BD: Tensor, item_rows_UD: Tensor) -> Tensor:
+        """[B, N] log(N p_j); one 0 for all until the first adversarial pass."""
         if not self._passes_by(batch.key[1]):
-            return torch.zeros_like(items_BN, dtype=user_rows_BD.dtype)
-        users_BW, items_BNW = self.hardness(batch.users_B, items_BN, user_rows_BD, item_rows_BND)
-        g_BN = torch.bmm(items_BNW, users_BW.unsqueeze(2)).squeeze(2)
-        return torch.log_softmax(g_BN, dim=1) + math.log(items_BN.shape[1])
+            return user_rows_BD.new_zeros(1, 1)
+        g_BN = drawn.products(*self.hardness(batch.users_B, drawn.items_U, user_rows_BD, item_rows_UD))
+        return torch.log_softmax(g_BN, dim=1) + math.log(g_BN.shape[1])
 
 
 class _Embed(nn.Module):
@@ -139,8 +140,8 @@ class _Embed(nn.Module):
         for table in (self.user_table, self.item_table):
             nn.init.xavier_normal_(table, generator=generator)
 
-    def forward(self, users_B: Tensor, items_BN: Tensor, _users_BD: Tensor, _items_BND: Tensor) -> tuple[Tensor, Tensor]:
-        return F.embedding(users_B, self.user_table, sparse=True), F.embedding(items_BN, self.item_table, sparse=True)
+    def forward(self, users_B: Tensor, items_U: Tensor, _users_BD: Tensor, _items_UD: Tensor) -> tuple[Tensor, Tensor]:
+        return F.embedding(users_B, self.user_table, sparse=True), F.embedding(items_U, self.item_table, sparse=True)
 
     def tables(self, _encoder: Any) -> tuple[Tensor, Tensor]:
         return self.user_table, self.item_table
@@ -155,11 +156,8 @@ class _Mlp(nn.Module):
         for weight in (self.user_weight, self.item_weight):
             nn.init.xavier_normal_(weight, generator=generator)
 
-    def forward(self, _users_B: Tensor, _items_BN: Tensor, users_BD: Tensor, items_BND: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            F.relu(F.linear(users_BD.detach(), self.user_weight)),
-            F.relu(F.linear(items_BND.detach(), self.item_weight)),
-        )
+    def forward(self, _users_B: Tensor, _items_U: Tensor, users_BD: Tensor, items_UD: Tensor) -> tuple[Tensor, Tensor]:
+        return F.relu(F.linear(users_BD.detach(), self.user_weight)), F.relu(F.linear(items_UD.detach(), self.item_weight))
 
     def tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
         return self(None, None, encoder.user_table, encoder.item_table)

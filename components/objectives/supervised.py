@@ -13,6 +13,7 @@ from components.errors import InputError
 from components.losses import EXCLUDED
 from components.negatives import Candidates
 from components.objectives import Learner, Outcome
+from components.objectives._drawn import Drawn
 from components.training.batches import Batch, Positives
 
 
@@ -57,11 +58,18 @@ class Supervised:
         state = self.loss.start((queries_BD * positive.vectors).sum(dim=1), self._log_count_of_positives(batch))
         for source in self.sources:
             candidates = source(batch, positive.vectors)
-            vectors = candidates.vectors
-            if vectors is None:
-                vectors, rows = self.encoder.items(candidates.items)
-                (own_rows if candidates.items.dim() == 2 else shared_rows).append(rows)
-            scores_BT = _scores(queries_BD, vectors, candidates)
+            if candidates.items.dim() == 2:
+                drawn = Drawn(candidates.items)
+                vectors, rows = self.encoder.items(drawn.items_U)
+                own_rows.append(drawn.repeated(rows))
+                scores_BT = drawn.products(queries_BD, vectors)
+            else:
+                vectors = candidates.vectors
+                if vectors is None:
+                    vectors, rows = self.encoder.items(candidates.items)
+                    shared_rows.append(rows)
+                scores_BT = queries_BD @ vectors.T
+            _exclude(scores_BT, candidates)
             state = self.loss.add(state, scores_BT, self._log_count(batch, candidates.items))
         return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
 
@@ -83,11 +91,9 @@ class Supervised:
         return torch.log(count_B)
 
 
-def _scores(queries_BD: Tensor, vectors: Tensor, candidates: Candidates) -> Tensor:
-    per_row = vectors.dim() == 3
-    scores_BC = torch.bmm(vectors, queries_BD.unsqueeze(2)).squeeze(2) if per_row else queries_BD @ vectors.T
+def _exclude(scores_BT: Tensor, candidates: Candidates) -> None:
+    """In place, as no product keeps a copy of its result; a loss gives EXCLUDED the gradient 0 by itself."""
     if candidates.excluded is not None:
         rows, columns = candidates.excluded
-        with torch.no_grad():  # in place, as the matmul keeps no copy; a loss gives EXCLUDED the gradient 0 by itself
-            scores_BC.view(-1).index_fill_(0, rows * scores_BC.shape[1] + columns, EXCLUDED)
-    return scores_BC
+        with torch.no_grad():
+            scores_BT.view(-1).index_fill_(0, rows * scores_BT.shape[1] + columns, EXCLUDED)

@@ -22,14 +22,15 @@ def start(program: str, path: Path, overrides: list[str], *arguments: str) -> No
     subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
 
 
-def trained(path: Path, overrides: list[str]) -> Path:
-    """The newest finished run of exactly this recipe, trained now if there is none."""
-    wanted = config.load(path, overrides)
-    if not (found := _finished(wanted)):
-        start("train", path, overrides)
-        found = _finished(wanted)
-    _common.say(f"seed {wanted.seed}, {wanted.training.fit_on}, chosen on {wanted.training.select_on}: {found[-1].name}")
-    return found[-1]
+def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
+    """The newest finished run of exactly this recipe of each seed; those that are missing are trained now."""
+    wanted = {seed: config.load(path, [*overrides, f"seed={seed}"]) for seed in seeds}
+    missing = [str(seed) for seed, recipe in wanted.items() if not _finished(recipe)]
+    if missing:
+        start("train", path, overrides, "--seeds", *missing)
+    runs = [_finished(recipe)[-1] for recipe in wanted.values()]
+    _common.say(f"{path.stem}, seeds {', '.join(map(str, seeds))}: {', '.join(run.name for run in runs)}")
+    return runs
 
 
 def _finished(wanted: Recipe) -> list[Path]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from components import config, storage
-from components.config import Recipe
 from ray_jobs import _tracking
 from tests.benchmarks import _common, _programs
 
@@ -51,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     changes = [f"scale.storage_path={Path(arguments.storage).absolute()}", *arguments.set, *(QUICK if arguments.quick else ())]
     base = config.load(path, changes)
     _programs.start("prepare", path, changes)
-    seeds = [_of_seed(path, [*changes, f"seed={seed}"]) for seed in arguments.seeds]
+    seeds = [_of_seed(path, changes, seed) for seed in arguments.seeds]
     *wanted, source = PUBLISHED[arguments.recipe]
     p = {name: statistics.fmean(seed["p"][name] for seed in seeds) for name in METRICS}
     return {
@@ -67,10 +66,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _of_seed(path: Path, changes: list[str]) -> dict[str, Any]:
-    chosen = _programs.trained(path, changes)
+def _of_seed(path: Path, changes: list[str], seed: int) -> dict[str, Any]:
+    (chosen,) = _programs.trained(path, changes, [seed])
     on_test = [*changes, "training.fit_on=train+valid", "training.select_on=test"]
-    published = _programs.trained(path, on_test)
+    (published,) = _programs.trained(path, on_test, [seed])
     _programs.start("evaluate", path, on_test, "--run", str(published))
     evaluated = storage.read_json(published / "evaluation" / "test" / "metrics.json")
     about = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("h", chosen), ("p", published))}
@@ -80,7 +79,7 @@ def _of_seed(path: Path, changes: list[str]) -> dict[str, Any]:
     if epochs["h"] not in tested:
         raise RuntimeError(f"(p) stopped before epoch {epochs['h']}: raise training.patience")
     return {
-        "seed": Recipe.from_json((published / "recipe.json").read_text(encoding="utf-8")).seed,
+        "seed": seed,
         "trained_at": {what: _trained_at(run) for what, run in (("h", chosen), ("p", published))},
         "h": {**{name: tested[epochs["h"]][f"test_{name}"] for name in METRICS}, "epochs": epochs["h"]},
         "h_validation_recall@20": about["h"]["best_value"],

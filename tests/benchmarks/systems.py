@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for system in asked.systems:
         recipe, changes = _programs.recipe(system.recipe), [*common, *system.changes]
         _programs.start("prepare", recipe, changes)
-        runs[system.label] = [_programs.trained(recipe, [*changes, f"seed={seed}"]) for seed in seeds]
+        runs[system.label] = _programs.trained(recipe, changes, seeds)
         for run in runs[system.label]:
             if not (run / "evaluation" / asked.split / "metrics.json").is_file():
                 _programs.start("evaluate", recipe, changes, "--run", str(run), "--split", asked.split)

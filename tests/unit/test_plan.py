@@ -57,8 +57,10 @@ def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: P
         "negatives": [{"name": "uniform", "count": 12}, {"name": "uniform", "count": 18, "per": "row"}],
     }
     memory = dict(plan.of(recipe_of(tmp_path, **settings)))["memory"]
-    vectors = (12 + 20 * 18) * 512 * 4 * copies  # a pool, and candidates of each of a worker's 20 rows
+    vectors = (12 + 20) * 512 * 4 * copies  # a pool, and the 20 items among the candidates of a worker's 20 rows
     assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
+    scores = 20 * (12 + 18 + 20) * 4 * 2  # rows meet all 20, and take their own 18
+    assert f"Adam, {scores / 2**20:.1f} MiB of scores" in memory
     index = 8 * 20 + 8 * 20 + 8 * (150 + 50)
     assert f"at most {index / 2**20:.1f} MiB of indices" in memory
 
@@ -85,6 +87,18 @@ def test_all_items_are_as_many_as_the_log_has(tmp_path: Path) -> None:
     sections = {"data": {"source": str(tmp_path / "wide.csv")}, "negatives": [{"name": "all_items"}]}
     memory = dict(plan.of(recipe_of(tmp_path, **sections)))["memory"]
     assert f"Adam, at most {20 * 5000 * 4 * 2 / 2**20:.1f} MiB of scores" in memory
+
+
+def test_few_candidates_of_many_items_are_gathered(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("user_id,item_id\n" + "\n".join(f"{n % 50},{n}" for n in range(5000)))
+    sections = {
+        "data": {"source": str(tmp_path / "wide.csv")},
+        "encoder": {"name": "mf", "dim": 512, "train_similarity": "dot"},
+        "negatives": [{"name": "uniform", "count": 100, "per": "row"}],
+    }
+    memory = dict(plan.of(recipe_of(tmp_path, **sections)))["memory"]
+    vectors = 20 * 100 * 512 * 4 * (3 + 2)  # 2,000 draws of 5,000 items: looked up, and gathered for their rows
+    assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
 
 
 def test_more_candidates_than_items_are_refused_where_the_items_are_known(

@@ -117,10 +117,10 @@ def test_a_repeated_row_is_one_edge() -> None:
 
 def test_a_log_that_is_mapped_for_reading_alone_will_do() -> None:
     log = Interactions.of([1, 0, 1], [0, 2, 1], 2, 3)
-    columns = [column.copy() for column in (log.users, np.array([2, 1, 0], np.int32), log.offsets)]  # a user's items descend
-    for column in columns:
+    mapped = Interactions(2, 3, log.users, np.array([2, 1, 0], np.int32), log.offsets)  # a user's items descend
+    for column in (mapped.users, mapped.items, mapped.offsets):
         column.setflags(write=False)
-    assert incidence(Interactions(2, 3, *columns)).toarray().tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert incidence(mapped).toarray().tolist() == [[0, 0, 1], [1, 1, 0]]
 
 
 def test_a_product_of_some_rows_is_those_of_the_whole() -> None:
