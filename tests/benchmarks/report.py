@@ -175,6 +175,35 @@ def _systems(_: str, result: Result) -> Iterator[str]:
     path = RESULTS / f"systems_{figures['comparison']}.png"
     plots.differences(apart, path, f"Differences from {first}")
     yield f"![differences with intervals]({path.relative_to(ROOT)})"
+    if figures["comparison"].endswith("_passes"):
+        yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
+
+
+def _passes(figures: dict[str, Any]) -> Path:
+    """What a test says, and what validation says, by the number of adversarial passes; and the false negatives found."""
+    path = RESULTS / f"systems_{figures['comparison']}_curve.png"
+    systems = figures["systems"]
+    passes = [int(system["label"].split()[0]) for system in systems]
+    curves = {
+        "recall@20 on test": [list(system["metrics"]["recall@20"]["by_seed"].values()) for system in systems],
+        "ndcg@20 on test": [list(system["metrics"]["ndcg@20"]["by_seed"].values()) for system in systems],
+        "recall@20 on validation": [[run["validation"] for run in system["runs"]] for system in systems],
+        "false negatives found (share)": [
+            [run["told"]["false_negative_rate"] for run in system["runs"] if run["told"]] for system in systems
+        ],
+    }
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+        for axes, (name, values), colour in zip(figure.subplots(2, 2).flat, curves.items(), plots.COLOURS, strict=False):
+            known = [(n, each) for n, each in zip(passes, values, strict=True) if each]
+            means = [statistics.fmean(each) for _, each in known]
+            deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for _, each in known]
+            axes.errorbar([n for n, _ in known], means, deviations, marker="o", capsize=3, color=colour)
+            axes.set_title(name)
+            axes.set_xlabel("adversarial passes at most")
+        figure.suptitle(figures["title"], x=0.012, ha="left", fontsize=13, fontweight="bold")
+        figure.savefig(path)
+    return path
 
 
 def _bounds(interval: list[float]) -> str:
