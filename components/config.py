@@ -193,7 +193,7 @@ class L2(Section):
 
 
 class Optimizer(Section):
-    """Dense fused Adam. `clip_norm` bounds the norm of the gradient of all parameters together, L2 on tables included."""
+    """The model's dense fused Adam. `clip_norm` bounds the norm of all its gradients together, L2 on tables included."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     clip_norm: Annotated[float, Field(gt=0)] | None = None

@@ -124,13 +124,17 @@ def stand_in(users: int, items: int) -> Interactions:
 
 
 def _try_parts(recipe: Recipe) -> Trainer:
-    """One step of every part together, on CPU, on a log of 40 rows."""
+    """One step of every learner with every part, on CPU, on a log of 40 rows."""
     log = stand_in(20, 64)
     small = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 8})})
     trainer = Trainer(small, log, Task(log, log), Workers(), torch.device("cpu"))
-    loss = float(trainer.step(next(trainer.batches())))
-    if not math.isfinite(loss):
-        raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
+    epochs = range(recipe.training.epochs)
+    trainer.position.epoch = next((epoch for epoch in epochs if len(trainer.objective.passes(epoch)) > 1), 0)
+    for number, learner in enumerate(trainer.objective.passes(trainer.position.epoch)):
+        trainer.position.pass_ = number
+        loss = float(trainer.step(next(trainer.batches()), learner))
+        if not math.isfinite(loss):
+            raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
     return trainer
 
 

@@ -4,9 +4,9 @@ A source is built with the training log, the workers and the name of its stream 
 
 A source is called with a batch and the vectors of its positives and gives Candidates; `expected_count(batch, items)` says
 how often each of some items is drawn for a row (its n_s q_s(i)), `exclude` what is kept out of a row, and `excludes_positive`
-whether the row's own positive is: what the logQ correction needs. For the plan, `candidates_of_a_row(rows, items)` says how
-many scores a row of a global batch takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that
-size.
+whether the row's own positive is: what the logQ correction needs. `per` is `row` where each row has candidates of its own,
+`batch` where they share them. For the plan, `candidates_of_a_row(rows, items)` says how many scores a row of a global batch
+takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
 """
 
 from __future__ import annotations

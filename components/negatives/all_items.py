@@ -25,6 +25,8 @@ class AllItems:
 
     excludes_positive = True
 
+    per = "batch"
+
     def __init__(
         self, train: Interactions, workers: Workers, stream: str, /, *, exclude: Literal["seen", "same_item"] = "same_item"
     ) -> None:

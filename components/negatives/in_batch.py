@@ -23,6 +23,8 @@ class InBatch:
     Source: Wu et al. 2024, arXiv 2201.02327 (neg_dist = 0 in the official code).
     """
 
+    per = "batch"
+
     def __init__(
         self,
         train: Interactions,

@@ -27,6 +27,8 @@ class Popularity:
     Differs: a user's training items may be excluded; the code draws them without looking.
     """
 
+    per = "batch"
+
     def __init__(
         self,
         train: Interactions,

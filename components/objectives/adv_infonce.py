@@ -23,10 +23,11 @@ MLP_WIDTH = 4
 class AdvInfoNCE:
     """L_b = -log( e^{s_b/t} / (e^{s_b/t} + K sum_j e^{d_j + s_j/t}) ),  d_j = log(N p_j),  p = softmax of g(u, .) on N draws.
 
-    g(u, j) = <a_u, b_j>, a plain dot product: of tables of its own (`hardness: embed`), or of ReLU(W e) of the encoder's rows,
-    which it does not move (`mlp`, 4 wide). The encoder descends on L in every epoch; before epochs e (from 0) with
-    (e + 3) mod adv_interval = 0 and e > warm_up, the hardness climbs on it for `adv_epochs` passes, `total_passes` in all. K is
-    `negative_weight`: it lowers the positive's score by t ln K. L is the recipe's loss, any of the family log_sum_exp.
+    g(u, j) = <a_u, b_j>, a plain dot product: of tables of its own (`hardness: embed`, `dim` wide), or of ReLU(W e) of the
+    encoder's rows, which it does not move (`mlp`, 4 wide). The encoder descends on L in every epoch. Before epochs e (from 0)
+    with (e + 3) mod adv_interval = 0 and e > warm_up the hardness climbs on it for `adv_epochs` passes, until there have been
+    `total_passes` or more. K is `negative_weight`: it lowers the positive's score by t ln K. L is the recipe's loss, any of the
+    family log_sum_exp.
 
     Logged in epochs with such a pass: `diagnose`.
 
@@ -59,9 +60,9 @@ class AdvInfoNCE:
     ) -> None:
         if loss.family != "log_sum_exp":
             raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
-        if len(sources) != 1 or getattr(sources[0], "per", None) != "row":
+        if len(sources) != 1 or sources[0].per != "row":
             raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
-        if getattr(loss, "logq", False):
+        if loss.logq:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         self.encoder, self.loss, self.source, self.positives = encoder, loss, sources[0], positives
         self.log_weight = math.log(negative_weight)

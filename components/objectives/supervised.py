@@ -23,7 +23,8 @@ class Supervised:
     The dense driver: each source's scores [B, C] exist at once.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
-    of a row and another draws has no expected count that both share.
+    of a row and another draws has no expected count that both share; or where it does and positives are drawn for users, for
+    sources count on rows of the log.
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
@@ -39,6 +40,8 @@ class Supervised:
         positives: Positives = "rows",
     ) -> None:
         self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
+        if loss.logq and positives != "rows":
+            raise InputError(f"objective.positives: got {positives!r}, takes 'rows' where loss.logq is true")
         self.learners = {"model": Learner(encoder)}
         for n, source in enumerate(sources if loss.logq else ()):
             if source.exclude != (first := sources[0].exclude):

@@ -128,7 +128,7 @@ class Trainer:
         self.workers.sum_gradients(parameters)
         tables = (weight for name, weight in self.learners[learner].module.named_parameters() if name.endswith("_table"))
         add_table_gradient(l2, tables, batch.rows)
-        if self.recipe.optimizer.clip_norm:
+        if learner == "model" and self.recipe.optimizer.clip_norm:
             torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
         optimizer.step()
         return outcome.loss_B.detach().double().sum()
@@ -194,10 +194,13 @@ class Trainer:
         if not all(
             bool(torch.isfinite(weight).all()) for module in self.learners.values() for weight in module.module.parameters()
         ):
-            self._diverged(position.step, "the weights are not finite")
+            self._diverged(position.step, f"the weights are not finite, since one of the last {len(losses)} steps")
 
     def _diverged(self, step: int, what: str) -> NoReturn:
-        raise DivergedError(f"epoch {self.position.epoch + 1}, step {step}: {what}; try a lower optimizer.learning_rate")
+        position = self.position
+        learner = self.objective.passes(position.epoch)[position.pass_]
+        of, rate = ("", "optimizer.learning_rate") if learner == "model" else (f"{learner}'s ", f"{learner}'s learning rate")
+        raise DivergedError(f"epoch {position.epoch + 1}, {of}step {step}: {what}; try a lower {rate}")
 
     def _end_epoch(self, passes: tuple[str, ...], steps: int, rows_per_second: float) -> Progress:
         training, position = self.recipe.training, self.position

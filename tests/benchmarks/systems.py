@@ -56,9 +56,9 @@ def _margins(log: str, high: float, mean: float, negatives: int) -> Comparison:
     return Comparison(title, "test", (1, 2, 3), systems, (*FEW, f"negatives.0.count={negatives}"))
 
 
-def _against_infonce(log: str) -> tuple[System, ...]:
+def _against_infonce(name: str) -> tuple[System, ...]:
     losses = {"InfoNCE": "infonce", "AdvInfoNCE": "adv_infonce", "BPR": "bpr", "CCL": "ccl"}
-    return tuple(System(label, f"{log}_mf_{loss}") for label, loss in losses.items())
+    return tuple(System(label, f"{name}_{loss}") for label, loss in losses.items())
 
 
 COMPARISONS = {
@@ -66,13 +66,13 @@ COMPARISONS = {
         "Coat, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
         "test_ood",
         (1, 2, 3, 4, 5),
-        _against_infonce("coat"),
+        _against_infonce("coat_mf"),
     ),
     "coat_lightgcn": Comparison(
-        "Coat, LightGCN: AdvInfoNCE against InfoNCE",
+        "Coat, LightGCN: AdvInfoNCE against InfoNCE, BPR and CCL",
         "test_ood",
         (1, 2, 3, 4, 5),
-        (System("InfoNCE", "coat_lightgcn_infonce"), System("AdvInfoNCE", "coat_lightgcn_adv_infonce")),
+        _against_infonce("coat_lightgcn"),
     ),
     "coat_passes": Comparison(
         "Coat, MF: AdvInfoNCE by the number of adversarial passes, one every five epochs",
@@ -84,7 +84,7 @@ COMPARISONS = {
         "Yahoo! R3, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
         "test_ood",
         (1, 2, 3),
-        _against_infonce("yahoo"),
+        _against_infonce("yahoo_mf"),
     ),
     "gowalla_margins_10": _margins("gowalla", 700, 0.865, 10),
     "gowalla_margins_100": _margins("gowalla", 700, 0.865, 100),
@@ -102,10 +102,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     asked = COMPARISONS[arguments.comparison]
     seeds = arguments.seeds or list(asked.seeds[:1] if arguments.quick else asked.seeds)
     path = Path(arguments.storage).absolute()
-    common = [f"scale.storage_path={path}", *asked.changes, *arguments.set, *(QUICK if arguments.quick else ())]
+    storage_path, asked_for = f"scale.storage_path={path}", [*arguments.set, *(QUICK if arguments.quick else ())]
     runs: dict[str, list[Path]] = {}
     for system in asked.systems:
-        recipe, changes = _programs.recipe(system.recipe), [*common, *system.changes]
+        recipe, changes = _programs.recipe(system.recipe), [storage_path, *asked.changes, *system.changes, *asked_for]
         _programs.start("prepare", recipe, changes)
         runs[system.label] = _programs.trained(recipe, changes, seeds)
         for run in runs[system.label]:
