@@ -133,6 +133,23 @@ def test_an_encoders_scores_are_of_every_user_and_item(spec: Spec) -> None:
     assert encoder.items(batch.items_B.view(4, 8)).vectors.shape == (4, 8, users_UD.shape[1])
 
 
+@of(ENCODERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_encoder_is_finite_in_low_precision(spec: Spec, dtype: torch.dtype) -> None:
+    """Cast as the trainer casts it: what it makes, and the gradients, are of that type, finite and not all 0."""
+    encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1)).to(torch.device("cpu"), dtype)
+    batch = batch_of()
+    queries_BD, items_CD = encoder.queries(batch).vectors, encoder.items(batch.items_B).vectors
+    products_BC = queries_BD @ items_CD.T
+    products_BC.square().sum().backward()
+    gradients = {name: p.grad.to_dense() for name, p in encoder.named_parameters() if p.grad is not None}
+    assert set(gradients) == {name for name, _ in encoder.named_parameters()}
+    for found in (queries_BD, items_CD, products_BC, *encoder.scoring_tables(), *gradients.values()):
+        assert found.dtype == dtype
+        assert torch.isfinite(found).all()
+    assert all(found.any() for found in (products_BC, gradients["user_table"], gradients["item_table"]))
+
+
 @of(SOURCES)
 def test_a_source_draws_known_items_by_its_key_alone(spec: Spec) -> None:
     source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
