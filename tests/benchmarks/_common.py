@@ -69,10 +69,11 @@ def data(file: str) -> Path | None:
 
 
 def commit() -> str:
-    """HEAD, with a + if tracked files differ from it."""
-    here = Path(__file__).parent
-    head = _git("rev-parse", "--short=12", "HEAD", cwd=here)
-    return (head or "unknown") + ("+" if _git("status", "--porcelain", "--untracked-files=no", cwd=here) else "")
+    """HEAD, with a + if tracked files differ from it, results apart."""
+    root = Path(__file__).parents[2]
+    head = _git("rev-parse", "--short=12", "HEAD", cwd=root)
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/benchmarks/results", cwd=root)
+    return (head or "unknown") + ("+" if changed else "")
 
 
 def _git(*arguments: str, cwd: Path) -> str:
