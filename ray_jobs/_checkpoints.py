@@ -9,16 +9,35 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from components import storage
+from components.training import checkpoint
 
 LIST = "checkpoint_manager_snapshot.json"
 KEPT = ".checkpoints.json"
+BEGUN = "begun"  # the checkpoint that a run begins with, where it extends another
 
 
 def keep(run: Path) -> None:
     """Copies the list, which is whole now."""
     storage.write_text(run / KEPT, (run / LIST).read_text(encoding="utf-8"))
+
+
+def copy_last(finished: Path, run: Path) -> None:
+    """A new run begins where a finished one ended: with its newest checkpoint and its best weights so far."""
+    shutil.copytree(_last(finished), run / BEGUN)
+    shutil.copy2(finished / "recipe.json", run / BEGUN)
+    shutil.copytree(finished / "model", run / "model")
+
+
+def last_position(finished: Path) -> dict[str, Any]:
+    """Where a finished run's training stood."""
+    return storage.read_json(_last(finished) / checkpoint.POSITION)["position"]
+
+
+def _last(finished: Path) -> Path:
+    return max(finished.glob("checkpoint_2*"))
 
 
 def mend(run: Path) -> None:
@@ -34,9 +53,10 @@ def mend(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Deletes checkpoints that a killed worker or controller left behind: those that are not on the list."""
+    """Deletes checkpoints that nothing needs: what a killed worker or controller left behind, and the one that a run began with."""
     listed = json.dumps(storage.read_json(run / LIST))
     for folder in run.glob("checkpoint_*"):
         if folder.is_dir() and folder.name not in listed:
             shutil.rmtree(folder)
     (run / KEPT).unlink(missing_ok=True)
+    shutil.rmtree(run / BEGUN, ignore_errors=True)

@@ -121,7 +121,7 @@ class TrackedRun:
         mlflow.set_terminated(self.run_id, status)
 
 
-def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
+def create(recipe: Recipe, run: Path, dataset: Path, extended: Path | None = None) -> TrackedRun:
     """Creates the MLflow run of a training, with its parameters, tags and the dataset as an input.
 
     Raises:
@@ -143,6 +143,7 @@ def create(recipe: Recipe, run: Path, dataset: Path) -> TrackedRun:
         "folder": str(run),
         "ray_job_id": _ray_job_id(),
         "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.select_on}",
+        **({} if extended is None else {"extends": attach(extended).run_id}),
     }
     schema = json.dumps({"mlflow_colspec": [{"name": name, "type": "integer", "required": True} for name in ("user", "item")]})
     profile = json.dumps({key: manifest[key] for key in ("num_users", "num_items", "rows")})

@@ -42,28 +42,63 @@ def refit(recipe: Recipe, chosen: Path) -> tuple[Recipe, Path]:
         raise InputError(f"--refit: {chosen} is of another recipe, takes a run that differs in seed and training alone")
     if about["select_on"] != "valid":
         raise InputError(f"--refit: {chosen} chose its epoch on {about['select_on']}, takes a run that chose on valid")
-    dataset = Path(storage.read_json(chosen / _tracking.LINKS)["dataset"])
-    fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
-    if fingerprint != about["dataset"]:
-        raise InputError(f"--refit: {chosen} chose on dataset {about['dataset']}, {dataset} is {fingerprint} now")
+    dataset = _same_dataset(chosen, "--refit")
     training = {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
     tree = recipe.model_dump()
     return parse({**tree, "seed": tried.seed, "training": {**tree["training"], **training}}), dataset
+
+
+def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:
+    """What goes on where a finished run ended, with its seed, on its dataset, up to the recipe's number of epochs.
+
+    The weights are those of a run that had as many from the start: a training does not know how many are to come.
+
+    Raises:
+        InputError: the run is not finished, of another recipe, as long already, out of patience, its end was looked at out of
+            turn, or its dataset is gone.
+    """
+    about = storage.open_finished(ended, "run")
+    began = Recipe.from_json((ended / "recipe.json").read_text(encoding="utf-8"))
+    tree = recipe.model_dump() | {"seed": began.seed}
+    epochs, training = began.training.epochs, tree["training"]
+    if parse({**tree, "training": {**training, "epochs": epochs}}).fingerprint() != began.fingerprint():
+        raise InputError(f"--extend: {ended} is of another recipe, takes a run that differs in seed and training.epochs alone")
+    if epochs >= recipe.training.epochs:
+        raise InputError(f"training.epochs: got {recipe.training.epochs}, takes more than the {epochs} of the run to extend")
+    every = began.training.validate_every
+    if began.training.select_on != "none" and epochs % every:
+        raise InputError(f"--extend: {ended} ended at epoch {epochs}, takes one that ended at a multiple of validate_every, {every}")
+    stood = _checkpoints.last_position(ended)
+    if about["epochs"] < epochs or stood["validations_since_best"] >= training["patience"]:
+        raise InputError(f"--extend: {ended} ended for want of patience, takes a run that ended at its last epoch")
+    return parse(tree), _same_dataset(ended, "--extend")
+
+
+def _same_dataset(run: Path, option: str) -> Path:
+    """The folder of the dataset that a finished run was trained on."""
+    trained_on = storage.open_finished(run, "run")["dataset"]
+    dataset = Path(storage.read_json(run / _tracking.LINKS)["dataset"])
+    fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
+    if fingerprint != trained_on:
+        raise InputError(f"{option}: {run} was trained on dataset {trained_on}, {dataset} is {fingerprint} now")
+    return dataset
 
 
 def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(exclude={"name", "seed", "training", "tracking", "scale", "evaluation", "search"})
 
 
-def train(recipe: Recipe, dataset: Path) -> Path:
-    """Trains a new run and returns its folder."""
+def train(recipe: Recipe, dataset: Path, extended: Path | None = None) -> Path:
+    """Trains a new run, from where another ended if it is to extend that, and returns its folder."""
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
     folder = _runs.create(recipe)
     with storage.lock(folder):
         try:
-            tracked = _tracking.create(recipe, folder, dataset)
+            if extended is not None:
+                _checkpoints.copy_last(extended, folder)
+            tracked = _tracking.create(recipe, folder, dataset, extended)
         except InputError:
             shutil.rmtree(folder)  # nothing has begun
             raise

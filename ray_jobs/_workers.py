@@ -56,7 +56,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
 def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     torch.set_num_threads(recipe.scale.cpus_per_worker)
     context = ray.train.get_context()
-    trainer, fingerprint, history = _start(recipe, dataset)
+    trainer, fingerprint, history = _start(recipe, dataset, run)
     sampler = SystemSampler(context.get_node_rank()) if context.get_local_rank() == 0 else None
     board = _Board(run) if context.get_world_rank() == 0 else None
     if board is not None:
@@ -80,7 +80,7 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
         raise
 
 
-def _start(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
+def _start(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
     """The trainer, where the last checkpoint left it; the dataset's fingerprint; every epoch so far.
 
     Raises:
@@ -88,7 +88,7 @@ def _start(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, 
     """
     started, mistake = None, None
     try:
-        started = _start_alone(recipe, dataset)
+        started = _start_alone(recipe, dataset, run)
     except InputError as error:
         mistake = str(error)
     mistakes = list(filter(None, Workers().gather_objects(mistake)))
@@ -98,15 +98,18 @@ def _start(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, 
     return started
 
 
-def _start_alone(recipe: Recipe, dataset: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
+def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
     data = open_data(recipe, dataset)
     fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
     trainer = Trainer(recipe, *data, Workers(), ray.train.torch.get_device())
-    last = ray.train.get_checkpoint()
+    last, begun = ray.train.get_checkpoint(), run / _checkpoints.BEGUN
+    made_for = recipe
+    if last is None and begun.is_dir():
+        last, made_for = ray.train.Checkpoint.from_directory(begun), Recipe.from_json((begun / "recipe.json").read_text(encoding="utf-8"))
     if last is None:
         return trainer, fingerprint, []
     with last.as_directory() as folder:
-        trainer.restore(Path(folder), fingerprint)
+        trainer.restore(Path(folder), fingerprint, made_for)
         return trainer, fingerprint, read_history(Path(folder))
 
 
@@ -124,7 +127,7 @@ class _Board:
     """Where training stands, in a small file of the run's folder that the driver (or a person) reads."""
 
     def __init__(self, run: Path) -> None:
-        (run / "model").mkdir(exist_ok=True)
+        (run / "model").mkdir(exist_ok=True)  # there already where a run is resumed or extended
         self._path = run / PROGRESS
         self._shown = 0.0
         self._first_step: float | None = None

@@ -149,14 +149,16 @@ class Trainer:
         modules = {name: learner.module for name, learner in self.learners.items()}
         checkpoint.save(folder, modules, self.optimizers, asdict(self.position), self.recipe, dataset_fingerprint)
 
-    def restore(self, folder: Path, dataset_fingerprint: str) -> None:
-        """Continues from a checkpoint.
+    def restore(self, folder: Path, dataset_fingerprint: str, made_for: Recipe | None = None) -> None:
+        """Continues from a checkpoint, made for this recipe, or for `made_for`, which must differ in epochs alone.
 
         Raises:
             InputError: it was made for another dataset or another recipe.
         """
         modules = {name: learner.module for name, learner in self.learners.items()}
-        self.position = Position(**checkpoint.restore(folder, modules, self.optimizers, self.recipe, dataset_fingerprint))
+        saved = checkpoint.restore(folder, modules, self.optimizers, made_for or self.recipe, dataset_fingerprint)
+        self.position = Position(**saved)
+        self.position.finished = self._is_over(self.position.epoch)
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the pass under way, from the present position on."""
@@ -226,13 +228,18 @@ class Trainer:
                 position.best_value = value
         if improved:
             position.best_epoch = position.epoch
-        patient = position.validations_since_best < training.patience or done < training.min_epochs
-        finished = last or not patient
+        finished = self._is_over(done)
         due = validated or finished
         steps = steps * len(passes)
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
         position.epoch, position.pass_, position.step, position.losses, position.finished = done, 0, 0, [], finished
         return progress
+
+    def _is_over(self, done: int) -> bool:
+        """After so many epochs."""
+        training = self.recipe.training
+        patient = self.position.validations_since_best < training.patience or done < training.min_epochs
+        return done >= training.epochs or not patient
 
     def _diagnosis(self, pass_: int, steps: int) -> dict[str, float]:
         """Of the last batch of the model's pass, whole on every worker, so that all tell the same."""

@@ -1,4 +1,4 @@
-"""The project's own programs, started by benchmarks; runs that are finished are taken as they are."""
+"""The project's own programs, started by benchmarks; finished runs are taken as they are, shorter ones of a recipe extended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def start(program: str, path: Path, overrides: list[str], *arguments: str) -> No
 def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
     """The newest finished run of exactly this recipe of each seed; those that are missing are trained now."""
     wanted = {seed: config.load(path, [*overrides, f"seed={seed}"]) for seed in seeds}
-    missing = [str(seed) for seed, recipe in wanted.items() if not _finished(recipe)]
+    missing = []
+    for seed, recipe in wanted.items():
+        if not _finished(recipe) and (shorter := _shorter(recipe)):
+            start("train", path, overrides, "--extend", str(shorter))
+        elif not _finished(recipe):
+            missing.append(str(seed))
     if missing:
         start("train", path, overrides, "--seeds", *missing)
     runs = [_finished(recipe)[-1] for recipe in wanted.values()]
@@ -34,10 +39,24 @@ def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
 
 
 def _finished(wanted: Recipe) -> list[Path]:
+    return [run for run, recipe in _runs(wanted) if recipe.fingerprint() == wanted.fingerprint()]
+
+
+def _shorter(wanted: Recipe) -> Path | None:
+    """The longest finished run of this recipe with fewer epochs, if it can be extended."""
+    found = []
+    for run, recipe in _runs(wanted):
+        training = recipe.training
+        as_long = training.model_copy(update={"epochs": wanted.training.epochs})
+        is_same = recipe.model_copy(update={"training": as_long}).fingerprint() == wanted.fingerprint()
+        at_its_end = storage.read_json(run / storage.MANIFEST)["epochs"] == training.epochs
+        if is_same and at_its_end and training.epochs < wanted.training.epochs and not training.epochs % training.validate_every:
+            found.append((training.epochs, run))
+    return max(found)[1] if found else None
+
+
+def _runs(wanted: Recipe) -> list[tuple[Path, Recipe]]:
+    """Finished ones of its name, oldest first."""
     folder = Path(wanted.scale.storage_path) / "runs"
     finished = sorted(run for run in folder.glob(f"{wanted.name}-*") if storage.is_finished(run))
-    return [
-        run
-        for run in finished
-        if Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8")).fingerprint() == wanted.fingerprint()
-    ]
+    return [(run, Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))) for run in finished]

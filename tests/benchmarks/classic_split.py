@@ -98,10 +98,14 @@ def _seconds(history: list[dict[str, Any]]) -> list[float]:
 
 
 def _trained_at(run: Path) -> str:
-    """The commit that trained a run, which may be older than this benchmark's."""
+    """The commit that trained a run, which may be older than this benchmark's; of an extended one, all of them."""
     tracked = _tracking.attach(run)
-    commit = _tracking.client(tracked.tracking_uri).get_run(tracked.run_id).data.tags["mlflow.source.git.commit"]
-    return commit[:12] + "+" * commit.endswith("+")
+    client, run_id, commits = _tracking.client(tracked.tracking_uri), tracked.run_id, []
+    while run_id:
+        tags = client.get_run(run_id).data.tags
+        commit, run_id = tags["mlflow.source.git.commit"], tags.get("extends")
+        commits.append(commit[:12] + "+" * commit.endswith("+"))
+    return ", extended at ".join(dict.fromkeys(reversed(commits)))
 
 
 if __name__ == "__main__":

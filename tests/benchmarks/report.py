@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from components.evaluation.comparison import Difference
-from components.reports import plots
+from tests.benchmarks import _report_models, _report_speed
 from tests.benchmarks._common import RESULTS
+from tests.benchmarks._markdown import ROOT, Result
+from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED
 
-WITHIN = {"mf": 0.98, "lightgcn": 0.99}  # of the published level
-PUBLISHED_CURVE = {  # of BSL's logs, (p), by epoch from 0
-    "gowalla_mf_ssm": {4: 0.129, 10: 0.161, 27: 0.169, 87: 0.173, 219: 0.1759},
-    "gowalla_lightgcn_ssm": {0: 0.1507, 4: 0.1720, 10: 0.1794, 27: 0.1846, 57: 0.1861, 102: 0.1870, 123: 0.1874},
-    "yelp2018_lightgcn_ssm": {0: 0.0625, 4: 0.0691, 12: 0.0713, 42: 0.0724, 102: 0.0731, 237: 0.0734, 294: 0.0736},
+SECTIONS = {
+    "costs": _report_speed.costs,
+    "classic_split": _report_models.classic,
+    "systems": _report_models.systems,
+    "magnitudes": _report_models.magnitudes,
+    "lightgcn": _report_speed.lightgcn,
+    "epoch": _report_speed.epoch,
+    "ranking": _report_speed.ranking,
+    "startup": _report_speed.startup,
 }
-ROOT = Path(__file__).parents[2]
-Result = dict[str, Any]
-
 
 def main() -> None:
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
@@ -34,314 +30,29 @@ def main() -> None:
         "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command, commit,",
         "date, machine and seeds. A quick look is not here: only what was kept.",
     ]
-    for name, result in results.items():
-        lines += ["", *SECTIONS[result["benchmark"]](name, result), "", *_provenance(result)]
+    for benchmark, section in SECTIONS.items():
+        for result in (each for each in results.values() if each["benchmark"] == benchmark):
+            lines += ["", *section(result), "", _provenance(result)]
+    lines += ["", "## Not run", "", *_not_run(results)]
     (ROOT / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _provenance(result: Result) -> Iterator[str]:
+def _provenance(result: Result) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
-    yield f"`{result['command']}` at {result['commit']}, {result['date'][:10]}, seeds {seeds}; {result['machine']}."
+    return f"`{result['command']}` at {result['commit']}, {result['date'][:10]}, seeds {seeds}; {result['machine']}."
 
 
-def _table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + " --- |" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
+def _not_run(results: dict[str, Result]) -> Iterator[str]:
+    """What is planned and has fewer seeds, or none."""
+    for planned, seeds in PLANNED.items():
+        kept = results.get(planned.replace(" ", "_"))
+        done = len(kept["seeds"]) if kept else 0
+        if done < seeds:
+            numbers = " ".join(str(seed) for seed in range(1, seeds + 1))
+            yield f"- {done} of {seeds} seeds: `python -m tests.benchmarks.{planned} --seeds {numbers} --keep`"
+    for missing in NO_BENCHMARK_YET:
+        yield f"- {missing}."
 
-
-def _spread(values: list[float]) -> str:
-    """Mean, and standard deviation where there are several."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{deviation}"
-
-
-def _classic(_: str, result: Result) -> Iterator[str]:
-    figures, runs = result["figures"], result["figures"]["runs"]
-    published, metrics = figures["published_p"], ("recall@20", "ndcg@20")
-    encoder, loss = (result["recipe"][part]["name"] for part in ("encoder", "loss"))
-    yield f"## {figures['recipe']}: the classic split, {encoder} with {loss}"
-    yield ""
-    says = {
-        "h": "(h) epoch chosen on validation, tested at it: the weights of a refit on train + valid, bit for bit",
-        "p": "(p) best epoch on test, as published logs",
-    }
-    rows = [
-        [text, *(_spread([run[what][m] for run in runs]) for m in metrics), ", ".join(str(run[what]["epochs"]) for run in runs)]
-        for what, text in says.items()
-    ]
-    rows.append([f"published, (p): {published['source']}", *(f"{published[m]:.4f}" for m in metrics), ""])
-    yield from _table(["protocol", *metrics, "epochs"], rows)
-    yield ""
-    ratios = figures["p_over_published"]
-    yield f"(p) over published: recall {ratios['recall@20']:.4f}, ndcg {ratios['ndcg@20']:.4f}."
-    yield f"Trained at {', '.join(sorted({run['trained_at']['p'] for run in runs}))}."
-    curve = runs[0]["curve_p"]
-    tenths = {step: value for step, value in curve.items() if int(step) % 10 == 0}
-    yield f"(p) of seed {runs[0]['seed']} by epoch: {', '.join(f'{step}: {value:.4f}' for step, value in tenths.items())}."
-    short = [name for name, ratio in ratios.items() if ratio < WITHIN[encoder]]
-    if short:
-        last, limit = max(map(int, curve)), result["recipe"]["training"]["epochs"]
-        ended = f"at its limit of {limit} epochs" if last == limit else f"after {last} epochs, without a better one for a while"
-        yield ""
-        yield f"**Not within {1 - WITHIN[encoder]:.0%} of the published {' and '.join(short)}.** The run ended {ended}."
-    yield ""
-    yield f"![recall@20 on test by epoch]({_curve(figures).relative_to(ROOT)})"
-    if "groups_p" in runs[0]:
-        path = RESULTS / f"classic_split_{figures['recipe']}_groups.png"
-        means = [statistics.fmean(group) for group in zip(*(run["groups_p"] for run in runs), strict=True)]
-        plots.popularity_groups({figures["recipe"]: means}, path, "Where the hits on test come from, (p)", "recall@20")
-        yield f"![what each popularity group adds to recall@20]({path.relative_to(ROOT)})"
-
-
-def _curve(figures: dict[str, Any]) -> Path:
-    """A picture of (p)'s epochs beside the published ones."""
-    path = RESULTS / f"classic_split_{figures['recipe']}.png"
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-        axes = figure.subplots()
-        curves = {
-            f"hardneg, (p), seed {run['seed']}": {int(k): v for k, v in run["curve_p"].items()} for run in figures["runs"]
-        }
-        if published := PUBLISHED_CURVE.get(figures["recipe"]):
-            last = 1.5 * max(max(curve) for curve in curves.values())
-            curves["published, (p)"] = {epoch + 1: value for epoch, value in published.items() if epoch < last}
-        for (name, curve), colour in zip(curves.items(), plots.COLOURS, strict=False):
-            axes.plot(list(curve), list(curve.values()), marker="o", markersize=3.5, color=colour, label=name)
-        axes.axhline(figures["published_p"]["recall@20"], color=plots.COLOURS[2], linestyle="--", label="published best")
-        axes.set_title(f"{figures['recipe']}: recall@20 on test by epoch")
-        axes.set_xlabel("epoch")
-        axes.legend(loc="lower right")
-        figure.savefig(path)
-    return path
-
-
-def _systems(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield f"## {figures['title']}"
-    yield ""
-    yield f"Chosen on validation, tested once on {figures['split']} ({figures['users']:,} users)."
-    if figures["changes"]:
-        yield f"Changed in every recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
-    yield ""
-    rows = []
-    for system in figures["systems"]:
-        cells = [_spread(list(system["metrics"][m]["by_seed"].values())) for m in ("recall@20", "ndcg@20")]
-        runs = system["runs"]
-        validation = _spread([run["validation"] for run in runs])
-        told = [run["told"] for run in runs if run["told"]]
-        kl = _spread([each["hardness_kl"] for each in told]) if told else ""
-        rate = _spread([each["false_negative_rate"] for each in told]) if told else ""
-        passes = f"{statistics.fmean(run['adversarial_passes'] for run in runs):.1f}" if told else ""
-        epochs = ", ".join(str(run["best_epoch"]) for run in runs)
-        seconds = (system["cost"] or {}).get("seconds_per_epoch")
-        cost = "" if seconds is None else f"{seconds:.2g}"
-        rows.append([system["label"], *cells, validation, epochs, passes, kl, rate, cost])
-    header = [
-        "system",
-        "recall@20",
-        "ndcg@20",
-        "validation",
-        "chosen epochs",
-        "passes by then",
-        "KL",
-        "false negatives",
-        "s/epoch",
-    ]
-    yield from _table(header, rows)
-    yield ""
-    first = figures["systems"][0]["label"]
-    rows = []
-    for system in figures["systems"][1:]:
-        for metric, found in system["differences"].items():
-            both = found["over_seeds_and_users"]
-            relative = "" if found["relative"] is None else f"{found['relative']:+.1%}"
-            rows.append(
-                [
-                    system["label"],
-                    metric,
-                    f"{found['value']:+.4f} ({relative})",
-                    _bounds(found["over_users"]),
-                    _bounds(both) if both else "one seed",
-                ]
-            )
-    yield from _table([f"against {first}", "metric", "difference", "95 % over users", "95 % over seeds and users"], rows)
-    yield ""
-    apart = {
-        system["label"]: {metric: Difference(**_tuples(found)) for metric, found in system["differences"].items()}
-        for system in figures["systems"][1:]
-    }
-    path = RESULTS / f"systems_{figures['comparison']}.png"
-    plots.differences(apart, path, f"Differences from {first}")
-    yield f"![differences with intervals]({path.relative_to(ROOT)})"
-    if figures["comparison"].endswith("_passes"):
-        yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
-
-
-def _passes(figures: dict[str, Any]) -> Path:
-    """What a test says, and what validation says, by the number of adversarial passes; and the false negatives found."""
-    path = RESULTS / f"systems_{figures['comparison']}_curve.png"
-    systems = figures["systems"]
-    passes = [int(system["label"].split()[0]) for system in systems]
-    curves = {
-        "recall@20 on test": [list(system["metrics"]["recall@20"]["by_seed"].values()) for system in systems],
-        "ndcg@20 on test": [list(system["metrics"]["ndcg@20"]["by_seed"].values()) for system in systems],
-        "recall@20 on validation": [[run["validation"] for run in system["runs"]] for system in systems],
-        "false negatives found (share)": [
-            [run["told"]["false_negative_rate"] for run in system["runs"] if run["told"]] for system in systems
-        ],
-    }
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(9.6, 6.0), layout="constrained")
-        for axes, (name, values), colour in zip(figure.subplots(2, 2).flat, curves.items(), plots.COLOURS, strict=False):
-            known = [(n, each) for n, each in zip(passes, values, strict=True) if each]
-            means = [statistics.fmean(each) for _, each in known]
-            deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for _, each in known]
-            axes.errorbar([n for n, _ in known], means, deviations, marker="o", capsize=3, color=colour)
-            axes.set_title(name)
-            axes.set_xlabel("adversarial passes at most")
-        figure.suptitle(figures["title"], x=0.012, ha="left", fontsize=13, fontweight="bold")
-        figure.savefig(path)
-    return path
-
-
-def _bounds(interval: list[float]) -> str:
-    mark = "" if interval[0] <= 0 <= interval[1] else " *"
-    return f"{interval[0]:+.4f} to {interval[1]:+.4f}{mark}"
-
-
-def _tuples(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-
-
-def _lightgcn(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield f"## LightGCN: seconds per epoch against a strong torch script ({figures['threads']} threads)"
-    yield ""
-    yield "Gowalla, sampled softmax in-batch, 1 layer, d 64, batch 2048. The same losses; limit "
-    yield f"{figures['limit']}. The graph is built in {figures['graph_seconds']:.2f} s."
-    yield ""
-    seconds = figures["seconds_per_epoch"]
-    rows = [["script", f"{seconds['script']:.1f}", "1"], ["hardneg", f"{seconds['hardneg']:.1f}", f"{figures['ratio']:.2f}"]]
-    yield from _table(["", "seconds per epoch", "ratio"], rows)
-    yield ""
-    if "to_recall" in figures:
-        wanted = figures["to_recall"]
-        rows = [[what, f"{wanted[what]['seconds']:.0f}", str(wanted[what]["epochs"])] for what in ("script", "hardneg")]
-        yield from _table([f"to recall@20 {wanted['recall@20']} on test", "seconds of training", "epochs"], rows)
-        yield ""
-    rows = [
-        [name, f"{part['milliseconds']:.2f}", f"{part['bound']:.2f}", f"{part['milliseconds'] / part['bound']:.2f}"]
-        for name, part in figures["parts"].items()
-    ]
-    yield from _table(["part of a step", "ms", "ms of its bound", "ratio"], rows)
-    yield ""
-    yield "For the reader, measured elsewhere on such a machine: LightGCN-PyTorch builds its graph in 92 s, takes 195 s for an"
-    yield "epoch of BPR (3 layers) and 60 s for an evaluation."
-
-
-def _magnitudes(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield "## The magnitude study: Gowalla, trained on cosine, ranked by inner product and by cosine"
-    yield ""
-    yield f"Fit on train for {figures['epochs']} epochs, without a choice, and tested."
-    yield ""
-    rows = []
-    for model, runs in figures["models"].items():
-        correlation = _spread([run["norm_degree_correlation"] for run in runs])
-        for by in ("dot", "cosine"):
-            cells = [
-                _spread([run[by][name] for run in runs]) for name in ("recall", "ndcg", "mean_popularity", "less_popular_half")
-            ]
-            rows.append([model if by == "dot" else "", by, *cells, correlation if by == "dot" else ""])
-    header = ["model", "ranked by", "recall@20", "ndcg@20", "mean popularity", "recall from groups 1 to 5", "norm ~ degree"]
-    yield from _table(header, rows)
-    yield ""
-    yield "norm ~ degree: Spearman's correlation of the items' norms with their training degree."
-
-
-def _costs(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield f"## What the recipes and the losses cost ({figures['threads']} threads)"
-    yield ""
-    yield "Steps of each recipe in one process, validation not counted. Epochs are the recipe's limit."
-    yield ""
-    rows = [
-        [
-            name,
-            f"{cost['seconds_per_epoch']:.3g}",
-            "" if cost["seconds_per_adversarial_pass"] is None else f"{cost['seconds_per_adversarial_pass']:.3g}",
-            str(cost["epochs"]),
-            f"{cost['hours_per_seed']:.2g}",
-        ]
-        for name, cost in figures["recipes"].items()
-    ]
-    yield from _table(["recipe", "s per epoch", "s per adversarial pass", "epochs at most", "hours per seed at most"], rows)
-    yield ""
-    yield "A step of 2,048 rows against a shared pool of N items, d 64: its time, and MiB beyond what the process had before."
-    yield ""
-    counts = list(next(iter(figures["losses"].values())))
-    rows = [
-        [loss, *(f"{found[count]['milliseconds']:.0f} ms, {found[count]['mib']:.0f} MiB" for count in counts)]
-        for loss, found in figures["losses"].items()
-    ]
-    yield from _table(["loss", *(f"N {count}" for count in counts)], rows)
-
-
-def _epoch(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    ours, plain = figures["seconds_per_epoch"]["hardneg"], figures["seconds_per_epoch"]["plain"]
-    yield f"## Seconds per epoch against a plain torch loop ({figures['threads']} threads)"
-    yield ""
-    yield f"MF + SSM on {figures['log']}, d 64, batch 2048, in-batch negatives, {figures['steps_per_epoch']} steps."
-    yield ""
-    rows = [
-        ["plain torch loop", f"{plain:.1f}", "1"],
-        ["hardneg, the same loss", f"{ours:.1f}", f"{figures['ratio']:.2f}"],
-    ]
-    if "ratio_masked" in figures:  # measured since then
-        masked = figures["seconds_per_epoch"]["hardneg_masked"]
-        rows.append(["hardneg, every user's own items masked (the default)", f"{masked:.1f}", f"{figures['ratio_masked']:.2f}"])
-    yield from _table(["", "seconds per epoch", "ratio"], rows)
-    yield ""
-    yield f"Limit {figures['limit']}. Largest difference of a step's loss: {figures['largest_difference_of_losses']:.0e}."
-
-
-def _startup(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield "## From program start to the first training step"
-    yield ""
-    rows = [[name, f"{seconds:.1f}"] for name, seconds in figures["median_seconds"].items()]
-    yield from _table(["", f"median seconds of {figures['repeats']}"], rows)
-    yield ""
-    yield f"Limit: {figures['limit']} s in total. Two workers, a new Ray and a new MLflow database each time."
-
-
-def _ranking(_: str, result: Result) -> Iterator[str]:
-    figures = result["figures"]
-    yield f"## Full ranking against the bare matrix product and top-k ({figures['threads']} threads)"
-    yield ""
-    names = {"bare_seconds": "bare product and top-k", "ranked_seconds": "hardneg: masks, exact top-k, metrics"}
-    rows = [[text, f"{statistics.median(figures[what]):.2f}"] for what, text in names.items()]
-    users = f"{figures['log']}: {figures['users']:,} users, {figures['items']:,} items, d {figures['width']}, K {figures['k']}"
-    yield from _table([users, f"seconds, median of {len(figures['bare_seconds'])}"], rows)
-    yield ""
-    low, high = figures["ratio_range"]
-    verdict = "within" if figures["within_limit"] else "**not within**"
-    yield f"Ratio {figures['ratio_median']:.2f} ({low:.2f} to {high:.2f}), {verdict} the limit of {figures['limit']}."
-
-
-SECTIONS = {
-    "classic_split": _classic,
-    "systems": _systems,
-    "lightgcn": _lightgcn,
-    "magnitudes": _magnitudes,
-    "costs": _costs,
-    "epoch": _epoch,
-    "startup": _startup,
-    "ranking": _ranking,
-}
 
 if __name__ == "__main__":
     main()

@@ -208,6 +208,28 @@ def test_resuming_what_was_never_started_or_from_another_recipe_is_refused(given
         _training.resume(given, tmp_path)
 
 
+def test_an_extended_run_is_the_longer_run(given: Recipe, calm: Path, dataset: Path) -> None:
+    def shorter(**training: Any) -> Recipe:
+        return given.model_copy(update={"training": given.training.model_copy(update=training)})
+
+    short = _training.train(shorter(epochs=3), dataset)
+    recipe, found = _training.extend(given.model_copy(update={"seed": 5}), short)
+    assert (recipe, found) == (given, dataset)
+    extended = _training.train(recipe, found, short)
+    assert outcome(extended) == outcome(calm)
+    has_all_epochs(extended, Tracked(extended))
+    assert Tracked(extended).tags["extends"] == Tracked(short).run_id
+    assert not (extended / _checkpoints.BEGUN).exists()
+    assert len(_tracking.read_history(short)) == 3, "what was extended is as it was"
+    with pytest.raises(InputError, match=r"^training\.epochs: got 8, takes more than the 8 of the run to extend$"):
+        _training.extend(given, calm)
+    with pytest.raises(InputError, match=f"--extend: {short} ended for want of patience"):
+        storage.write_json(short / storage.MANIFEST, {**storage.open_finished(short, "run"), "epochs": 2})
+        _training.extend(given, short)
+    with pytest.raises(InputError, match=f"--extend: {short} is of another recipe"):
+        _training.extend(shorter(batch_size=300), short)
+
+
 def test_a_refit_takes_seed_and_dataset_of_the_run_that_chose(given: Recipe, calm: Path, dataset: Path) -> None:
     other_seed = given.model_copy(update={"seed": given.seed + 7})  # of which random splits are another dataset
     recipe, found = _training.refit(other_seed, calm)

@@ -64,6 +64,23 @@ def test_the_formula(layers: int, side: str, left: float, right: float) -> None:
     assert np.allclose(encoder.items(ids).vectors.detach().numpy(), items[ids], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        (1, (2.5606602, 2.4142136, 1.8535534, 2.9571068)),
+        (2, (2.1928091, 2.0606602, 2.2071068, 3.3249579)),
+    ],
+)
+def test_the_toy_of_the_specification(layers: int, wanted: tuple[float, ...]) -> None:
+    """Edges (u0, i0), (u0, i1), (u1, i1); embeddings 1 and 2, 3 and 4; the mean of all layers."""
+    encoder = encoder_of(Interactions.of([0, 0, 1], [0, 1, 1], 2, 2), dim=1, layers=layers)
+    with torch.no_grad():
+        encoder.user_table.copy_(torch.tensor([[1.0], [2.0]]))
+        encoder.item_table.copy_(torch.tensor([[3.0], [4.0]]))
+    found = torch.cat(list(encoder.scoring_tables()))[:, 0]
+    assert found.tolist() == pytest.approx(wanted, abs=5e-8)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("side", ["both", "users", "items"])
 def test_a_steps_gradient_is_that_of_the_whole_graph(layers: int, side: str) -> None:

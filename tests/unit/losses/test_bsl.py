@@ -41,6 +41,19 @@ def test_the_formula_and_its_gradient(temperature: float, ratio: float) -> None:
     assert torch.allclose(scores_BN.grad, weights_BN, rtol=1e-10)
 
 
+def test_facts_of_the_specification() -> None:
+    """One row, s_p = .7, s_n = (.5, .2, -.1): the loss at temperature .2, and what share each negative has of its gradient."""
+    positive_B, scores_BN = torch.tensor([0.7]).double(), torch.tensor([[0.5, 0.2, -0.1]]).double()
+    for ratio, wanted in ((1.0, -0.7586887), (1.1, -0.4845576)):
+        assert fold(Bsl(temperature=0.2, ratio=ratio), positive_B, scores_BN).item() == pytest.approx(wanted, abs=5e-8)
+    shares = {0.2: [0.7856, 0.1753, 0.0391], 0.1: [0.9503, 0.0473, 0.0024], 0.05: [0.9975, 0.0025, 0.0]}
+    for temperature, wanted in shares.items():
+        scores = scores_BN.clone().requires_grad_()
+        fold(Bsl(temperature=temperature), positive_B, scores).sum().backward()
+        assert scores.grad is not None
+        assert (scores.grad[0] * temperature).tolist() == pytest.approx(wanted, abs=5e-5)
+
+
 def test_sampled_softmax_is_its_softplus() -> None:
     """-p + log(e^p + S) = log(1 + e^{log S - p}): SL passed through a function that flattens below 0."""
     positive_B, scores_BN = torch.tensor([0.9, -0.3]).double(), torch.tensor([[0.1, 0.2], [0.5, 0.4]]).double()

@@ -10,6 +10,7 @@ import torch
 from components.losses import EXCLUDED
 from components.losses._log_sum_exp import log_sum_exp
 from components.losses.sampled_softmax import SampledSoftmax
+from tests.unit.losses.folding import agrees_with, random_scores
 
 
 def loss_of(positive: list[float], scores: list[list[float]], temperature: float, tiles: int = 1) -> torch.Tensor:
@@ -46,16 +47,28 @@ def test_equal_scores_give_log_of_their_number() -> None:
     assert loss_of([0.4] * 3, [[0.4] * 6] * 3, 0.07).tolist() == pytest.approx([math.log(7)] * 3)
 
 
-def test_against_loops() -> None:
-    random = torch.Generator().manual_seed(1)
-    positive, scores = (torch.rand(*shape, generator=random, dtype=torch.float64) for shape in ((5,), (5, 7)))
-    by_hand = []
-    for p, row in zip(positive.tolist(), scores.tolist(), strict=True):
-        total = math.exp(p / 0.3)
-        for s in row:
-            total += math.exp(s / 0.3)
-        by_hand.append(-math.log(math.exp(p / 0.3) / total))
-    assert loss_of(positive.tolist(), scores.tolist(), 0.3).tolist() == pytest.approx(by_hand, rel=1e-12)
+def literally(positive: float, scores: list[float]) -> tuple[float, float, list[float]]:
+    total = math.exp(positive)
+    for score in scores:
+        total += math.exp(score)
+    return -math.log(math.exp(positive) / total), math.exp(positive) / total - 1, [math.exp(score) / total for score in scores]
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.3, 1.0])
+def test_the_formula_and_its_gradient(temperature: float) -> None:
+    positive_B, scores_BN = random_scores()
+    agrees_with(literally, SampledSoftmax(), positive_B / temperature, scores_BN / temperature)
+
+
+def test_it_bounds_the_rank_and_the_discounted_gain() -> None:
+    """Specification 11, scores (2, 1, 0), the positive in the middle: -log DCG <= log rank <= loss."""
+    loss = loss_of([1.0], [[2.0, 0.0]], 1.0).item()
+    assert loss == pytest.approx(1.4076060, abs=5e-8)
+    random = torch.Generator().manual_seed(5)
+    for scores in [torch.tensor([2.0, 1.0, 0.0]), *torch.randn(50, 9, generator=random)]:
+        rank = 1 + int((scores > scores[1]).sum())
+        others = [float(score) for n, score in enumerate(scores) if n != 1]
+        assert math.log(math.log2(1 + rank)) <= math.log(rank) <= loss_of([float(scores[1])], [others], 1.0).item()
 
 
 @pytest.mark.parametrize("tiles", [2, 3, 7])

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.negatives import Candidates
 from components.objectives import _diagnosis
+from components.objectives._drawn import Drawn
 from components.training.batches import Batch, batches, steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -72,6 +74,43 @@ def test_gradient_of_the_specification() -> None:
     assert gradient.tolist() == pytest.approx([0, 0.0108065, -0.0108065], abs=5e-8)
 
 
+def test_a_constant_added_to_every_g_changes_nothing() -> None:
+    objective, batch = toy(0.1, 64)
+    loss = objective(batch).loss_B.item()
+    with torch.no_grad():
+        objective.hardness.item_table += 5.0
+    assert objective(batch).loss_B.item() == pytest.approx(loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_from_no_hardness_an_ascent_raises_that_of_the_highest_negative(direction: int) -> None:
+    objective, batch = toy(1, 1, odds=1)
+    objective(batch).loss_B.sum().backward()
+    with torch.no_grad():
+        objective.hardness.item_table += direction * objective.hardness.item_table.grad.to_dense()
+    of_high, of_low = torch.softmax(objective.hardness.item_table[1:, 0], dim=0).tolist()
+    assert (of_high > 0.5 > of_low) == (direction > 0)
+    assert of_high + of_low == pytest.approx(1)
+
+
+def test_delta_has_its_bounds() -> None:
+    """(1/N) sum e^d = 1, mean d <= 0, 0 <= sum p d <= ln N (specification 11), also where the hardness is steep."""
+    trainer = trainer_of({**EVERY, "negative_weight": 5.0})
+    trainer.position.epoch = 3
+    batch = next(trainer.batches())
+    objective: Any = trainer.objective
+    with torch.no_grad():
+        for table in objective.hardness.parameters():
+            table *= 20
+        drawn = Drawn(trainer.sources[0](batch, torch.zeros(100, 8)).items)
+        delta_BN = objective._delta(batch, drawn, torch.zeros(100, 8), torch.zeros(len(drawn.items_U), 8))
+    assert torch.allclose(delta_BN.exp().mean(dim=1), torch.ones(100).double(), rtol=1e-12)
+    assert (delta_BN.mean(dim=1) <= 0).all()
+    divergence_B = (delta_BN.exp() / 6 * delta_BN).sum(dim=1)
+    assert divergence_B.min() >= 0
+    assert 1 < divergence_B.max() <= math.log(6)
+
+
 def test_told_of_the_toy() -> None:
     objective, batch = toy(1, 1)
     told = objective.diagnose(batch, None)
@@ -92,23 +131,33 @@ def test_the_formula_in_loops(hardness: str) -> None:
     trainer = trainer_of({**EVERY, "hardness": hardness, "negative_weight": 5.0})
     trainer.position.epoch = 3
     batch = next(trainer.batches())
-    users, items = (table.detach().numpy() for table in trainer.encoder.parameters())
-    tables = trainer.objective.hardness.tables(trainer.encoder)
-    a, b = (table.detach().numpy() for table in tables)
-    drawn_BN = trainer.sources[0](batch, torch.zeros(100, 8)).items.numpy()
+    objective: Any = trainer.objective
+    drawn_BN = trainer.sources[0](batch, torch.zeros(100, 8)).items.tolist()
+    learned = [*trainer.encoder.parameters(), *objective.hardness.parameters()]
+    users, items = learned[:2]
 
-    def cosine(user: int, item: int) -> float:
-        return float(users[user] @ items[item] / np.linalg.norm(users[user]) / np.linalg.norm(items[item]))
+    def cosine(user: int, item: int) -> Tensor:
+        return users[user] @ items[item] / (users[user] @ users[user]).sqrt() / (items[item] @ items[item]).sqrt()
 
-    for row, loss in enumerate(trainer.objective(batch).loss_B.tolist()):
-        user, positive = int(batch.users_B[row]), int(batch.items_B[row])
-        g = [math.exp(a[user] @ b[item]) for item in drawn_BN[row]]
-        top = math.exp(cosine(user, positive) / 0.2)
+    def g(user: int, item: int) -> Tensor:
+        if hardness == "embed":
+            return learned[2][user] @ learned[3][item]
+        return (learned[2] @ users[user].detach()).clamp(min=0) @ (learned[3] @ items[item].detach()).clamp(min=0)
+
+    losses = []
+    for row, (user, positive) in enumerate(zip(batch.users_B.tolist(), batch.items_B.tolist(), strict=True)):
+        odds = [g(user, item).exp() for item in drawn_BN[row]]
+        top = (cosine(user, positive) / 0.2).exp()
         below = top
-        for item, e in zip(drawn_BN[row], g, strict=True):
-            delta = math.log(len(g) * e / sum(g))
-            below += 5.0 * math.exp(delta) * math.exp(cosine(user, item) / 0.2)
-        assert loss == pytest.approx(-math.log(top / below), rel=1e-10)
+        for item, e in zip(drawn_BN[row], odds, strict=True):
+            delta = (len(odds) * e / sum(odds)).log()
+            below = below + 5.0 * delta.exp() * (cosine(user, item) / 0.2).exp()
+        losses.append(-(top / below).log())
+    found_B, by_hand_B = objective(batch).loss_B, torch.stack(losses)
+    assert (found_B - by_hand_B).abs().max() < 1e-10
+    for ours, wanted in zip(*(torch.autograd.grad(loss_B.sum(), learned) for loss_B in (found_B, by_hand_B)), strict=True):
+        assert wanted.abs().max() > 1e-4
+        assert (ours.to_dense() - wanted).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -155,15 +204,28 @@ def test_the_adversary_climbs_and_the_model_descends() -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+class _Copies:
+    """Every draw of a source, `times` over."""
+
+    def __init__(self, source: Any, times: int) -> None:
+        self.source, self.times, self.exclude, self.per = source, times, source.exclude, source.per
+
+    def __call__(self, batch: Batch, positives_BD: torch.Tensor) -> Candidates:
+        return Candidates(self.source(batch, positives_BD).items.repeat(1, self.times), None, None)
+
+
 def test_without_a_learning_rate_it_is_infonce() -> None:
-    """With K = 1, to the bit, whole trainings of it; K itself is held by the formula in loops."""
-    still = trainer_of({**EVERY, "adv_learning_rate": 0.0, "negative_weight": 1.0})
-    infonce = trainer_of({"name": "supervised", "positives": "users"})
-    told = [[p.metrics["loss"] for p in trainer.run() if p.metrics] for trainer in (still, infonce)]
-    assert told[0] == pytest.approx(told[1], rel=1e-12)
-    assert torch.allclose(still.encoder.item_table, infonce.encoder.item_table, rtol=1e-9)  # pyright: ignore
-    moved = trainer_of({**EVERY, "negative_weight": 1.0})
-    assert [p.metrics["loss"] for p in moved.run() if p.metrics][2] != pytest.approx(told[0][2], rel=1e-6)
+    """Whole trainings, with the K that the sources give it: K = 64 is what 64 copies of every draw would be."""
+    rows = [{"name": "uniform", "count": 6, "per": "row"}]
+    for weight in (1, 64):
+        still = trainer_of({**EVERY, "adv_learning_rate": 0.0, "negative_weight": weight})
+        infonce = trainer_of({"name": "supervised", "positives": "users"}, negatives=rows)
+        infonce.objective.sources = [_Copies(infonce.sources[0], weight)]  # pyright: ignore
+        told = [[p.metrics["loss"] for p in trainer.run() if p.metrics] for trainer in (still, infonce)]
+        assert told[0] == pytest.approx(told[1], rel=1e-12)
+        assert torch.allclose(still.encoder.item_table, infonce.encoder.item_table, rtol=1e-9)  # pyright: ignore
+        moved = trainer_of({**EVERY, "negative_weight": weight})
+        assert [p.metrics["loss"] for p in moved.run() if p.metrics][2] != pytest.approx(told[0][2], rel=1e-6)
 
 
 def test_an_epoch_with_a_pass_tells_what_it_led_to() -> None:

@@ -118,6 +118,28 @@ def test_a_finished_training_does_not_go_on(tmp_path: Path) -> None:
     assert go_on(resumed) == []
 
 
+def test_a_finished_training_extended_is_the_longer_one(tmp_path: Path) -> None:
+    short, long = mixed(epochs=2), mixed(epochs=4)
+    _, begun, left = checkpoints(short, tmp_path)
+    whole = trainer(long)
+    epochs = go_on(whole)
+    extended = trainer(long)
+    with pytest.raises(InputError, match="made for recipe"):
+        extended.restore(left[-1][0], DATASET)
+    extended.restore(left[-1][0], DATASET, made_for=short)
+    assert [*begun, *go_on(extended)] == epochs
+    assert extended.position == whole.position
+    assert torch.equal(extended.encoder.state_dict()["item_table"], whole.encoder.state_dict()["item_table"])
+
+
+def test_a_training_that_ran_out_of_patience_stays_ended(tmp_path: Path) -> None:
+    short = mixed(patience=3, min_epochs=5, epochs=60, checkpoint_steps=None)
+    _, _, left = checkpoints(short, tmp_path)
+    extended = trainer(mixed(patience=3, min_epochs=5, epochs=80, checkpoint_steps=None))
+    extended.restore(left[-1][0], DATASET, made_for=short)
+    assert go_on(extended) == []
+
+
 def test_a_last_epoch_that_was_not_validated_leaves_a_checkpoint_too(tmp_path: Path) -> None:
     still = mixed().optimizer.model_copy(update={"learning_rate": 1e-12})  # no validation improves on the first
     given = mixed(epochs=30, validate_every=2, patience=1, min_epochs=5).model_copy(update={"optimizer": still})
@@ -133,6 +155,39 @@ def test_a_checkpoint_for_another_dataset_or_recipe_is_refused(tmp_path: Path) -
         trainer(given).restore(tmp_path, "ba9876543210")
     with pytest.raises(InputError, match=f"recipe {given.fingerprint()}, takes one of recipe {other.fingerprint()}"):
         trainer(other).restore(tmp_path, DATASET)
+
+
+class _NotANumberOnce:
+    """A loss that is NaN for one row of one later step, as overflow in a kernel would make it."""
+
+    def __init__(self, trainer: Trainer, epoch: int, step: int) -> None:
+        self.inner, self.trainer, self.when = trainer.objective, trainer, (epoch, step)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, batch: Any) -> Any:
+        outcome = self.inner(batch)
+        if (self.trainer.position.epoch, self.trainer.position.step) == self.when:
+            outcome.loss_B[3] = torch.nan
+        return outcome
+
+
+def test_a_nan_later_on_is_named_and_the_last_good_checkpoint_is_kept(tmp_path: Path) -> None:
+    given = mixed()
+    faulty: Any = trainer(given)
+    faulty.objective = _NotANumberOnce(faulty, epoch=2, step=3)
+    left = []
+    with pytest.raises(DivergedError, match=r"^epoch 3, step 4: the loss is nan on the batch of rows 301 to 400 in its order"):
+        for progress in faulty.run():
+            if progress.checkpoint_due:
+                left.append(tmp_path / f"{len(left)}")
+                faulty.save(left[-1], DATASET)
+    resumed = trainer(given)
+    resumed.restore(left[-1], DATASET)
+    assert (resumed.position.epoch, resumed.position.step) == (2, 2), "the one before the step that failed"
+    assert all(bool(torch.isfinite(table).all()) for table in resumed.encoder.parameters())
+    assert go_on(resumed) == go_on(trainer(given))[2:], "it goes on as if nothing had been"
 
 
 @pytest.mark.parametrize("checkpoint_steps", [2, None])

@@ -27,6 +27,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
     "lightgcn": {"encoder": {"name": "lightgcn", "dim": 8, "layers": 2}, "optimizer": {"l2": {"weight": 0.1, "on": "rows"}}},
+    "lightgcn, one layer, users alone": {"encoder": {"name": "lightgcn", "dim": 8, "layers": 1, "side": "users"}},
     "adv_infonce": {
         "objective": {
             "name": "adv_infonce",
@@ -44,16 +45,19 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 
 CURVES = ("mixture", "lightgcn", "adv_infonce")
+FEWER = ("mixture", "lightgcn", "adv_infonce", "simplex, attention")
+ROWS = (49, 2)
 
 
-def gradients(scheme: str, batch_size: int) -> dict[str, torch.Tensor]:
-    """The gradient of one global batch, and what this worker has of its loss."""
+def gradients(scheme: str, batch_size: int, learner: str = "model") -> dict[str, torch.Tensor]:
+    """The gradient of one global batch, and what this worker has of its loss, in an epoch with hardness where there is one."""
     task = small_log()
     training = {"batch_size": batch_size, "precision": "float64"}
     trainer = Trainer(recipe(training=training, **SCHEMES[scheme]), task.seen, task, Workers(), torch.device("cpu"))
-    batch = next(batches(task.seen, batch_size=batch_size, seed=0, epoch=0, workers=trainer.workers, device=trainer.device))
-    loss = trainer.step(batch)
-    return {"loss": loss, **{name: p.grad for name, p in trainer.encoder.named_parameters() if p.grad is not None}}
+    batch = next(batches(task.seen, batch_size=batch_size, seed=0, epoch=1, workers=trainer.workers, device=trainer.device))
+    loss = trainer.step(batch, learner)
+    module = trainer.learners[learner].module
+    return {"loss": loss, **{name: p.grad for name, p in module.named_parameters() if p.grad is not None}}
 
 
 def curve(scheme: str) -> dict[str, Any]:
@@ -83,7 +87,8 @@ def everything() -> dict[str, Any]:
     """All that is compared, in one start of processes."""
     return {
         "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
-        "fewer rows than workers": gradients("mixture", batch_size=2),
+        "fewer rows than workers": {scheme: gradients(scheme, batch_size=2) for scheme in FEWER},
+        "hardness": {rows: gradients("adv_infonce", batch_size=rows, learner="hardness") for rows in ROWS},
         "curves": {scheme: curve(scheme) for scheme in CURVES},
         "gathered": gathered(),
     }
@@ -113,9 +118,15 @@ def test_gradient_of_w_workers_is_that_of_one(scheme: str, alone: Any, together:
     same_gradients(alone["gradients"][scheme], [worker["gradients"][scheme] for worker in together])
 
 
-def test_a_batch_of_fewer_rows_than_workers(alone: Any, together: list[Any]) -> None:
+@pytest.mark.parametrize("scheme", FEWER)
+def test_a_batch_of_fewer_rows_than_workers(scheme: str, alone: Any, together: list[Any]) -> None:
     key = "fewer rows than workers"
-    same_gradients(alone[key], [worker[key] for worker in together])
+    same_gradients(alone[key][scheme], [worker[key][scheme] for worker in together])
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: Any, together: list[Any]) -> None:
+    same_gradients(alone["hardness"][rows], [worker["hardness"][rows] for worker in together])
 
 
 @pytest.mark.parametrize("scheme", CURVES)
