@@ -53,7 +53,7 @@ def mend(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Deletes checkpoints that nothing needs: what a killed worker or controller left behind, and the one that a run began with."""
+    """Deletes checkpoints that nothing needs: what a killed worker or controller left behind, and what a run began with."""
     listed = json.dumps(storage.read_json(run / LIST))
     for folder in run.glob("checkpoint_*"):
         if folder.is_dir() and folder.name not in listed:

@@ -59,7 +59,7 @@ def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:
     """
     about = storage.open_finished(ended, "run")
     began = Recipe.from_json((ended / "recipe.json").read_text(encoding="utf-8"))
-    tree = recipe.model_dump() | {"seed": began.seed}
+    tree: dict[str, Any] = {**recipe.model_dump(), "seed": began.seed}
     epochs, training = began.training.epochs, tree["training"]
     if parse({**tree, "training": {**training, "epochs": epochs}}).fingerprint() != began.fingerprint():
         raise InputError(f"--extend: {ended} is of another recipe, takes a run that differs in seed and training.epochs alone")
@@ -67,7 +67,9 @@ def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:
         raise InputError(f"training.epochs: got {recipe.training.epochs}, takes more than the {epochs} of the run to extend")
     every = began.training.validate_every
     if began.training.select_on != "none" and epochs % every:
-        raise InputError(f"--extend: {ended} ended at epoch {epochs}, takes one that ended at a multiple of validate_every, {every}")
+        raise InputError(
+            f"--extend: {ended} ended at epoch {epochs}, takes one that ended at a multiple of validate_every, {every}"
+        )
     stood = _checkpoints.last_position(ended)
     if about["epochs"] < epochs or stood["validations_since_best"] >= training["patience"]:
         raise InputError(f"--extend: {ended} ended for want of patience, takes a run that ended at its last epoch")

@@ -105,7 +105,10 @@ def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str
     last, begun = ray.train.get_checkpoint(), run / _checkpoints.BEGUN
     made_for = recipe
     if last is None and begun.is_dir():
-        last, made_for = ray.train.Checkpoint.from_directory(begun), Recipe.from_json((begun / "recipe.json").read_text(encoding="utf-8"))
+        last, made_for = (
+            ray.train.Checkpoint.from_directory(begun),
+            Recipe.from_json((begun / "recipe.json").read_text(encoding="utf-8")),
+        )
     if last is None:
         return trainer, fingerprint, []
     with last.as_directory() as folder:

@@ -26,7 +26,7 @@ NO_BENCHMARK_YET = (
 
 
 def trainings(recipe: str) -> int:
-    """How many of a recipe are planned: two for each seed under both protocols, one for each seed and system in a comparison."""
+    """How many of a recipe are planned: two for each seed under both protocols, one for each seed of a compared system."""
     total = 0
     for planned, seeds in PLANNED.items():
         benchmark, _, of = planned.partition(" ")

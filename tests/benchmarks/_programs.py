@@ -50,7 +50,12 @@ def _shorter(wanted: Recipe) -> Path | None:
         as_long = training.model_copy(update={"epochs": wanted.training.epochs})
         is_same = recipe.model_copy(update={"training": as_long}).fingerprint() == wanted.fingerprint()
         at_its_end = storage.read_json(run / storage.MANIFEST)["epochs"] == training.epochs
-        if is_same and at_its_end and training.epochs < wanted.training.epochs and not training.epochs % training.validate_every:
+        if (
+            is_same
+            and at_its_end
+            and training.epochs < wanted.training.epochs
+            and not training.epochs % training.validate_every
+        ):
             found.append((training.epochs, run))
     return max(found)[1] if found else None
 

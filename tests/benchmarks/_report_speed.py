@@ -39,9 +39,9 @@ def costs(result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield f"## What the recipes and the losses cost ({figures['threads']} threads)"
     yield ""
-    yield "Steps of each recipe in one process, validation not counted. Epochs are the recipe's limit, so hours are the most that"
-    yield "a training can take: most stop early, and comparisons change the limit, as they say. Trainings are those that all claims"
-    yield "ask for; what of them was not run stands last on this page."
+    yield "Steps of each recipe in one process, validation not counted. Epochs are the recipe's limit, so hours are the most a"
+    yield "training can take: most stop early, and comparisons change the limit, as they say. Trainings are those that all"
+    yield "claims ask for; what of them was not run stands last on this page."
     yield ""
     rows = [
         [

@@ -21,6 +21,7 @@ SECTIONS = {
     "startup": _report_speed.startup,
 }
 
+
 def main() -> None:
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     assert results, f"{RESULTS} holds no results"

@@ -45,7 +45,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 
 CURVES = ("mixture", "lightgcn", "adv_infonce")
-FEWER = ("mixture", "lightgcn", "adv_infonce", "simplex, attention")
+FEWER = ("mixture", "lightgcn", "adv_infonce")
 ROWS = (49, 2)
 
 
