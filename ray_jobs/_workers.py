@@ -32,6 +32,7 @@ from ray_jobs._tracking import TrackedRun, read_history, write_history
 
 PROGRESS = "progress.json"
 PROGRESS_SECONDS = 0.5
+REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
 
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
@@ -61,20 +62,22 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     board = _Board(run) if context.get_world_rank() == 0 else None
     if board is not None:
         write_history(run, history)  # a killed controller may have had no time to
-    reported = len(history)
+    reported, reported_at, is_due = len(history), time.monotonic(), False
     try:
         for progress in trainer.run():
             if progress.metrics is not None:
-                system = trainer.workers.gather_objects(sampler.read() if sampler else {})
-                metrics = {name: value for found in (progress.metrics, *system) for name, value in found.items()}
+                waited = time.monotonic() - reported_at
+                told = trainer.workers.gather_objects({"waited": waited, "system": sampler.read() if sampler else {}})
+                metrics = progress.metrics | {name: value for own in told for name, value in own["system"].items()}
                 history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": metrics})
+                is_due = progress.finished or told[0]["waited"] > REPORT_SECONDS  # by one clock: all report, or none
             if board is not None:
                 board.show(progress, recipe.training.epochs, trainer)
                 if progress.improved:
                     save_model(run / "model" / MODEL, trainer.encoder)
-            if progress.checkpoint_due:
+            if progress.checkpoint_due and (progress.metrics is None or is_due):
                 _report(trainer, history, reported, fingerprint, is_first=board is not None)
-                reported = len(history)
+                reported, reported_at = len(history), time.monotonic()
     except DivergedError:
         ray.train.report({"history": history[reported:]} if board is not None else {})
         raise
