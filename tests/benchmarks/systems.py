@@ -86,6 +86,13 @@ COMPARISONS = {
         (1, 2, 3),
         _against_infonce("yahoo_mf"),
     ),
+    "gowalla_lightgcn": Comparison(
+        "Gowalla, LightGCN: sampled softmax beside BPR and CCL",
+        "test",
+        (1, 2, 3),
+        tuple(System(label, f"gowalla_lightgcn_{loss}") for label, loss in (("SSM", "ssm"), ("BPR", "bpr"), ("CCL", "ccl"))),
+        ("training.epochs=30", "training.validate_every=5"),  # of 1,000 published for BPR: what is affordable
+    ),
     "gowalla_margins_10": _margins("gowalla", 700, 0.865, 10),
     "gowalla_margins_100": _margins("gowalla", 700, 0.865, 100),
 }
