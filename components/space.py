@@ -9,9 +9,9 @@ A space maps dotted keys of the recipe to distributions:
     loss.weights: {simplex: 3}                            numbers >= 0 whose sum is 1
     loss: {choice: [{name: ccl, margin: {uniform: [0.5, 0.95]}}, {name: bpr}]}
 
-An option of a choice may be a whole part with distributions inside: they are drawn only where it is chosen. A point is drawn by
-asking for one number after another (`draw`), so grid, random and Optuna's searchers all walk the same tree, and a point is drawn
-again from the answers alone.
+An option of a choice may be a whole part with distributions inside: they are drawn only where it is chosen. A point is drawn
+by asking for one number after another (`draw`), so grid, random and Optuna's searchers all walk the same tree, and a point is
+drawn again from the answers alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from components.errors import InputError
 
 KINDS = ("uniform", "loguniform", "int", "choice", "ordered", "simplex")
-TAKES = "takes one distribution: uniform, loguniform or int: [low, high], choice: [...], ordered: [low, high] with count, simplex: n"
+TAKES = "takes one of uniform, loguniform, int: [low, high], choice: [...], ordered: [low, high] with count, simplex: n"
 Answers = dict[str, float | int]
 
 
@@ -61,24 +61,31 @@ def grid(space: Mapping[str, Any]) -> Iterator[Answers]:
     Raises:
         InputError: a number is not whole.
     """
-    fixed: list[tuple[Question, int]] = []
+    answers: list[int] = []
     while True:
-        asked: list[tuple[Question, int]] = []
-
-        def ask(question: Question, asked: list[tuple[Question, int]] = asked) -> int:
-            if not question.is_whole:
-                raise InputError(f"search.space.{question.name}: a grid takes choice or int")
-            place = len(asked)
-            asked.append((question, fixed[place][1] if place < len(fixed) else int(question.low)))
-            return asked[-1][1]
-
-        draw(space, ask)
+        asked = _walk(space, answers)
         yield {question.name: answer for question, answer in asked}
         while asked and asked[-1][1] == asked[-1][0].high:
             asked.pop()
         if not asked:
             return
-        fixed = [*asked[:-1], (asked[-1][0], asked[-1][1] + 1)]
+        answers = [answer for _, answer in asked]
+        answers[-1] += 1
+
+
+def _walk(space: Mapping[str, Any], answers: list[int]) -> list[tuple[Question, int]]:
+    """What is asked where the first answers are these and every later one is the lowest."""
+    asked: list[tuple[Question, int]] = []
+
+    def ask(question: Question) -> int:
+        if not question.is_whole:
+            raise InputError(f"search.space.{question.name}: a grid takes choice or int")
+        place = len(asked)
+        asked.append((question, answers[place] if place < len(answers) else int(question.low)))
+        return asked[-1][1]
+
+    draw(space, ask)
+    return asked
 
 
 def apply(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def ascending(low: float, high: float, shares: list[float]) -> list[float]:
 
 
 def simplex(shares: list[float]) -> list[float]:
-    """Numbers >= 0 whose sum is 1, one more than shares: the gaps between ascending numbers; uniform shares give a uniform point."""
+    """Numbers >= 0 whose sum is 1, one more than shares: gaps between ascending ones; uniform shares give a uniform point."""
     edges = [0.0, *ascending(0.0, 1.0, shares), 1.0]
     return [right - left for left, right in itertools.pairwise(edges)]
 

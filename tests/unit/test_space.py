@@ -117,8 +117,8 @@ def test_uniform_shares_give_a_uniform_point_of_the_simplex() -> None:
 @pytest.mark.parametrize(
     ("key", "distribution", "message"),
     [
-        ("a", 3, "search.space.a: got 3, takes one distribution"),
-        ("a", {"normal": [0, 1]}, "search.space.a: got {'normal': [0, 1]}, takes one distribution"),
+        ("a", 3, "search.space.a: got 3, takes one of uniform"),
+        ("a", {"normal": [0, 1]}, "search.space.a: got {'normal': [0, 1]}, takes one of uniform"),
         ("a", {"uniform": [0, 1], "choice": [1, 2]}, "search.space.a: got {'uniform'"),
         ("a", {"uniform": [0, 1], "count": 2}, "search.space.a: got {'uniform'"),
         ("a", {"ordered": [0, 1]}, "search.space.a: got {'ordered'"),
