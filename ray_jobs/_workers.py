@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import ray.train
 import ray.train.torch
 import torch
@@ -21,7 +22,7 @@ from components.errors import DivergedError, InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
-from components.negatives import check_counts
+from components.negatives import check_counts, full_user
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -36,9 +37,18 @@ REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of mill
 
 
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
-    """The rows to fit on, and those to choose on, with what is masked there."""
+    """The rows to fit on, and those to choose on, with what is masked there.
+
+    Raises:
+        InputError: what the recipe asks for is not in them.
+    """
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
     check_counts(recipe.negatives, train.num_items)
+    if full := full_user(recipe.negatives, train):
+        (raw,) = pq.read_table(dataset / "users.parquet", filters=[("id", "==", full[1])])["raw"].to_pylist()
+        raise InputError(
+            f"negatives.{full[0]}: user {raw!r} has all {train.num_items} items in training, takes users with one left to draw"
+        )
     if recipe.training.select_on == "none":
         return train, None
     check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")

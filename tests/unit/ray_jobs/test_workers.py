@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.train import Checkpoint
 
 from components.data import interactions
 from components.errors import DivergedError, InputError
@@ -32,6 +35,26 @@ def test_more_candidates_than_the_training_log_has_items(monkeypatch: pytest.Mon
         opened(count=41)
 
 
+def test_a_user_who_has_every_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said by the source's id, whichever of a recipe's sources needs another item; a pool only masks."""
+    train = interactions.Interactions.of([0, 0, 1, 1, 1], [0, 1, 1, 0, 1], 2, 2)
+    monkeypatch.setattr(interactions, "load", lambda *_: train)
+    pq.write_table(pa.table({"id": [0, 1], "raw": ["all of it", "twice"]}), tmp_path / "users.parquet")
+
+    def open_with(**source: Any) -> None:
+        negatives = [{"name": "in_batch"}, {"name": "uniform", "count": 1, **source}]
+        _workers.open_data(recipe(negatives=negatives, training={"select_on": "none"}), tmp_path)
+
+    open_with(per="batch")
+    open_with(per="row", exclude="nothing")
+    with pytest.raises(
+        InputError, match=r"^negatives\.1: user 'all of it' has all 2 items in training, takes users with one left"
+    ):
+        open_with(per="row")
+    train = interactions.Interactions.of([0, 0, 0, 1], [0, 1, 1, 2], 2, 3)  # three rows, of two items out of three
+    open_with(per="row")
+
+
 class Told:
     """In the place of ray.train.report: it keeps what was reported, checkpoints with it."""
 
@@ -40,10 +63,11 @@ class Told:
         self.checkpoints: list[Path | None] = []
         self._folder = folder
 
-    def __call__(self, metrics: dict[str, Any], checkpoint: Any) -> None:
+    def __call__(self, metrics: dict[str, Any], checkpoint: Checkpoint | None) -> None:
         self.epochs.append([entry["step"] for entry in metrics["history"]])
-        kept = None if checkpoint is None else self._folder / f"{len(self.checkpoints)}"
-        if kept is not None:
+        kept = None
+        if checkpoint is not None:
+            kept = self._folder / f"{len(self.checkpoints)}"
             shutil.copytree(checkpoint.path, kept)
         self.checkpoints.append(kept)
 
