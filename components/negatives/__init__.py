@@ -20,7 +20,6 @@ from torch import Tensor
 from components.data.interactions import Interactions
 from components.errors import InputError
 
-
 UNSEEN = ("row", "seen")  # (per, exclude) of sources that draw from what a user does not have
 
 
