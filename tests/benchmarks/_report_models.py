@@ -149,9 +149,9 @@ def systems(result: Result) -> Iterator[str]:
         yield "are in truth about 85 % with three seeds and 88 % with five, where runs differ by their seeds alone."
     if any(run["told"] for system in figures["systems"] for run in system["runs"]):
         yield ""
-        yield "KL, and the share of held-out positives (those that the epoch is chosen on) that hardness takes for false"
-        yield "negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more, hence the"
-        yield "rate of items at random beside it."
+        yield "KL, and the share of held-out positives (those that the epoch is chosen on) that hardness takes for"
+        yield "false negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more,"
+        yield "hence the rate of items at random beside it."
     if figures["comparison"].endswith("_passes"):
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
 

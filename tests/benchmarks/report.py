@@ -28,8 +28,8 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command as it was",
-        "at its commit, date, machine and seeds. A quick look is not here: only what was kept.",
+        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command as it",
+        "was at its commit, date, machine and seeds. A quick look is not here: only what was kept.",
     ]
     for benchmark, section in SECTIONS.items():
         for result in (each for each in results.values() if each["benchmark"] == benchmark):
