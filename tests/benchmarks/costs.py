@@ -86,10 +86,12 @@ def _log(recipe: str) -> str:
 
 
 def _seconds_per_pass(trainer: Trainer) -> dict[str, float]:
-    """Of each learner, over all rows."""
+    """Of each learner that has a pass, over all rows."""
+    training = trainer.recipe.training
+    active = {learner for epoch in range(training.epochs) for learner in trainer.objective.passes(epoch)}
     trainer.position.epoch = 100  # where an adversary has begun
-    steps = steps_per_epoch(len(trainer.train), trainer.recipe.training.batch_size, trainer.objective.positives)
-    return {learner: _seconds(trainer, learner) * steps for learner in trainer.learners}
+    steps = steps_per_epoch(len(trainer.train), training.batch_size, trainer.objective.positives)
+    return {learner: _seconds(trainer, learner) * steps for learner in active}
 
 
 def _seconds(trainer: Trainer, learner: str) -> float:
