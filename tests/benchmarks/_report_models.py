@@ -153,6 +153,8 @@ def systems(result: Result) -> Iterator[str]:
         yield "false negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more,"
         yield "hence the rate of items at random beside it."
     if figures["comparison"].endswith("_passes"):
+        yield ""
+        yield "Bars are standard deviations over seeds."
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
 
 
@@ -161,23 +163,33 @@ def _passes(figures: dict[str, Any]) -> Path:
     path = RESULTS / f"systems_{figures['comparison']}_curve.png"
     systems = figures["systems"]
     passes = [int(system["label"].split()[0]) for system in systems]
-    curves = {
-        "recall@20 on test": [list(system["metrics"]["recall@20"]["by_seed"].values()) for system in systems],
-        "ndcg@20 on test": [list(system["metrics"]["ndcg@20"]["by_seed"].values()) for system in systems],
-        "recall@20 on validation": [[run["validation"] for run in system["runs"]] for system in systems],
-        "false negatives found (share)": [
-            [run["told"]["false_negative_rate"] for run in system["runs"] if run["told"]] for system in systems
-        ],
+    by_seed = {m: [list(system["metrics"][m]["by_seed"].values()) for system in systems] for m in ("recall@20", "ndcg@20")}
+
+    def told(name: str) -> list[list[float]]:
+        return [[run["told"][name] for run in system["runs"] if run["told"]] for system in systems]
+
+    panels = {
+        "recall@20 on test": {"": by_seed["recall@20"]},
+        "ndcg@20 on test": {"": by_seed["ndcg@20"]},
+        "recall@20 on validation": {"": [[run["validation"] for run in system["runs"]] for system in systems]},
+        "taken for false negatives (share)": {
+            "held-out positives": told("false_negative_rate"),
+            "items at random": told("false_negative_rate_shuffled"),
+        },
     }
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(9.6, 6.0), layout="constrained")
-        for axes, (name, values), colour in zip(figure.subplots(2, 2).flat, curves.items(), plots.COLOURS, strict=False):
-            known = [(n, each) for n, each in zip(passes, values, strict=True) if each]
-            means = [statistics.fmean(each) for _, each in known]
-            deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for _, each in known]
-            axes.errorbar([n for n, _ in known], means, deviations, marker="o", capsize=3, color=colour)
-            seeds = min(map(len, (each for _, each in known)), default=0)
-            axes.set_title(name if seeds == len(systems[0]["runs"]) else f"{name}, {seeds} seeds or more")
+        grid = figure.subplots(2, 2, sharex=True)
+        for axes, (name, curves) in zip(grid.flat, panels.items(), strict=True):
+            for (label, values), colour in zip(curves.items(), plots.COLOURS, strict=False):
+                known = [(n, each) for n, each in zip(passes, values, strict=True) if each]
+                means = [statistics.fmean(each) for _, each in known]
+                deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for _, each in known]
+                axes.errorbar([n for n, _ in known], means, deviations, marker="o", capsize=3, color=colour, label=label)
+            axes.set_title(name)
+            if len(curves) > 1:
+                axes.legend(loc="upper left")
+        for axes in grid[-1]:
             axes.set_xlabel("adversarial passes at most")
         figure.suptitle(figures["title"], x=0.012, ha="left", fontsize=13, fontweight="bold")
         figure.savefig(path)
