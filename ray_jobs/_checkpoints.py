@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components import storage
+from components.errors import InputError
 from components.training import checkpoint
 
 LIST = "checkpoint_manager_snapshot.json"
@@ -37,7 +38,10 @@ def last_position(finished: Path) -> dict[str, Any]:
 
 
 def _last(finished: Path) -> Path:
-    return max(finished.glob("checkpoint_2*"))
+    found = max(finished.glob("checkpoint_2*"), default=None)
+    if found is None:
+        raise InputError(f"--extend: {finished} has no checkpoint left, takes a run that has one")
+    return found
 
 
 def mend(run: Path) -> None:

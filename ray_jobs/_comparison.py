@@ -195,17 +195,11 @@ def _describe(group: Sequence[Run]) -> dict[str, Any]:
 
 
 def _cost(run: Run) -> dict[str, float | None]:
-    """Of a run: epochs trained, the one chosen (from 1), median seconds of an epoch, and of all with their validations.
-
-    An epoch's seconds are those from the one before it, less its validation: so not known of a single epoch, and neither
-    starting nor waiting for a restart counts.
-    """
+    """Of a run: epochs trained, the one chosen (from 1), median seconds of an epoch, and of all with their validations."""
     history = _tracking.read_history(run.folder)
     checks = [entry["metrics"].get("validation_seconds", 0.0) for entry in history]
-    ends = [entry["time"] for entry in history]
-    gaps = [end - before - check for before, end, check in zip(ends, ends[1:], checks[1:], strict=False)]
     epochs = run.manifest["epochs"]
-    each = statistics.median(gaps) if gaps else None
+    each = _tracking.seconds_per_epoch(history)
     total = None if each is None else each * epochs + sum(checks)
     return {"epochs": epochs, "best_epoch": run.manifest["best_epoch"] + 1, "seconds_per_epoch": each, "seconds": total}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -213,6 +215,16 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def seconds_per_epoch(history: list[dict[str, Any]]) -> float | None:
+    """The median of what an epoch took, less its validation: from the end of the one before, so not known of a single one.
+
+    Neither starting nor waiting for a restart counts.
+    """
+    pairs = itertools.pairwise(history)
+    gaps = [after["time"] - before["time"] - after["metrics"].get("validation_seconds", 0.0) for before, after in pairs]
+    return statistics.median(gaps) if gaps else None
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import ray.train
 import ray.train.torch
 import torch
@@ -21,7 +22,7 @@ from components.errors import DivergedError, InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
-from components.negatives import check_counts
+from components.negatives import check_counts, full_user
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -36,9 +37,18 @@ REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of mill
 
 
 def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions, Task | None]:
-    """The rows to fit on, and those to choose on, with what is masked there."""
+    """The rows to fit on, and those to choose on, with what is masked there.
+
+    Raises:
+        InputError: what the recipe asks for is not in them.
+    """
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
     check_counts(recipe.negatives, train.num_items)
+    if full := full_user(recipe.negatives, train):
+        (raw,) = pq.read_table(dataset / "users.parquet", filters=[("id", "==", full[1])])["raw"].to_pylist()
+        raise InputError(
+            f"negatives.{full[0]}: user {raw!r} has all {train.num_items} items in training, takes users with one left to draw"
+        )
     if recipe.training.select_on == "none":
         return train, None
     check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")
@@ -62,25 +72,66 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     board = _Board(run) if context.get_world_rank() == 0 else None
     if board is not None:
         write_history(run, history)  # a killed controller may have had no time to
-    reported, reported_at, is_due = len(history), time.monotonic(), False
+    _follow(trainer, Reports(trainer, fingerprint, history), sampler, board)
+
+
+def _follow(trainer: Trainer, reports: Reports, sampler: SystemSampler | None, board: _Board | None) -> None:
     try:
         for progress in trainer.run():
             if progress.metrics is not None:
-                waited = time.monotonic() - reported_at
-                told = trainer.workers.gather_objects({"waited": waited, "system": sampler.read() if sampler else {}})
-                metrics = progress.metrics | {name: value for own in told for name, value in own["system"].items()}
-                history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": metrics})
-                is_due = progress.finished or told[0]["waited"] > REPORT_SECONDS  # by one clock: all report, or none
+                reports.add_epoch(progress, sampler.read() if sampler else {})
             if board is not None:
-                board.show(progress, recipe.training.epochs, trainer)
-                if progress.improved:
-                    save_model(run / "model" / MODEL, trainer.encoder)
-            if progress.checkpoint_due and (progress.metrics is None or is_due):
-                _report(trainer, history, reported, fingerprint, is_first=board is not None)
-                reported, reported_at = len(history), time.monotonic()
+                board.show(progress, trainer)
+            if progress.checkpoint_due:
+                reports.add_checkpoint(progress)
     except DivergedError:
-        ray.train.report({"history": history[reported:]} if board is not None else {})
+        reports.send()
         raise
+
+
+class Reports:
+    """What Train hears of: epochs and checkpoints, at the end of an epoch every REPORT_SECONDS at most, from all workers alike.
+
+    The checkpoint of an epoch that is not told yet waits with the first worker: an end by an error tells it too.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        fingerprint: str,
+        history: list[dict[str, Any]],
+        report: Callable[..., None] = ray.train.report,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._trainer, self._fingerprint, self._history = trainer, fingerprint, history
+        self._report, self._clock = report, clock
+        self._is_first = trainer.workers.rank == 0
+        self._folder = tempfile.TemporaryDirectory()
+        self._sent, self._sent_at = len(history), clock()
+        self._is_due = self._has_checkpoint = False
+
+    def add_epoch(self, progress: Progress, system: dict[str, float]) -> None:
+        """Of all nodes: each that is sampled gives what its system does."""
+        assert progress.metrics is not None, "an epoch has metrics"
+        told = self._trainer.workers.gather_objects({"waited": self._clock() - self._sent_at, "system": system})
+        metrics = progress.metrics | {name: value for own in told for name, value in own["system"].items()}
+        self._history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": metrics})
+        self._is_due = progress.finished or told[0]["waited"] > REPORT_SECONDS  # by one clock: all report, or none
+
+    def add_checkpoint(self, progress: Progress) -> None:
+        if self._is_first:
+            self._trainer.save(Path(self._folder.name), self._fingerprint)
+            write_history(Path(self._folder.name), self._history)
+            self._has_checkpoint = True
+        if progress.metrics is None or self._is_due:
+            self.send()
+
+    def send(self) -> None:
+        """By every worker, or by none."""
+        metrics = {"history": self._history[self._sent :]} if self._is_first else {}
+        checkpoint = ray.train.Checkpoint.from_directory(self._folder.name) if self._has_checkpoint else None
+        self._report(metrics, checkpoint=checkpoint)
+        self._sent, self._sent_at, self._has_checkpoint = len(self._history), self._clock(), False
 
 
 def _start(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
@@ -119,18 +170,8 @@ def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str
         return trainer, fingerprint, read_history(Path(folder))
 
 
-def _report(trainer: Trainer, history: list[dict[str, Any]], reported: int, fingerprint: str, is_first: bool) -> None:
-    if not is_first:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.save(Path(folder), fingerprint)
-        write_history(Path(folder), history)
-        ray.train.report({"history": history[reported:]}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
 class _Board:
-    """Where training stands, in a small file of the run's folder that the driver (or a person) reads."""
+    """In the run's folder: the best weights, and where training stands, a small file that the driver (or a person) reads."""
 
     def __init__(self, run: Path) -> None:
         (run / "model").mkdir(exist_ok=True)  # there already where a run is resumed or extended
@@ -139,7 +180,9 @@ class _Board:
         self._first_step: float | None = None
         self._loss: float | None = None
 
-    def show(self, progress: Progress, epochs: int, trainer: Trainer) -> None:
+    def show(self, progress: Progress, trainer: Trainer) -> None:
+        if progress.improved:
+            save_model(self._path.parent / "model" / MODEL, trainer.encoder)
         now = time.time()
         self._first_step = self._first_step or now
         if progress.metrics is not None:
@@ -149,7 +192,7 @@ class _Board:
         self._shown = now
         state = {
             "epoch": progress.epoch,
-            "epochs": epochs,
+            "epochs": trainer.recipe.training.epochs,
             "done": trainer.position.epoch,  # whole epochs
             "step": progress.step,
             "steps": progress.steps,

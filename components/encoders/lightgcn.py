@@ -32,7 +32,8 @@ class LightGCN(nn.Module):
 
     Shapes: tables [num_users, dim] and [num_items, dim].
     Source: He et al. 2020, arXiv 2002.02126, eq. 3 to 8; switches: Wu et al. 2024, arXiv 2201.02327 (side, exponents).
-    Differs: a repeated row is one edge.
+    Differs: a repeated row is one edge. Where `side` is one of them, its mean is over K + 1 layers too (the SSM code has their
+    sum), which no cosine and no ranking sees.
     """
 
     def __init__(

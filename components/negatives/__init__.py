@@ -14,9 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from components.data.interactions import Interactions
 from components.errors import InputError
+
+UNSEEN = ("row", "seen")  # (per, exclude) of sources that draw from what a user does not have
 
 
 class Candidates(NamedTuple):
@@ -32,3 +36,14 @@ def check_counts(specs: Iterable[dict[str, Any]], items: int) -> None:
     for n, spec in enumerate(specs):
         if spec.get("count", 0) > items:
             raise InputError(f"negatives.{n}.count: got {spec['count']}, takes at most {items}, the number of items")
+
+
+def full_user(specs: Iterable[dict[str, Any]], train: Interactions) -> tuple[int, int] | None:
+    """The first source that draws from what a user does not have, and a user who has every item: None if they never meet."""
+    drawing = [n for n, spec in enumerate(specs) if (spec.get("per"), spec.get("exclude")) == UNSEEN]
+    if not drawing:
+        return None
+    for user in np.flatnonzero(np.diff(train.offsets) >= train.num_items).tolist():  # the log may have repeats
+        if len(np.unique(train.items_of(user))) == train.num_items:
+            return drawing[0], user
+    return None

@@ -36,6 +36,8 @@ def false_negatives(users_UW: Tensor, items_IW: Tensor, train: Interactions, hel
     upper and of the lower five popularity groups, where there are any.
 
     Source: Zhang et al. 2023, arXiv 2310.18700, section on false negatives.
+    Differs: the paper takes positives of the test; here they are those that the epoch is chosen on, so that training sees no
+    test. On a biased log they are biased as it is.
     """
     popular_I = metrics.groups(train.item_degrees(), GROUPS) > GROUPS // 2
     random = np.random.default_rng(0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 from components import config, storage
 from components.config import Recipe
+from components.errors import InputError
+from ray_jobs import _training
 from tests.benchmarks import _common
 
 ROOT = Path(__file__).parents[2]
@@ -43,21 +46,12 @@ def _finished(wanted: Recipe) -> list[Path]:
 
 
 def _shorter(wanted: Recipe) -> Path | None:
-    """The longest finished run of this recipe with fewer epochs, if it can be extended."""
-    found = []
-    for run, recipe in _runs(wanted):
-        training = recipe.training
-        as_long = training.model_copy(update={"epochs": wanted.training.epochs})
-        is_same = recipe.model_copy(update={"training": as_long}).fingerprint() == wanted.fingerprint()
-        at_its_end = storage.read_json(run / storage.MANIFEST)["epochs"] == training.epochs
-        if (
-            is_same
-            and at_its_end
-            and training.epochs < wanted.training.epochs
-            and not training.epochs % training.validate_every
-        ):
-            found.append((training.epochs, run))
-    return max(found)[1] if found else None
+    """The longest finished run of this recipe with fewer epochs, if there is one that can be extended."""
+    for run, recipe in sorted(_runs(wanted), key=lambda known: -known[1].training.epochs):
+        with contextlib.suppress(InputError):
+            if recipe.seed == wanted.seed and _training.extend(wanted, run):
+                return run
+    return None
 
 
 def _runs(wanted: Recipe) -> list[tuple[Path, Recipe]]:

@@ -13,7 +13,6 @@ Finished runs of the same recipe and seed on the storage path are taken as they 
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import sys
 from pathlib import Path
@@ -24,14 +23,21 @@ from ray_jobs import _tracking
 from tests.benchmarks import _common, _programs
 
 METRICS = ("recall@20", "ndcg@20")
-SL_MF = "MF + softmax loss, cosine, 800 uniform negatives per row, dropout; log of junkangwu/BSL, best epoch on test"
-SL_GCN = "LightGCN + softmax loss, in-batch; log of junkangwu/BSL, best epoch on test"
-BSL_GCN = "LightGCN + BSL, in-batch; log of junkangwu/BSL, best epoch on test"
+LOG = "; log of junkangwu/BSL, best epoch on test"
+SL_MF = "MF + softmax loss, cosine, 800 uniform negatives per row, dropout" + LOG
+BSL_MF = "MF + BSL, cosine, 800 uniform negatives per row, dropout" + LOG
+SL_GCN = "LightGCN + softmax loss without the positive in its denominator, in-batch, 1 hop" + LOG
+SL_GCN_3 = (
+    "LightGCN + softmax loss without the positive in its denominator, in-batch, 3 hops, temperature .15, batch 1024" + LOG
+)
+BSL_GCN = "LightGCN + BSL, in-batch" + LOG
 PUBLISHED = {
-    "gowalla_mf_ssm": (0.1759, 0.1395, SL_MF),
-    "yelp2018_mf_ssm": (0.0721, 0.0592, SL_MF),
-    "gowalla_lightgcn_ssm": (0.1874, 0.1571, SL_GCN),
-    "yelp2018_lightgcn_ssm": (0.0736, 0.0612, SL_GCN),
+    **dict.fromkeys(("gowalla_mf_ssm", "gowalla_mf_sl_800"), (0.1759, 0.1395, SL_MF)),
+    **dict.fromkeys(("yelp2018_mf_ssm", "yelp2018_mf_sl_800"), (0.0721, 0.0592, SL_MF)),
+    **dict.fromkeys(("gowalla_mf_bsl", "gowalla_mf_bsl_800"), (0.1882, 0.1584, BSL_MF)),
+    **dict.fromkeys(("yelp2018_mf_bsl", "yelp2018_mf_bsl_800"), (0.0725, 0.0599, BSL_MF)),
+    **dict.fromkeys(("gowalla_lightgcn_ssm", "gowalla_lightgcn_sl"), (0.1874, 0.1571, SL_GCN)),
+    **dict.fromkeys(("yelp2018_lightgcn_ssm", "yelp2018_lightgcn_sl"), (0.0736, 0.0612, SL_GCN_3)),
     "gowalla_lightgcn_bsl": (0.1892, 0.1590, BSL_GCN),
     "yelp2018_lightgcn_bsl": (0.0744, 0.0617, BSL_GCN),
 }
@@ -85,16 +91,10 @@ def _of_seed(path: Path, changes: list[str], seed: int) -> dict[str, Any]:
         "h_validation_recall@20": about["h"]["best_value"],
         "curve_p": {step: tested[step]["test_recall@20"] for step in sorted(tested) if "test_recall@20" in tested[step]},
         "p": {**{name: evaluated["metrics"]["model"][name] for name in METRICS}, "epochs": epochs["p"]},
-        "seconds_per_epoch": statistics.median(_seconds(history)),
+        "seconds_per_epoch": _tracking.seconds_per_epoch(history),
         "groups_p": storage.read_json(published / "evaluation" / "test" / "groups.json")["recall_contributions"]["model"]["20"],
         "most_popular": {name: evaluated["metrics"]["most popular"][name] for name in METRICS},
     }
-
-
-def _seconds(history: list[dict[str, Any]]) -> list[float]:
-    """From the end of an epoch to that of the next, what looking at the test split took left out."""
-    pairs = itertools.pairwise(history)
-    return [b["time"] - a["time"] - b["metrics"].get("validation_seconds", 0.0) for a, b in pairs] or [0.0]
 
 
 def _trained_at(run: Path) -> str:

@@ -3,8 +3,9 @@
 python -m tests.benchmarks.costs [--quick] [--keep] [--threads N]
 
 Every recipe on a real log takes 15 steps of its own batch in this process (of each learner, where there are two), validation
-not counted. Then a step of each loss for 2,048 rows against a pool of 64 to 8,192 items, d 64: its time, and the most memory
-that a process of its own took beyond what it had before. Needs HARDNEG_DATA.
+not counted; then what is planned (_plan.py) is priced by its own changes. Then a step of each loss for 2,048 rows against a
+pool of 64 to 8,192 items, d 64: its time, and the most memory that a process of its own took beyond what it had before. Needs
+HARDNEG_DATA.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from components.training.batches import batches, steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from tests.benchmarks import _common, _logs
+from tests.benchmarks._plan import PLANNED
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 LOSSES = ("sampled_softmax", "bsl", "bpr", "bce", "ccl", "multi_margin")
@@ -40,12 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     logs = {name: _logs.read(name, "train") for name in (("coat", "gowalla") if arguments.quick else _logs.FILES)}
-    recipes = {}
-    for path in sorted(RECIPES.glob("*.yaml")):
-        log = path.stem.partition("_")[0]
-        if log in logs:
-            recipes[path.stem] = _of_recipe(path, logs[log])
-            _common.say(f"{path.stem}: {recipes[path.stem]['seconds_per_epoch']:.2f} s an epoch")
+    known: dict[tuple[str, ...], dict[str, float]] = {}
+
+    def priced(recipe: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What a training takes at most; steps are measured once for all lengths of it."""
+        settings = config.load(RECIPES / f"{recipe}.yaml", changes)
+        trainer = Trainer(settings, logs[_log(recipe)], None, Workers(), torch.device("cpu"))
+        what = (recipe, *(change for change in changes if not change.startswith("training.")))
+        if what not in known:
+            known[what] = _seconds_per_pass(trainer)
+            _common.say(f"{' '.join(what)}: {known[what]['model']:.2f} s an epoch")
+        epochs, seconds = settings.training.epochs, known[what]
+        passes = sum(len(trainer.objective.passes(epoch)) - 1 for epoch in range(epochs))
+        return {
+            "seconds_per_epoch": seconds["model"],
+            "seconds_per_adversarial_pass": seconds.get("hardness"),
+            "epochs": epochs,
+            "hours": (seconds["model"] * epochs + seconds.get("hardness", 0.0) * passes) / 3600,
+        }
+
+    recipes = {path.stem: priced(path.stem) for path in sorted(RECIPES.glob("*.yaml")) if _log(path.stem) in logs}
+    plan = {
+        name: {
+            "trainings": planned.seeds * len(planned.trainings),
+            "hours": planned.seeds * sum(priced(*training)["hours"] for training in planned.trainings),
+        }
+        for name, planned in PLANNED.items()
+        if _log(planned.trainings[0][0]) in logs
+    }
     losses = {}
     for loss in LOSSES:
         losses[loss] = {count: _apart(loss, count, arguments.threads) for count in (COUNTS[::5] if arguments.quick else COUNTS)}
@@ -53,23 +77,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "variant": f"{arguments.threads}_threads",
         "seeds": [1],
-        "figures": {"threads": arguments.threads, "recipes": recipes, "losses": losses},
+        "figures": {"threads": arguments.threads, "recipes": recipes, "plan": plan, "losses": losses},
     }
 
 
-def _of_recipe(path: Path, train: Interactions) -> dict[str, Any]:
-    recipe = config.load(path)
-    trainer = Trainer(recipe, train, None, Workers(), torch.device("cpu"))
+def _log(recipe: str) -> str:
+    return recipe.partition("_")[0]
+
+
+def _seconds_per_pass(trainer: Trainer) -> dict[str, float]:
+    """Of each learner that has a pass, over all rows."""
+    training = trainer.recipe.training
+    active = {learner for epoch in range(training.epochs) for learner in trainer.objective.passes(epoch)}
     trainer.position.epoch = 100  # where an adversary has begun
-    steps = steps_per_epoch(len(train), recipe.training.batch_size, trainer.objective.positives)
-    each = {learner: _seconds(trainer, learner) for learner in trainer.learners}
-    seconds = {learner: value * steps for learner, value in each.items()}
-    return {
-        "seconds_per_epoch": seconds["model"],
-        "seconds_per_adversarial_pass": seconds.get("hardness"),
-        "epochs": recipe.training.epochs,
-        "hours_per_seed": seconds["model"] * recipe.training.epochs / 3600,
-    }
+    steps = steps_per_epoch(len(trainer.train), training.batch_size, trainer.objective.positives)
+    return {learner: _seconds(trainer, learner) * steps for learner in active}
 
 
 def _seconds(trainer: Trainer, learner: str) -> float:

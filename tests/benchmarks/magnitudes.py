@@ -42,8 +42,16 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+EPOCHS = 12
+
+
+def changes(model: str) -> tuple[str, ...]:
+    """Of the recipe: one of MODELS, trained for as many epochs, without a choice."""
+    return (*(f"encoder.{key}={value}" for key, value in MODELS[model].items()), f"training.epochs={EPOCHS}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
 
 

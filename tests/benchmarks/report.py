@@ -28,8 +28,8 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command, commit,",
-        "date, machine and seeds. A quick look is not here: only what was kept.",
+        "Made by `python -m tests.benchmarks.report` from `tests/benchmarks/results/`; each section names its command as it",
+        "was at its commit, date, machine and seeds. A quick look is not here: only what was kept.",
     ]
     for benchmark, section in SECTIONS.items():
         for result in (each for each in results.values() if each["benchmark"] == benchmark):
@@ -45,12 +45,15 @@ def _provenance(result: Result) -> str:
 
 def _not_run(results: dict[str, Result]) -> Iterator[str]:
     """What is planned and has fewer seeds, or none."""
-    for planned, seeds in PLANNED.items():
+    for planned, (seeds, _) in PLANNED.items():
         kept = results.get(planned.replace(" ", "_"))
         done = len(kept["seeds"]) if kept else 0
         if done < seeds:
             numbers = " ".join(str(seed) for seed in range(1, seeds + 1))
             yield f"- {done} of {seeds} seeds: `python -m tests.benchmarks.{planned} --seeds {numbers} --keep`"
+    speed = [result for name, result in results.items() if name.startswith("lightgcn")]
+    if not any("to_recall" in result["figures"] for result in speed):
+        yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
 

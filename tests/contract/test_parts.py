@@ -65,9 +65,10 @@ def scores(rows: int, columns: int, dtype: torch.dtype = torch.float64) -> tuple
 
 @of(LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_loss_is_finite_at_the_lowest_temperatures(spec: Spec, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("temperature", [0.01, 1e-4])
+def test_a_loss_is_finite_at_the_lowest_temperatures(spec: Spec, temperature: float, dtype: torch.dtype) -> None:
     loss = catalog.build("loss", spec)
-    loss.temperature = 0.01
+    loss.temperature = temperature
     positive_B, scores_BT = scores(8, 20, dtype)
     scores_BT.requires_grad_()
     value_B = fold(loss, positive_B, scores_BT)

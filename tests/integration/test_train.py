@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -208,7 +209,7 @@ def test_resuming_what_was_never_started_or_from_another_recipe_is_refused(given
         _training.resume(given, tmp_path)
 
 
-def test_an_extended_run_is_the_longer_run(given: Recipe, calm: Path, dataset: Path) -> None:
+def test_an_extended_run_is_the_longer_run(given: Recipe, calm: Path, dataset: Path, tmp_path: Path) -> None:
     def shorter(**training: Any) -> Recipe:
         return given.model_copy(update={"training": given.training.model_copy(update=training)})
 
@@ -223,9 +224,19 @@ def test_an_extended_run_is_the_longer_run(given: Recipe, calm: Path, dataset: P
     assert len(_tracking.read_history(short)) == 3, "what was extended is as it was"
     with pytest.raises(InputError, match=r"^training\.epochs: got 8, takes more than the 8 of the run to extend$"):
         _training.extend(given, calm)
-    with pytest.raises(InputError, match=f"--extend: {short} ended for want of patience"):
-        storage.write_json(short / storage.MANIFEST, {**storage.open_finished(short, "run"), "epochs": 2})
-        _training.extend(given, short)
+    forged = shutil.copytree(short, tmp_path / "forged")
+    storage.write_text(forged / "recipe.json", shorter(epochs=3, validate_every=2).to_json())
+    with pytest.raises(InputError, match=f"--extend: {forged} ended at epoch 3, takes one that ended at a multiple of .*, 2$"):
+        _training.extend(shorter(epochs=8, validate_every=2), forged)
+    storage.write_text(forged / "recipe.json", shorter(epochs=3).to_json())
+    (position,) = forged.glob("checkpoint_2*/position.json")
+    saved = storage.read_json(position)
+    storage.write_json(position, {**saved, "position": {**saved["position"], "validations_since_best": 100}})
+    with pytest.raises(InputError, match=f"--extend: {forged} ended for want of patience"):
+        _training.extend(given, forged)
+    shutil.rmtree(position.parent)
+    with pytest.raises(InputError, match=f"--extend: {forged} has no checkpoint left"):
+        _training.extend(given, forged)
     with pytest.raises(InputError, match=f"--extend: {short} is of another recipe"):
         _training.extend(shorter(batch_size=300), short)
 

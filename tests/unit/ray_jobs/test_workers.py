@@ -1,14 +1,24 @@
-"""What the driver of a training finds in its data before any worker starts."""
+"""What a training finds in its data before any worker starts; what its workers report, however it ends."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from ray.train import Checkpoint
 
 from components.data import interactions
-from components.errors import InputError
-from ray_jobs import _workers
+from components.errors import DivergedError, InputError
+from components.training.batches import Batch
+from components.training.collectives import Workers
+from components.training.loop import Trainer
+from ray_jobs import _tracking, _workers
 from tests.worlds import recipe, small_log
 
 
@@ -23,3 +33,93 @@ def test_more_candidates_than_the_training_log_has_items(monkeypatch: pytest.Mon
     assert opened(count=train.num_items) is train
     with pytest.raises(InputError, match=r"^negatives\.1\.count: got 41, takes at most 40, the number of items$"):
         opened(count=41)
+
+
+def test_a_user_who_has_every_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said by the source's id, whichever of a recipe's sources needs another item; a pool only masks."""
+    train = interactions.Interactions.of([0, 0, 1, 1, 1], [0, 1, 1, 0, 1], 2, 2)
+    monkeypatch.setattr(interactions, "load", lambda *_: train)
+    pq.write_table(pa.table({"id": [0, 1], "raw": ["all of it", "twice"]}), tmp_path / "users.parquet")
+
+    def open_with(**source: Any) -> None:
+        negatives = [{"name": "in_batch"}, {"name": "uniform", "count": 1, **source}]
+        _workers.open_data(recipe(negatives=negatives, training={"select_on": "none"}), tmp_path)
+
+    open_with(per="batch")
+    open_with(per="row", exclude="nothing")
+    with pytest.raises(
+        InputError, match=r"^negatives\.1: user 'all of it' has all 2 items in training, takes users with one left"
+    ):
+        open_with(per="row")
+    train = interactions.Interactions.of([0, 0, 0, 1], [0, 1, 1, 2], 2, 3)  # three rows, of two items out of three
+    open_with(per="row")
+
+
+class Told:
+    """In the place of ray.train.report: it keeps what was reported, checkpoints with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.epochs: list[list[int]] = []
+        self.checkpoints: list[Path | None] = []
+        self._folder = folder
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+        self.epochs.append([entry["step"] for entry in metrics["history"]])
+        kept = None
+        if checkpoint is not None:
+            kept = self._folder / f"{len(self.checkpoints)}"
+            shutil.copytree(checkpoint.path, kept)
+        self.checkpoints.append(kept)
+
+
+def follow(folder: Path, seconds_per_look: float, fails_in_epoch: int | None = None, **training: Any) -> tuple[Told, Trainer]:
+    """A training of six epochs, and what was told of it; a clock that goes on by so much with each look at it."""
+    task = small_log()
+    settings = {"batch_size": 100, "epochs": 6, "precision": "float64", **training}
+    trainer = Trainer(recipe(training=settings), task.seen, task, Workers(), torch.device("cpu"))
+    step = trainer.step
+
+    def failing(batch: Batch, learner: str = "model") -> torch.Tensor:
+        return step(batch, learner) * (torch.nan if trainer.position.epoch == fails_in_epoch else 1)
+
+    trainer.step = failing
+    told = Told(folder)
+    reports = _workers.Reports(trainer, "dataset", [], told, clock=itertools.count(0, seconds_per_look).__next__)
+    if fails_in_epoch is None:
+        _workers._follow(trainer, reports, None, None)
+    else:
+        with pytest.raises(DivergedError, match=f"^epoch {fails_in_epoch + 1}, step 1: the loss is nan"):
+            _workers._follow(trainer, reports, None, None)
+    return told, trainer
+
+
+def stands_at(trainer: Trainer, checkpoint: Path | None) -> tuple[int, int]:
+    assert checkpoint is not None
+    trainer.restore(checkpoint, "dataset")
+    return trainer.position.epoch, len(_tracking.read_history(checkpoint))
+
+
+def test_epochs_that_are_short_are_told_together(tmp_path: Path) -> None:
+    told, trainer = follow(tmp_path, seconds_per_look=0.0)
+    assert told.epochs == [[1, 2, 3, 4, 5, 6]]
+    assert stands_at(trainer, told.checkpoints[0]) == (6, 6)
+
+
+def test_epochs_that_are_long_are_told_one_by_one(tmp_path: Path) -> None:
+    told, trainer = follow(tmp_path, seconds_per_look=3.0)
+    assert told.epochs == [[1], [2], [3], [4], [5], [6]]
+    assert [stands_at(trainer, checkpoint) for checkpoint in told.checkpoints] == [(n, n) for n in range(1, 7)]
+
+
+def test_a_checkpoint_that_was_asked_for_inside_an_epoch_does_not_wait(tmp_path: Path) -> None:
+    told, trainer = follow(tmp_path, seconds_per_look=0.0, checkpoint_steps=4)
+    assert told.epochs[:3] == [[], [1], [2]], "with the epochs before it"
+    assert stands_at(trainer, told.checkpoints[1]) == (1, 1)
+
+
+def test_what_waits_is_told_where_the_loss_diverges(tmp_path: Path) -> None:
+    told, trainer = follow(tmp_path, seconds_per_look=0.0, fails_in_epoch=4)
+    assert told.epochs == [[1, 2, 3, 4]]
+    assert stands_at(trainer, told.checkpoints[0]) == (4, 4), "the last good one"
+    told, _ = follow(tmp_path / "at once", seconds_per_look=0.0, fails_in_epoch=0)
+    assert (told.epochs, told.checkpoints) == ([[]], [None])
