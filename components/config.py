@@ -17,8 +17,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
@@ -29,6 +27,8 @@ from pydantic import (
 
 from components import catalog, yaml12
 from components.errors import InputError, describe
+from components.search import Search
+from components.section import Positive, Section
 
 
 def _absolute(path: str) -> str:
@@ -68,16 +68,11 @@ def _matching(pattern: str, what: str) -> AfterValidator:
 LocalPath = Annotated[str, AfterValidator(_absolute)]
 Source = Annotated[str | list[str] | dict[str, str], PlainValidator(_source)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
 Metric = Annotated[
     str,
     _matching(r"(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*", "recall, ndcg, hit, precision, mrr or map at a K, as recall@20"),
 ]
 Part = dict[str, Any]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # data ---------------------------------------------------------------------------------------------------------------
@@ -251,12 +246,6 @@ class Tracking(Section):
     def _file_is_absolute(cls, uri: str | None) -> str | None:
         file = "sqlite:///"
         return file + _absolute(uri.removeprefix(file)) if uri and uri.startswith(file) else uri
-
-
-class Search(Section):
-    """Read by tune alone; `space` maps dotted keys to distributions."""
-
-    space: dict[str, Any] = {}
 
 
 class Scale(Section):

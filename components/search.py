@@ -1,0 +1,36 @@
+"""The recipe's section `search`: what tune tries, by which searcher, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from components import space
+from components.section import Positive, Section
+
+
+class Search(Section):
+    """Read by tune alone. `space` maps dotted keys to distributions (components.space).
+
+    `metric` is one of those that training logs on training.select_on; by default training.metric. `searcher` is a grid, random,
+    or Optuna's tree-structured Parzen estimators: on `metric` (tpe), or on it and `against` at once (pareto). `scheduler: asha`
+    ends the worse trials of each rung: after grace_epochs, and every reduction_factor times as many, all but the best
+    1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a grid without `trials` is tried whole.
+    """
+
+    space: dict[str, Any] = {}
+    metric: str | None = None
+    against: str = "shifted_recall@20"
+    searcher: Literal["grid", "random", "tpe", "pareto"] = "tpe"
+    scheduler: Literal["fifo", "asha"] = "fifo"
+    grace_epochs: Positive = 5
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    trials: Positive | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("space")
+    @classmethod
+    def _distributions(cls, value: dict[str, Any]) -> dict[str, Any]:
+        space.check(value)
+        return value
