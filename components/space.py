@@ -28,6 +28,7 @@ from components.errors import InputError
 
 KINDS = ("uniform", "loguniform", "int", "choice", "ordered", "simplex")
 TAKES = "takes one of uniform, loguniform, int: [low, high], choice: [...], ordered: [low, high] with count, simplex: n"
+NEARLY = 1e-3  # of a share: at 0 and 1 ascending numbers would meet
 Answers = dict[str, float | int]
 
 
@@ -86,6 +87,14 @@ def _walk(space: Mapping[str, Any], answers: list[int]) -> list[tuple[Question, 
 
     draw(space, ask)
     return asked
+
+
+def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Points that between them have every option of every choice, and both ends of every range: what a recipe must take."""
+    values = {key: _corners(distribution) for key, distribution in space.items()}
+    return [
+        {key: each[n % len(each)] for key, each in values.items()} for n in range(max(map(len, values.values()), default=0))
+    ]
 
 
 def apply(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,14 +164,35 @@ def _value(name: str, distribution: Mapping[str, Any], ask: Ask) -> Any:
     return int(answer) if kind == "int" else float(answer)
 
 
+def _corners(distribution: Mapping[str, Any]) -> list[Any]:
+    (kind,) = (kind for kind in KINDS if kind in distribution)
+    given = distribution[kind]
+    if kind == "choice":
+        return [value for option in given for value in _corners_inside(option)]
+    if kind == "ordered":
+        return [ascending(*map(float, given), [share] * distribution["count"]) for share in (NEARLY, 1 - NEARLY)]
+    if kind == "simplex":
+        return [simplex([share] * (given - 1)) for share in (0.0, 1.0)]
+    return [*given] if kind == "int" else [*map(float, given)]
+
+
+def _corners_inside(option: Any) -> list[Any]:
+    if is_distribution(option):
+        return _corners(option)
+    if not isinstance(option, dict):
+        return [option]
+    inside = {name: _corners_inside(value) for name, value in option.items()}
+    return [
+        {name: each[n % len(each)] for name, each in inside.items()} for n in range(max(map(len, inside.values()), default=1))
+    ]
+
+
 def _filled(name: str, option: Any, ask: Ask) -> Any:
     """An option with every distribution in it drawn."""
     if is_distribution(option):
         return _value(name, option, ask)
     if isinstance(option, dict):
         return {key: _filled(f"{name}.{key}", value, ask) for key, value in option.items()}
-    if isinstance(option, list):
-        return [_filled(f"{name}.{n}", value, ask) for n, value in enumerate(option)]
     return option
 
 
@@ -193,8 +223,8 @@ def _check(key: str, distribution: Any) -> None:
 def _check_inside(key: str, option: Any) -> None:
     if is_distribution(option):
         _check(key, option)
-    elif isinstance(option, dict | list):
-        for name, value in option.items() if isinstance(option, dict) else enumerate(option):
+    elif isinstance(option, dict):
+        for name, value in option.items():
             _check_inside(f"{key}.{name}", value)
 
 

@@ -159,3 +159,15 @@ def test_a_key_that_the_recipe_does_not_have(key: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         space.apply(recipe().model_dump(), {key: 1})
     assert str(caught.value).startswith(message)
+
+
+def test_corners_have_every_option_and_both_ends() -> None:
+    points = space.corners(SPACE)
+    losses = [point["loss"] for point in points]
+    assert {loss["name"] for loss in losses} == {"ccl", "multi_margin", "bpr"}
+    assert {point["encoder.dim"] for point in points} == {2, 4}
+    assert {point["optimizer.learning_rate"] for point in points} == {1e-4, 1e-2}
+    assert {loss["margin"] for loss in losses if "margin" in loss} == {0.5, 0.9}
+    assert {loss["negative_weight"] for loss in losses if "negative_weight" in loss} == {100.0, 300.0}
+    for loss in losses:
+        assert recipe(loss=loss).loss["name"] == loss["name"], "the part takes it"
