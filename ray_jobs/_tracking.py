@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,10 @@ class TrackedRun:
         mlflow.set_terminated(self.run_id, status)
 
 
-def create(recipe: Recipe, run: Path, dataset: Path, extended: Path | None = None) -> TrackedRun:
-    """Creates the MLflow run of a training, with its parameters, tags and the dataset as an input.
+def create(
+    recipe: Recipe, run: Path, dataset: Path, tags: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None
+) -> TrackedRun:
+    """Creates the MLflow run of a training, with tags, the dataset as an input, and its parameters: all of them, or `params`.
 
     Raises:
         InputError: the tracking server does not answer.
@@ -134,9 +136,10 @@ def create(recipe: Recipe, run: Path, dataset: Path, extended: Path | None = Non
 
     where = uri(recipe)
     manifest = storage.read_json(dataset / storage.MANIFEST)
-    params = [Param(key, value[:LONGEST_VALUE]) for key, value in flat(recipe.model_dump(mode="json"))]
-    params.append(Param("dataset", manifest["fingerprint"]))
-    tags = {
+    leaves = flat(recipe.model_dump(mode="json") if params is None else dict(params))
+    logged = [Param(key, value[:LONGEST_VALUE]) for key, value in leaves]
+    logged.append(Param("dataset", manifest["fingerprint"]))
+    told = {
         mlflow_tags.MLFLOW_USER: storage.user(),
         mlflow_tags.MLFLOW_SOURCE_NAME: "ray_jobs.train",
         mlflow_tags.MLFLOW_GIT_COMMIT: commit(),
@@ -145,7 +148,7 @@ def create(recipe: Recipe, run: Path, dataset: Path, extended: Path | None = Non
         "folder": str(run),
         "ray_job_id": _ray_job_id(),
         "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.select_on}",
-        **({} if extended is None else {"extends": attach(extended).run_id}),
+        **(tags or {}),
     }
     schema = json.dumps({"mlflow_colspec": [{"name": name, "type": "integer", "required": True} for name in ("user", "item")]})
     profile = json.dumps({key: manifest[key] for key in ("num_users", "num_items", "rows")})
@@ -158,9 +161,9 @@ def create(recipe: Recipe, run: Path, dataset: Path, extended: Path | None = Non
         tracked = TrackedRun(where, begun.run_id)
         links = {"dataset": str(dataset), "tracking_uri": where, "experiment_id": begun.experiment_id, "run_id": begun.run_id}
         storage.write_json(run / LINKS, links)
-        mlflow.log_batch(tracked.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        for start in range(0, len(params), MOST_PARAMS):
-            mlflow.log_batch(tracked.run_id, params=params[start : start + MOST_PARAMS])
+        mlflow.log_batch(tracked.run_id, tags=[RunTag(key, value) for key, value in told.items()])
+        for start in range(0, len(logged), MOST_PARAMS):
+            mlflow.log_batch(tracked.run_id, params=logged[start : start + MOST_PARAMS])
         mlflow.log_inputs(tracked.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         mlflow.log_artifact(tracked.run_id, str(dataset / storage.MANIFEST), "dataset")
         mlflow.log_artifact(tracked.run_id, str(run / "recipe.json"))

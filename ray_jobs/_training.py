@@ -100,7 +100,8 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None) -> Path:
         try:
             if extended is not None:
                 _checkpoints.copy_last(extended, folder)
-            tracked = _tracking.create(recipe, folder, dataset, extended)
+            tags = {"extends": _tracking.attach(extended).run_id} if extended is not None else {}
+            tracked = _tracking.create(recipe, folder, dataset, tags)
         except InputError:
             shutil.rmtree(folder)  # nothing has begun
             raise
@@ -151,11 +152,17 @@ def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Tracked
             tracked.reopen()  # of a run that is resumed
         with _Display(recipe) as display, _workers.Watching(folder, display.show, display.say):
             _workers.fit(recipe, dataset, folder, tracked)
-        _checkpoints.sweep(folder)
-        _finish(recipe, dataset, folder, tracked, seconds=time.time() - started)
+        about = finish(recipe, dataset, folder, tracked)
+    best = (
+        f", best {about['metric']} on {about['select_on']} {about['best_value']:.4f}" if about["best_value"] is not None else ""
+    )
+    epochs = f"trained {about['epochs']} epochs in {time.time() - started:.0f} s"
+    print(f"{epochs}{best} (epoch {about['best_epoch'] + 1}): {folder}", flush=True)
 
 
-def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun, seconds: float) -> None:
+def finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> dict[str, Any]:
+    """Draws the curves and writes the manifest: from now on the run is finished. Returns what it says."""
+    _checkpoints.sweep(folder)
     history = _tracking.read_history(folder)
     state = storage.read_json(folder / _workers.PROGRESS)
     plots.learning_curves([{"epoch": entry["step"], **entry["metrics"]} for entry in history], folder / "learning_curves.png")
@@ -176,15 +183,7 @@ def _finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
     with _tracking.saying(tracked, folder / "learning_curves.png"):
         tracked.artifact(folder / "learning_curves.png", "plots")
     storage.finish(folder, about, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
-    chosen = (
-        f", best {recipe.training.metric} on {recipe.training.select_on} {state['best']:.4f}"
-        if state["best"] is not None
-        else ""
-    )
-    print(
-        f"trained {state['epoch'] + 1} epochs in {seconds:.0f} s{chosen} (epoch {state['best_epoch'] + 1}): {folder}",
-        flush=True,
-    )
+    return about
 
 
 class _Display:

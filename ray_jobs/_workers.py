@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +205,17 @@ class _Board:
         storage.write_json(self._path, state)
 
 
-def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
+def fit(
+    recipe: Recipe,
+    dataset: Path,
+    run: Path,
+    tracked: TrackedRun,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+    tries: int = 3,
+) -> None:
     """Trains under Ray Train, in the run's folder; continues from its last checkpoint where it has one.
+
+    `callbacks` hear of every report, after ours. The controller asks for its workers' places `tries` times, -1 for ever.
 
     Raises:
         InputError, DivergedError: no retry would help.
@@ -223,9 +232,9 @@ def fit(recipe: Recipe, dataset: Path, run: Path, tracked: TrackedRun) -> None:
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=str(run.parent),
-            failure_config=ray.train.FailureConfig(max_failures=scale.max_failures, controller_failure_limit=3),
+            failure_config=ray.train.FailureConfig(max_failures=scale.max_failures, controller_failure_limit=tries),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[Reporter(tracked, run, scale.max_failures)],
+            callbacks=[Reporter(tracked, run, scale.max_failures), *callbacks],
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
     )
