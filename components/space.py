@@ -42,6 +42,12 @@ class Question:
     is_whole: bool = False
     is_log: bool = False
 
+    def at(self, share: float) -> float:
+        """The number at a share of the range: uniform shares give what a random search draws."""
+        if self.is_log:
+            return min(self.high, self.low * (self.high / self.low) ** share)
+        return self.low + (self.high - self.low) * share
+
 
 Ask = Callable[[Question], float | int]
 

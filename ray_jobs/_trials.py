@@ -1,7 +1,7 @@
 """A trial: a Ray Train run inside Ray Tune, with a folder and an MLflow run of its own. It tells Tune how good it is so far.
 
-What goes wrong in a trial ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune itself sees fail is
-a trial whose process or node is gone; only that is tried again (from the last checkpoint), so one budget counts one kind.
+What goes wrong in a trial ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune itself sees
+fail is a trial whose process or node is gone; only that is tried again (from the last checkpoint), so one budget counts one kind.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from components import space, storage
 from components.config import Recipe, parse
-from components.data import manifest
 from components.errors import DivergedError, InputError
-from ray_jobs import _checkpoints, _tracking, _training, _workers
+from ray_jobs import _tracking, _training, _workers
 
 FAILED = "failed.json"
+ANSWERS = "answers"
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
 
@@ -48,9 +48,9 @@ def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
     return parse(tree)
 
 
-def run(answers: dict[str, Any], plan: Plan) -> None:
+def run(config: dict[str, Any], plan: Plan) -> None:
     """What Tune runs: trains the point that these answers give, or takes up where this trial was interrupted."""
-    base = plan.base()
+    base, answers = plan.base(), config.get(ANSWERS, config)  # a list of points is one choice to Tune; Optuna's are flat
     folder = Path(plan.folder) / "trials" / tune.get_context().get_trial_id()
     point = space.again(base.search.space, answers)
     recipe = recipe_of(base, point)
