@@ -107,7 +107,8 @@ def _create(recipe: Recipe) -> Path:
 
 
 def _trainable(plan: _trials.Plan) -> Any:
-    return tune.with_resources(functools.partial(_trials.run, plan=plan), {"CPU": 0})
+    """A trial's own process holds no CPU, or its workers would lack it; Tune wants it to hold something."""
+    return tune.with_resources(functools.partial(_trials.run, plan=plan), {"memory": 2**20})
 
 
 def _tuner(recipe: Recipe, plan: _trials.Plan) -> tune.Tuner:

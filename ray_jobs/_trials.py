@@ -1,7 +1,7 @@
 """A trial: a Ray Train run inside Ray Tune, with a folder and an MLflow run of its own. It tells Tune how good it is so far.
 
 What goes wrong in a trial ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune itself sees
-fail is a trial whose process or node is gone; only that is tried again (from the last checkpoint), so one budget counts one kind.
+fail is a trial whose process or node is gone; only that is tried again, from its last checkpoint: one budget, one kind.
 """
 
 from __future__ import annotations

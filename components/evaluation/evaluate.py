@@ -17,6 +17,7 @@ from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
 
 GROUPS = 10
+SHIFTED = "shifted_recall@"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Task:
     @property
     def num_tiles(self) -> int:
         return -(-len(self.users) // TILE)
+
+    @cached_property
+    def rarity(self) -> NDArray[np.float64]:
+        """1 / interactions of each item among the seen, and 1 where there are none."""
+        return 1 / np.maximum(self.seen.item_degrees(), 1)
 
     def tile(self, number: int) -> Ints:
         return self.users[number * TILE : (number + 1) * TILE]
@@ -69,15 +75,35 @@ def evaluate_tile(ranker: Ranker, task: Task, number: int, ks: Sequence[int]) ->
 
 
 def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[int]) -> dict[str, NDArray[np.float64]]:
-    """[users of the tiles] values of metrics such as `recall@20`; `exact.mean` over all workers is the result."""
+    """[users of the tiles] values of metrics such as `recall@20`; `exact.mean` over all workers is the result.
+
+    Beside those of `metrics.per_user`, `shifted_recall@K` (`_shifted_recall`).
+    """
     ks = sorted({int(name.partition("@")[2]) for name in names})
     ranker = Ranker(scorer, task.seen, ks[-1])
     values = {name: [np.zeros(0)] for name in names}
     for number in tiles:
         table = evaluate_tile(ranker, task, number, ks)
         for name, parts in values.items():
-            parts.append(table[name].to_numpy())
+            shifted = name.startswith(SHIFTED)
+            parts.append(_shifted_recall(task, table, int(name.partition("@")[2])) if shifted else table[name].to_numpy())
     return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def _shifted_recall(task: Task, table: pa.Table, k: int) -> NDArray[np.float64]:
+    """sum over hits in the first K of w_i / sum over T_u of w_i,  w_i = 1 / the item's training interactions.
+
+    What recall would be if held-out rows were as many for every item as for the others: for a test whose popularity is shifted.
+
+    Source: Yang et al. 2018, "Unbiased offline recommender evaluation for missing-not-at-random implicit feedback" (RecSys),
+    the self-normalised inverse-propensity estimate, with propensities proportional to popularity.
+    """
+    users_T, items_TK, hits_TK = table["user"].to_numpy(), matrix(table["items"])[:, :k], matrix(table["hits"])[:, :k]
+    row, item = task.truth.rows_of(users_T)
+    pairs = np.unique(row * task.truth.num_items + item)  # a repeated row counts once
+    row, item = np.divmod(pairs, task.truth.num_items)
+    whole_T = np.bincount(row, weights=task.rarity[item], minlength=len(users_T))
+    return (hits_TK * task.rarity[items_TK]).sum(axis=1) / whole_T
 
 
 class Summary:

@@ -18,7 +18,7 @@ from components.config import L2, Recipe
 from components.data.interactions import Interactions
 from components.errors import DivergedError
 from components.evaluation import exact
-from components.evaluation.evaluate import Task, validate
+from components.evaluation.evaluate import SHIFTED, Task, validate
 from components.evaluation.scorers import Factors
 from components.objectives import Learner
 from components.training import checkpoint
@@ -140,7 +140,7 @@ class Trainer:
         mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
         metric = self.recipe.training.metric
         k = metric.partition("@")[2]
-        values = validate(scorer, self.validation, sorted({metric, f"recall@{k}", f"ndcg@{k}"}), mine)
+        values = validate(scorer, self.validation, sorted({metric, f"recall@{k}", f"ndcg@{k}", f"{SHIFTED}{k}"}), mine)
         parts = self.workers.gather_objects(values)
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
