@@ -23,7 +23,7 @@ from components.search import Search
 from components.space import Question
 from ray_jobs import _program, _tracking, _trials
 
-TRIALS, STOPPED, BEST = "trials.json", "stopped.json", "best.yaml"
+TRIALS, BEST = "trials.json", "best.yaml"
 MOST_POINTS = 10_000  # of a random search that time alone ends
 FEWEST_FAILED = 3  # before failures end a search
 
@@ -147,7 +147,7 @@ def _tuner(recipe: Recipe, plan: _trials.Plan) -> tune.Tuner:
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=recipe.scale.max_failures),
             stop=_Stopper(Path(plan.folder)),
-            callbacks=[_Watch(Path(plan.folder))],
+            callbacks=[_Watch(Path(plan.folder), search.scheduler)],
         ),
     )
 
@@ -209,13 +209,14 @@ class _Stopper(tune.Stopper):
 class _Watch(tune.Callback):
     """Marks trials that the scheduler stopped, so that their MLflow runs end as such."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, scheduler: str) -> None:
+        self._folder, self._scheduler = folder, scheduler
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / "trials" / trial.trial_id
         if run.exists() and not storage.is_finished(run) and not (run / _trials.FAILED).exists():
-            storage.write_json(run / STOPPED, {"epoch": trial.last_result.get(_trials.EPOCH)})
+            told = {"by": self._scheduler, "epoch": trial.last_result.get(_trials.EPOCH)}
+            storage.write_json(run / _tracking.STOPPED, told)
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
@@ -228,7 +229,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
         elif storage.is_finished(run):
             ended = "finished"
         else:
-            ended = "stopped" if (run / STOPPED).exists() else ""
+            ended = "stopped" if (run / _tracking.STOPPED).exists() else ""
         found.append({"trial": run.name, "ended": ended, **_trials.standing(_tracking.read_history(run), base)})
     return found
 

@@ -22,6 +22,7 @@ from components.config import Recipe
 from components.errors import InputError, reason
 
 HISTORY = "metrics.jsonl"
+STOPPED = "stopped.json"  # of a trial that the search's scheduler ended
 LINKS = "links.json"  # a run's dataset and its MLflow run
 LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
 MOST_PARAMS = 100  # that one request takes
