@@ -58,7 +58,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
     """
     names = list(dict.fromkeys(name for entry in history for name in entry))
     curves = [name for name in names if name == "loss" or name.startswith(CURVES)]
-    with _figure(path, title, panels=max(len(curves), 1)) as panels:
+    with figure(path, title, panels=max(len(curves), 1)) as panels:
         for axes, name in zip(panels, curves, strict=False):
             points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
             epochs, values = zip(*points, strict=True)
@@ -94,7 +94,7 @@ def popularity_groups(
     places = np.arange(1, number + 1)
     width = 0.84 / len(contributions)
     tall = 4.3 + 0.26 * -(-len(contributions) // LEGEND_COLUMNS)
-    with _figure(path, title, wide=9.2, tall=tall) as (axes,):
+    with figure(path, title, wide=9.2, tall=tall) as (axes,):
         for n, (name, values) in enumerate(contributions.items()):
             shift = (n - (len(contributions) - 1) / 2) * width
             label = f"{textwrap.fill(name, LONGEST_LINE)}  ({metric} {sum(values):.4f})"
@@ -123,7 +123,7 @@ def differences(
     """
     metrics = list(next(iter(found.values())))
     tall = 1.9 + 0.62 * len(found)
-    with _figure(path, title, panels=len(metrics), tall=tall) as panels:
+    with figure(path, title, panels=len(metrics), tall=tall) as panels:
         for n, (axes, metric) in enumerate(zip(panels, metrics, strict=True)):
             axes.axvline(0, color=INK, linewidth=1, zorder=1)
             for place, values in enumerate(found.values(), start=1):
@@ -165,7 +165,7 @@ def score_histograms(
     low, high = float(joined.min()), float(joined.max())
     edges = np.linspace(low, high if high > low else low + 1, bins + 1).tolist()
     wins = auc(*sets.values())
-    with _figure(path, title, wide=8.2) as (axes,):
+    with figure(path, title, wide=8.2) as (axes,):
         for (name, values), colour in zip(sets.items(), (COLOURS[0], COLOURS[1]), strict=True):
             axes.hist(values, edges, density=True, color=colour, alpha=0.28)
             axes.hist(values, edges, density=True, color=colour, histtype="step", linewidth=1.6, label=name)
@@ -187,7 +187,7 @@ def auc(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 
 @contextmanager
-def _figure(path: Path, title: str, *, panels: int = 1, wide: float = 4.9, tall: float = 4.3) -> Iterator[list[Axes]]:
+def figure(path: Path, title: str, *, panels: int = 1, wide: float = 4.9, tall: float = 4.3) -> Iterator[list[Axes]]:
     rows, columns = -(-panels // PER_ROW), min(panels, PER_ROW)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(wide * columns, 6.4), tall * rows), layout="constrained")
