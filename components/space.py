@@ -140,6 +140,32 @@ def simplex(shares: list[float]) -> list[float]:
     return [right - left for left, right in itertools.pairwise(edges)]
 
 
+def leaves(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's single values by dotted key, a part's name under the key of the part: what people compare."""
+    found: dict[str, Any] = {}
+    for key, value in point.items():
+        if isinstance(value, dict):
+            found |= leaves({key if name == "name" else f"{key}.{name}": inner for name, inner in value.items()})
+        elif isinstance(value, list):
+            found |= leaves({f"{key}.{n}": inner for n, inner in enumerate(value)})
+        else:
+            found[key] = value
+    return found
+
+
+def logarithmic(space: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The dotted keys (as of `leaves`) that are drawn on a logarithmic scale."""
+    found: set[str] = set()
+    for key, value in space.items():
+        name = f"{prefix}{key}"
+        if is_distribution(value):
+            found |= {name} if "loguniform" in value else set()
+            for option in value.get("choice", ()):
+                found |= logarithmic({name: option}) if is_distribution(option) else set()
+                found |= logarithmic(option, f"{name}.") if isinstance(option, dict) and not is_distribution(option) else set()
+    return found
+
+
 def check(space: Mapping[str, Any]) -> None:
     """Raises InputError for the first thing that is no distribution, with its key."""
     for key, distribution in space.items():

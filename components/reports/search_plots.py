@@ -60,7 +60,7 @@ def slices(trials: Sequence[Trial], path: Path, metric: str, is_log: Mapping[str
         for axes, name in zip(panels, names, strict=False):
             having = [trial for trial in known if name in trial.values]
             values, labels = _numbers([trial.values[name] for trial in having])
-            axes.plot(values, [trial.score for trial in having], "o", color=COLOURS[0], alpha=0.8)
+            axes.plot(values, np.array([trial.score for trial in having], float), "o", color=COLOURS[0], alpha=0.8)
             _scale(axes, labels, is_log.get(name, False))
             axes.set_title(name)
 
@@ -140,7 +140,9 @@ def importance(shares: Mapping[str, float], path: Path) -> None:
 
 def front(points_N2: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of N points no other beats: at least as good in both, and better in one."""
-    better_NN = (points_N2[:, None] <= points_N2).all(axis=2) & (points_N2[:, None] < points_N2).any(axis=2)
+    first_N, second_N = points_N2.T
+    as_good_NN = (first_N[:, None] <= first_N) & (second_N[:, None] <= second_N)
+    better_NN = as_good_NN & ((first_N[:, None] < first_N) | (second_N[:, None] < second_N))
     return ~better_NN.any(axis=1)
 
 
@@ -172,11 +174,12 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
     if labels:
         return np.arange(len(labels) + 1) - 0.5
     low, high = values.min(), values.max()
-    return np.geomspace(low, high, BINS + 1) if is_log else np.linspace(low, high, BINS + 1)
+    edges = np.geomspace(low, high, BINS + 1) if is_log else np.linspace(low, high, BINS + 1)
+    return np.asarray(edges, np.float64)
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the way from the least to the largest."""
     if not len(values) or values.min() == values.max():
         return np.full(len(values), 0.5)
-    return (values - values.min()) / (values.max() - values.min())
+    return np.asarray((values - values.min()) / (values.max() - values.min()), np.float64)

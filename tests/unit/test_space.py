@@ -171,3 +171,19 @@ def test_corners_have_every_option_and_both_ends() -> None:
     assert {loss["negative_weight"] for loss in losses if "negative_weight" in loss} == {100.0, 300.0}
     for loss in losses:
         assert recipe(loss=loss).loss["name"] == loss["name"], "the part takes it"
+
+
+def test_the_single_values_of_a_point() -> None:
+    point = {"encoder.dim": 3, "loss": {"name": "multi_margin", "margins": [0.5, 0.7], "weights": [0.4, 0.6]}}
+    assert space.leaves(point) == {
+        "encoder.dim": 3,
+        "loss": "multi_margin",
+        "loss.margins.0": 0.5,
+        "loss.margins.1": 0.7,
+        "loss.weights.0": 0.4,
+        "loss.weights.1": 0.6,
+    }
+    nested = {
+        "loss": {"choice": [{"name": "ccl", "margin": {"uniform": [0, 1]}, "negative_weight": {"loguniform": [1, 9]}}, 2]}
+    }
+    assert space.logarithmic({**SPACE, **nested}) == {"optimizer.learning_rate", "loss.negative_weight"}

@@ -1,0 +1,47 @@
+"""Pictures of searches of any size, with failed trials, parameters of some trials alone and values that are no numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from components.reports import search_plots
+from components.reports.search_plots import Trial
+
+IS_LOG = {"loss.temperature": True}
+
+
+def trials(number: int) -> list[Trial]:
+    random, found = np.random.default_rng(0), []
+    for n in range(number):
+        values = {"loss.temperature": float(10 ** random.uniform(-2, 0)), "loss": ["ccl", "bpr"][n % 2]}
+        if n % 2 == 0:
+            values["loss.margin"] = float(random.uniform(0.5, 0.9))
+        found.append(Trial(f"{n}", ["finished", "stopped"][n % 3 > 0], n / 10, values, 0.1 + n / 100, 0.2 - n / 100))
+    return [*found, Trial("lost", "failed", 0.3, {"loss.temperature": 0.1, "loss": "bpr"}, None)]
+
+
+def painted(path: Path) -> float:
+    return float((imread(path)[..., :3].min(axis=-1) < 0.9).mean())
+
+
+@pytest.mark.parametrize("number", [1, 2, 40])
+def test_every_picture_is_drawn(number: int, tmp_path: Path) -> None:
+    given = trials(number)
+    search_plots.best_so_far(given, tmp_path / "best.png", "ndcg@20")
+    search_plots.slices(given, tmp_path / "slices.png", "ndcg@20", IS_LOG)
+    search_plots.heat_map(given, "loss.temperature", "loss", tmp_path / "heat.png", "ndcg@20", IS_LOG)
+    search_plots.parallel_coordinates(given, tmp_path / "parallel.png", "ndcg@20", IS_LOG)
+    search_plots.pareto_front(given, tmp_path / "pareto.png", "ndcg@20", "shifted_recall@20")
+    search_plots.importance({"loss": 0.7, "loss.temperature": 0.3}, tmp_path / "importance.png")
+    pictures = list(tmp_path.glob("*.png"))
+    assert len(pictures) == 6
+    assert all(painted(picture) > 0.005 for picture in pictures)
+
+
+def test_a_front_is_what_no_other_beats() -> None:
+    points = np.array([(1.0, 1.0), (0.5, 2.0), (0.5, 1.5), (2.0, 0.1), (1.0, 1.0), (0.9, 0.9)])
+    assert search_plots.front(points).tolist() == [True, True, False, True, True, False]
