@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import os
 import random
 import time
@@ -21,7 +23,7 @@ from components.config import Recipe
 from components.errors import InputError
 from components.search import Search
 from components.space import Question
-from ray_jobs import _program, _tracking, _trials
+from ray_jobs import _found, _program, _tracking, _trials
 
 TRIALS, BEST = "trials.json", "best.yaml"
 MOST_POINTS = 10_000  # of a random search that time alone ends
@@ -201,8 +203,8 @@ class _Stopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        ended = [trial for trial in told(self._folder) if trial["ended"]]
-        failed = sum(trial["ended"] == "failed" for trial in ended)
+        ended = [how for run in _found.runs(self._folder) if (how := _found.ended(run))]
+        failed = ended.count("failed")
         return failed >= FEWEST_FAILED and 2 * failed > len(ended)
 
 
@@ -219,37 +221,32 @@ class _Watch(tune.Callback):
             storage.write_json(run / _tracking.STOPPED, told)
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
-    """Every trial of a search, from the folders alone."""
-    base = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
-    found = []
-    for run in sorted((folder / "trials").glob("*")):
-        if (run / _trials.FAILED).exists():
-            ended = "failed"
-        elif storage.is_finished(run):
-            ended = "finished"
-        else:
-            ended = "stopped" if (run / _tracking.STOPPED).exists() else ""
-        found.append({"trial": run.name, "ended": ended, **_trials.standing(_tracking.read_history(run), base)})
-    return found
-
-
 def _tune(tuner: tune.Tuner, recipe: Recipe, folder: Path) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no metric
     tuner.fit()
 
 
 def _conclude(recipe: Recipe, folder: Path, tracked: _tracking.TrackedRun) -> None:
-    trials = told(folder)
-    good = [trial for trial in trials if _trials.SCORE in trial and trial["ended"] != "failed"]
-    if not good:
-        raise InputError(f"search: no trial of {len(trials)} finished; see {folder}/trials/*/{_trials.FAILED}")
-    best = max(good, key=lambda trial: trial[_trials.SCORE])
-    found = Recipe.from_json((folder / "trials" / best["trial"] / "recipe.json").read_text(encoding="utf-8"))
-    tree = found.model_dump(mode="json", exclude={"search"})
+    """The best recipe, a table and pictures, beside the trials and in MLflow.
+
+    Raises:
+        InputError: no trial got as far as a validation.
+    """
+    trials = _found.trials(folder)
+    scored = [trial for trial in trials if trial.score is not None]
+    if not scored:
+        raise InputError(f"search: no trial of {len(trials)} was validated once; see {folder}/trials/*/{_trials.FAILED}")
+    best = max(scored, key=lambda trial: trial.score or 0.0)
+    chosen = Recipe.from_json((folder / "trials" / best.name / "recipe.json").read_text(encoding="utf-8"))
+    tree = chosen.model_dump(mode="json", exclude={"search"})
     storage.write_text(folder / BEST, yaml.safe_dump(tree, sort_keys=False))
-    storage.write_json(folder / TRIALS, trials)
+    storage.write_json(folder / TRIALS, [dataclasses.asdict(trial) for trial in trials])
+    pictures = _found.draw(trials, recipe, folder / "plots")
     with _tracking.saying(tracked, folder / TRIALS):
-        tracked.artifact(folder / BEST)
-        tracked.artifact(folder / TRIALS)
-        tracked.metrics({"best_score": best[_trials.SCORE]})
+        for path in (folder / BEST, folder / TRIALS):
+            tracked.artifact(path)
+        for path in pictures:
+            tracked.artifact(path, "plots")
+        history = sorted(scored, key=lambda trial: trial.hours)
+        so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
+        tracked.log([{"time": time.time(), "step": n, "metrics": {"best_score": value}} for n, value in enumerate(so_far, 1)])

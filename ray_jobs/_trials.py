@@ -21,7 +21,7 @@ from components.config import Recipe, parse
 from components.errors import DivergedError, InputError
 from ray_jobs import _tracking, _training, _workers
 
-FAILED = "failed.json"
+POINT, FAILED = "point.json", "failed.json"
 ANSWERS = "answers"
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
@@ -73,9 +73,10 @@ def _train(recipe: Recipe, point: Mapping[str, Any], folder: Path, plan: Plan) -
             tracked = _tracking.attach(folder)
         else:
             storage.write_text(folder / "recipe.json", recipe.to_json())
+            storage.write_json(folder / POINT, point)
             parent = _tracking.attach(Path(plan.folder))
             tags = {"mlflow.parentRunId": parent.run_id, "trial": folder.name}
-            tracked = _tracking.create(recipe, folder, Path(plan.dataset), tags, point)
+            tracked = _tracking.create(recipe, folder, Path(plan.dataset), tags, space.leaves(point))
         with _tracking.closing(tracked, folder):
             with _tracking.saying(tracked, folder / _tracking.HISTORY):
                 tracked.reopen()
