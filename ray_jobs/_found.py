@@ -8,6 +8,7 @@ import optuna
 
 from components import space, storage
 from components.config import Recipe
+from components.errors import InputError
 from components.reports import search_plots
 from components.reports.search_plots import Trial
 from ray_jobs import _tracking, _trials
@@ -42,6 +43,18 @@ def trials(folder: Path) -> list[Trial]:
         score, against = standing.get(_trials.SCORE), standing.get(_trials.AGAINST)
         found.append(Trial(run.name, how, (last - began) / 3600, values, score, against))
     return found
+
+
+def best(found: list[Trial]) -> Trial:
+    """The trial of the highest score.
+
+    Raises:
+        InputError: no trial was validated once.
+    """
+    scored = [trial for trial in found if trial.score is not None]
+    if not scored:
+        raise InputError(f"search: of {len(found)} trials none was validated once; why is in trials/*/{_trials.FAILED}")
+    return max(scored, key=lambda trial: trial.score or 0.0)
 
 
 def draw(found: list[Trial], recipe: Recipe, folder: Path) -> list[Path]:

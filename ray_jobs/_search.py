@@ -227,16 +227,9 @@ def _tune(tuner: tune.Tuner, recipe: Recipe, folder: Path) -> None:
 
 
 def _conclude(recipe: Recipe, folder: Path, tracked: _tracking.TrackedRun) -> None:
-    """The best recipe, a table and pictures, beside the trials and in MLflow.
-
-    Raises:
-        InputError: no trial got as far as a validation.
-    """
+    """The best recipe, a table and pictures, beside the trials and in MLflow."""
     trials = _found.trials(folder)
-    scored = [trial for trial in trials if trial.score is not None]
-    if not scored:
-        raise InputError(f"search: no trial of {len(trials)} was validated once; see {folder}/trials/*/{_trials.FAILED}")
-    best = max(scored, key=lambda trial: trial.score or 0.0)
+    best = _found.best(trials)
     chosen = Recipe.from_json((folder / "trials" / best.name / "recipe.json").read_text(encoding="utf-8"))
     tree = chosen.model_dump(mode="json", exclude={"search"})
     storage.write_text(folder / BEST, yaml.safe_dump(tree, sort_keys=False))
@@ -247,6 +240,6 @@ def _conclude(recipe: Recipe, folder: Path, tracked: _tracking.TrackedRun) -> No
             tracked.artifact(path)
         for path in pictures:
             tracked.artifact(path, "plots")
-        history = sorted(scored, key=lambda trial: trial.hours)
+        history = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.hours)
         so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
         tracked.log([{"time": time.time(), "step": n, "metrics": {"best_score": value}} for n, value in enumerate(so_far, 1)])

@@ -30,8 +30,9 @@ def dataset_of(recipe: Recipe) -> Path:
     return dataset
 
 
-def refit(recipe: Recipe, chosen: Path) -> tuple[Recipe, Path]:
-    """What fits on train and valid for the number of epochs that a finished run chose on valid: of its seed, on its dataset.
+def refit(recipe: Recipe, chosen: Path, seed: int | None = None) -> tuple[Recipe, Path]:
+    """What fits on train and valid for the number of epochs that a finished run chose on valid, on its dataset, from its seed
+    or another.
 
     Raises:
         InputError: the run is not finished, of another recipe, chose otherwise, or its dataset is gone.
@@ -45,7 +46,8 @@ def refit(recipe: Recipe, chosen: Path) -> tuple[Recipe, Path]:
     dataset = _same_dataset(chosen, "--refit")
     training = {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
     tree = recipe.model_dump()
-    return parse({**tree, "seed": tried.seed, "training": {**tree["training"], **training}}), dataset
+    seed = tried.seed if seed is None else seed
+    return parse({**tree, "seed": seed, "training": {**tree["training"], **training}}), dataset
 
 
 def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:
