@@ -156,13 +156,10 @@ def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str
     data = open_data(recipe, dataset)
     fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
     trainer = Trainer(recipe, *data, Workers(), ray.train.torch.get_device())
-    last, begun = ray.train.get_checkpoint(), run / _checkpoints.BEGUN
-    made_for = recipe
+    last, begun, made_for = ray.train.get_checkpoint(), run / _checkpoints.BEGUN, recipe
     if last is None and begun.is_dir():
-        last, made_for = (
-            ray.train.Checkpoint.from_directory(begun),
-            Recipe.from_json((begun / "recipe.json").read_text(encoding="utf-8")),
-        )
+        last = ray.train.Checkpoint.from_directory(begun)
+        made_for = Recipe.from_json((begun / "recipe.json").read_text(encoding="utf-8"))
     if last is None:
         return trainer, fingerprint, []
     with last.as_directory() as folder:

@@ -42,7 +42,8 @@ def classic(result: Result) -> Iterator[str]:
     yield ""
     ratios = figures["p_over_published"]
     yield f"(p) over published: recall {ratios['recall@20']:.4f}, ndcg {ratios['ndcg@20']:.4f}."
-    yield f"Trained at {', '.join(sorted({run['trained_at']['p'] for run in runs}))}."
+    trained = {what: ", ".join(sorted({run["trained_at"][what] for run in runs})) for what in says}
+    yield f"Trained at {trained['h']} where validation chose, at {trained['p']} where the test was looked at."
     curve = runs[0]["curve_p"]
     tenths = {step: value for step, value in curve.items() if int(step) % 10 == 0}
     yield f"(p) of seed {runs[0]['seed']} by epoch: {', '.join(f'{step}: {value:.4f}' for step, value in tenths.items())}."

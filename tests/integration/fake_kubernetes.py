@@ -33,13 +33,13 @@ TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @functools.cache
 def validator() -> Draft202012Validator:
-    """By the RayJob's schema, closed: a field that it does not name is an error. Skips where it is not there."""
+    """By the RayJob's schema, closed: a field that it does not name is an error. Skips and fails as tests.logs does."""
     data = os.environ.get("HARDNEG_DATA")
     if not data:
         pytest.skip("HARDNEG_DATA is unset: KubeRay's published schemas are in the folder beside the one that it names")
     path = Path(data).parent / "schemas" / "ray.io_rayjobs.yaml"
     if not path.is_file():
-        pytest.skip(f"{path}, KubeRay's published schema, is missing")
+        pytest.fail(f"HARDNEG_DATA: {path}, KubeRay's published schema, is missing")
     versions = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
     (found,) = (each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1")
     return Draft202012Validator(_closed(found))
@@ -131,7 +131,10 @@ class FakeKubernetes:
     def _operate(self, name: str) -> None:
         """A RayJob's life: its cluster comes up, its entry point runs, and at last it is deleted."""
         job = self.jobs[name]
-        deleted = lambda: "deletionTimestamp" in job["metadata"]  # noqa: E731
+
+        def deleted() -> bool:
+            return "deletionTimestamp" in job["metadata"]
+
         job["status"] = {"jobDeploymentStatus": "Initializing", "jobId": f"{name}-{secrets.token_hex(3)}"}
         while not self.hold.wait(POLL_SECONDS) and not deleted():
             pass

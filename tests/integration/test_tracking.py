@@ -34,9 +34,9 @@ def server(folder: Path) -> Iterator[MlflowServer]:
 
 @pytest.fixture(scope="module")
 def given(cluster: None, folder: Path, server: MlflowServer) -> Recipe:
-    """Many short epochs, each reported."""
+    """Many short epochs, each reported: by the checkpoint inside of the next, which does not wait for others."""
     log = write_log(folder / "log.csv", rows=3000)
-    epochs = {"batch_size": 512, "epochs": 40, "patience": 100}
+    epochs = {"batch_size": 512, "epochs": 40, "patience": 100, "checkpoint_steps": 1}
     return training.recipe(log, folder / "store", training=epochs, tracking={"uri": server.uri, "experiment": "tiny"})
 
 

@@ -71,7 +71,7 @@ def test_a_stage_that_is_added_joins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     @component.step
     def register(recipe: str, target: str, run: Input[list[Model]], registered: Output[Artifact]): ...
 
-    module.register = register  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "register", register, raising=False)
     monkeypatch.setitem(sys.modules, "components.steps.register", module)
     added = Stage("register", "ray_jobs.register", ("recipe", "run"), ("registered",))
     pipeline, _ = compiled(tmp_path, stages=(*STAGES[:4], added, *STAGES[4:]))
