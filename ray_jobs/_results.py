@@ -33,6 +33,18 @@ class Prepared(Result):
     items: int
 
 
+class Tuned(Result):
+    """`recipe` is the best one, a file that train takes; `ended` counts trials by how they ended; `best_value` is on validation."""
+
+    folder: str
+    recipe: str
+    ended: dict[str, int]
+    metric: str
+    best_value: float
+    mlflow_run_id: str
+    mlflow_url: str | None
+
+
 class TrainedRun(Result):
     """`best_epoch` counts from 1; `mlflow_url` is None where MLflow is a file."""
 
