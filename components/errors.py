@@ -30,6 +30,21 @@ class DivergedError(ArithmeticError):
     """The loss is no longer a finite number: no retry helps. Programs print it without a traceback."""
 
 
+class FailedError(RuntimeError):
+    """Work that was begun and came to nothing, though what was given is right. Programs print it without a traceback."""
+
+
+class WorkerError(FailedError):
+    """What went wrong in a worker, with its traceback: `out of memory`, or another `error`; not that a worker was lost."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind, self.text = kind, text
+
+    def __str__(self) -> str:
+        return f"{self.kind} in a worker\n{self.text}"
+
+
 def reason(error: BaseException) -> str:
     """The innermost of a chain of exceptions, in one line: what went wrong before everybody wrapped it."""
     while (inner := error.__cause__ or error.__context__) is not None:

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from components import space
 from components.section import Positive, Section
 
+DEFAULT_TRIALS = 20
+
 
 class Search(Section):
     """Read by tune alone. `space` maps dotted keys to distributions (components.space).
@@ -16,7 +18,8 @@ class Search(Section):
     `metric` is one of those that training logs on training.select_on; by default training.metric. `searcher` is a grid, random,
     or Optuna's tree-structured Parzen estimators: on `metric` (tpe), or on it and `against` at once (pareto). `scheduler: asha`
     ends the worse trials of each rung: after grace_epochs, and every reduction_factor times as many, all but the best
-    1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a grid without `trials` is tried whole.
+    1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a grid without either is tried whole, and the others
+    stop at DEFAULT_TRIALS.
     """
 
     space: dict[str, Any] = {}
@@ -28,6 +31,11 @@ class Search(Section):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     trials: Positive | None = None
     hours: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def most_trials(self) -> int | None:
+        """None: as many as there are, or as the hours allow."""
+        return self.trials or (None if self.hours or self.searcher == "grid" else DEFAULT_TRIALS)
 
     @field_validator("space")
     @classmethod

@@ -189,7 +189,8 @@ def _value(name: str, distribution: Mapping[str, Any], ask: Ask) -> Any:
         return _filled(f"{name}[{label(option)}]", option, ask)
     if kind == "ordered":
         shares = [float(ask(Question(f"{name}.{n}", 0.0, 1.0))) for n in range(distribution["count"])]
-        return ascending(*map(float, given), shares)
+        low, high = given
+        return ascending(low, high, shares)
     if kind == "simplex":
         return simplex([float(ask(Question(f"{name}.{n}", 0.0, 1.0))) for n in range(given - 1)])
     answer = ask(Question(name, *given, is_whole=kind == "int", is_log=kind == "loguniform"))
@@ -202,7 +203,8 @@ def _corners(distribution: Mapping[str, Any]) -> list[Any]:
     if kind == "choice":
         return [value for option in given for value in _corners_inside(option)]
     if kind == "ordered":
-        return [ascending(*map(float, given), [share] * distribution["count"]) for share in (NEARLY, 1 - NEARLY)]
+        low, high = given
+        return [ascending(low, high, [share] * distribution["count"]) for share in (NEARLY, 1 - NEARLY)]
     if kind == "simplex":
         return [simplex([share] * (given - 1)) for share in (0.0, 1.0)]
     return [*given] if kind == "int" else [*map(float, given)]

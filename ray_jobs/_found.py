@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-
-import optuna
 
 from components import space, storage
 from components.config import Recipe
-from components.errors import InputError
-from components.reports import search_plots
+from components.errors import FailedError
 from components.reports.search_plots import Trial
 from ray_jobs import _tracking, _trials
 
-FEWEST_TO_WEIGH = 4  # trials before importance means anything
+LONGEST_REASON = 200
 
 
 def runs(folder: Path) -> list[Path]:
     """The folders of trials that have begun, in the order of their names."""
-    return sorted(run for run in (folder / "trials").glob("*") if (run / _trials.POINT).exists())
+    return sorted(run for run in (folder / _trials.TRIALS).glob("*") if (run / _trials.POINT).exists())
 
 
 def ended(run: Path) -> str:
-    """finished, stopped (by the scheduler), failed; empty of a trial that goes on, or was interrupted."""
+    """finished, stopped (by scheduler or budget), failed; empty of a trial that goes on, or was interrupted."""
     if (run / _trials.FAILED).exists():
         return "failed"
     if storage.is_finished(run):
@@ -41,67 +40,48 @@ def trials(folder: Path) -> list[Trial]:
         last = max((mark.stat().st_mtime for mark in marks if mark.exists()), default=began)
         values = space.leaves(storage.read_json(run / _trials.POINT))
         score, against = standing.get(_trials.SCORE), standing.get(_trials.AGAINST)
-        found.append(Trial(run.name, how, (last - began) / 3600, values, score, against))
+        reason = f"{failed['kind']}, {failed['reason'][:LONGEST_REASON]}" if (failed := failure(run)) else ""
+        epochs = history[-1]["step"] if history else 0
+        found.append(Trial(run.name, how, (last - began) / 3600, values, score, against, epochs, reason))
     return found
 
 
-def best(found: list[Trial]) -> Trial:
+def best(found: Sequence[Trial]) -> Trial:
     """The trial of the highest score.
 
     Raises:
-        InputError: no trial was validated once.
+        FailedError: no trial was validated once.
     """
     scored = [trial for trial in found if trial.score is not None]
     if not scored:
-        raise InputError(f"search: of {len(found)} trials none was validated once; why is in trials/*/{_trials.FAILED}")
+        raise FailedError(
+            f"search: none of {len(found)} trials was validated once; takes a budget for at least one validation "
+            f"(search.hours, training.validate_every); what failed is in {_trials.TRIALS}/*/{_trials.FAILED}"
+        )
     return max(scored, key=lambda trial: trial.score or 0.0)
 
 
-def draw(found: list[Trial], recipe: Recipe, folder: Path) -> list[Path]:
-    """The search's pictures."""
-    folder.mkdir(exist_ok=True)
-    search = recipe.search
-    metric = search.metric or recipe.training.metric
-    is_log = dict.fromkeys(space.logarithmic(search.space), True)
-    search_plots.best_so_far(found, folder / "best_so_far.png", metric)
-    search_plots.slices(found, folder / "slices.png", metric, is_log)
-    search_plots.parallel_coordinates(found, folder / "parallel_coordinates.png", metric, is_log)
-    if search.searcher == "pareto":
-        search_plots.pareto_front(found, folder / "pareto_front.png", metric, search.against)
-    weights = importance(found)
-    if weights:
-        search_plots.importance(weights, folder / "importance.png")
-        x, y, *_ = [*sorted(weights, key=lambda name: -weights[name]), "", ""]
-        if y:
-            search_plots.heat_map(found, x, y, folder / "heat_map.png", metric, is_log)
-    return sorted(folder.glob("*.png"))
+def failure(run: Path) -> dict[str, str] | None:
+    """{kind, reason, traceback} of a trial that failed."""
+    return storage.read_json(run / _trials.FAILED) if (run / _trials.FAILED).exists() else None
 
 
-def importance(found: list[Trial]) -> dict[str, float]:
-    """The share of each parameter in the variation of scores, by Optuna's PED-ANOVA; {} of too few trials.
+def failures(folder: Path) -> str:
+    """How many failed of each kind, and what the first of each said."""
+    first: dict[str, str] = {}
+    kinds = Counter[str]()
+    for run in runs(folder):
+        if failed := failure(run):
+            kinds[failed["kind"]] += 1
+            first.setdefault(failed["kind"], f"{run.name}: {failed['reason'][:LONGEST_REASON]}")
+    return "; ".join(f"{number} {kind} ({first[kind]})" for kind, number in kinds.most_common())
 
-    Source: Watanabe et al. 2023, arXiv 2304.10255.
-    """
-    scored = [trial for trial in found if trial.score is not None]
-    names = [name for name in scored[0].values if all(name in trial.values for trial in scored)] if scored else []
-    if len(scored) < FEWEST_TO_WEIGH or len(names) < 2:
-        return {}
-    study = optuna.create_study(direction="maximize")
-    distributions = {}
-    for name in names:
-        values = [trial.values[name] for trial in scored]
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        if numbers and min(values) < max(values):
-            distributions[name] = optuna.distributions.FloatDistribution(min(values), max(values))
-        elif not numbers:
-            distributions[name] = optuna.distributions.CategoricalDistribution(sorted({*map(str, values)}))
-    for trial in scored:
-        params = {
-            name: trial.values[name]
-            if name in distributions and isinstance(trial.values[name], int | float)
-            else str(trial.values[name])
-            for name in distributions
-        }
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=trial.score))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+def close(folder: Path) -> None:
+    """Ends the MLflow run of every trial that did not end its own, as its folder says: none stays RUNNING."""
+    for run in runs(folder):
+        how = ended(run)
+        if how == "failed" and (run / _tracking.LINKS).exists():
+            _tracking.end(_tracking.attach(run), run, "FAILED", (failure(run) or {})["reason"])
+        elif how in ("stopped", "") and (run / _tracking.LINKS).exists():
+            _tracking.end_left(run)

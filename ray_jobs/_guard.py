@@ -15,16 +15,9 @@ def main() -> None:
     if sys.stdin.buffer.read() == b"done":  # end of file without it: the driver is gone
         return
     time.sleep(GRACE_SECONDS)
-    from components import storage
     from ray_jobs import _tracking  # imports MLflow only now: the guard costs next to nothing while it waits
 
-    run = Path(sys.argv[1])
-    tracked = _tracking.attach(run)
-    if (run / _tracking.STOPPED).exists():  # a search's scheduler ended this trial: that is how it was to be
-        told = storage.read_json(run / _tracking.STOPPED)
-        _tracking.end(tracked, run, "FINISHED", f"stopped by {told['by']} after epoch {told['epoch']}")
-    else:
-        _tracking.end(tracked, run, "KILLED", "the driver was killed")
+    _tracking.end_left(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

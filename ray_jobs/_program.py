@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from components import config
 from components.config import Recipe, Scale
-from components.errors import DivergedError, InputError
+from components.errors import DivergedError, FailedError, InputError
 from ray_jobs import _credentials, _results, _tracking
 
 Run = Callable[[Recipe, argparse.Namespace], None]
@@ -43,7 +43,7 @@ def guarded(run: Callable[[], int]) -> int:
     except InputError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    except DivergedError as error:
+    except (DivergedError, FailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

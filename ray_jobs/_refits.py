@@ -9,44 +9,65 @@ from pathlib import Path
 from typing import Any
 
 import scipy.stats
+from rich.console import Console
 
 from components import storage
-from components.config import Recipe
+from components.config import Recipe, parse
 from components.errors import InputError
-from ray_jobs import _evaluation, _found, _program, _tracking, _training
+from ray_jobs import _evaluation, _program, _results, _tracking, _training, _trials
 
 REFIT = "refit.json"
 
 
-def refit(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Trains the best trial's recipe anew on train + valid for the epochs that it chose, and evaluates each on test.
-
-    Raises:
-        InputError: the search has not ended, its best trial was stopped before its end, or it was tested before.
-    """
+def check(folder: Path) -> None:
+    """Raises InputError where a search was tested before."""
     if (folder / REFIT).exists():
         raise InputError(f"--refit: {folder} was refitted and tested before, and a test is looked at once; see {REFIT} there")
-    best = _found.best(_found.trials(folder))
-    chosen = folder / "trials" / best.name
-    recipe = Recipe.from_json((chosen / "recipe.json").read_text(encoding="utf-8"))
-    runs = []
+
+
+def refit(folder: Path, number: int) -> dict[str, Any]:
+    """Trains the best trial's recipe anew on train + valid, for the epochs that it chose, from seeds 1 to `number`, and
+    evaluates each on every test split: {trial, seeds, runs, metrics: {split: {name: {mean, low, high}}}}, kept in the search's
+    folder and MLflow run.
+
+    Raises:
+        InputError: the search has not ended, or was tested before.
+    """
+    check(folder)
+    best = folder / _trials.TRIALS / storage.open_finished(folder, "search")["best"]
+    recipe, dataset = recipe_of(best), Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    seeds = list(range(1, number + 1))
     with _program.cluster():
-        for seed in seeds:
-            settings, dataset = _training.refit(recipe, chosen, seed)
-            runs.append(_training.train(settings, dataset))
-    found = [_evaluation.evaluate(recipe, run, dataset, "test").metrics for run in runs]
+        runs = [_training.train(parse({**recipe.model_dump(), "seed": seed}), dataset) for seed in seeds]
+    metrics = {}
+    for split in sorted(path.name for path in dataset.glob("test*")):
+        found = [_evaluation.evaluate(recipe, run, dataset, split).metrics[_results.MODEL] for run in runs]
+        metrics[split] = {name: interval([each[name] for each in found]) for name in found[0]}
     told = {
         "trial": best.name,
-        "seeds": list(seeds),
+        "seeds": seeds,
         "runs": [str(run) for run in runs],
-        "metrics": {name: interval([each["model"][name] for each in found]) for name in found[0]["model"]},
+        "metrics": metrics,
     }
     storage.write_json(folder / REFIT, told)
     tracked = _tracking.attach(folder)
     with _tracking.saying(tracked, folder / REFIT):
         tracked.artifact(folder / REFIT)
-        tracked.metrics({f"test_{name}_mean": about["mean"] for name, about in told["metrics"].items()})
+        means = {f"{split}_{name}_mean": about["mean"] for split, found in metrics.items() for name, about in found.items()}
+        tracked.metrics(means)
+    _show(told, recipe)
     return told
+
+
+def recipe_of(trial: Path) -> Recipe:
+    """Of a trial, that which fits on train and valid for the epochs after which it was best."""
+    recipe = Recipe.from_json((trial / "recipe.json").read_text(encoding="utf-8"))
+    chosen_by = f"{recipe.training.select_on}_{recipe.training.metric}"
+    validated = [entry for entry in _tracking.read_history(trial) if chosen_by in entry["metrics"]]
+    epochs = max(validated, key=lambda entry: entry["metrics"][chosen_by])["step"]
+    training = {"fit_on": "train+valid", "select_on": "none", "epochs": epochs}
+    tree = recipe.model_dump()
+    return parse({**tree, "training": {**tree["training"], **training}})
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -56,3 +77,13 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
         return {"mean": mean, "low": None, "high": None}
     half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _show(told: dict[str, Any], recipe: Recipe) -> None:
+    console = Console(highlight=False)
+    for split, found in told["metrics"].items():
+        console.print(f"{split}, {len(told['seeds'])} seeds of trial {told['trial']}, fitted on train and valid:")
+        for name in (f"{name}@{k}" for k in recipe.evaluation.ks for name in ("recall", "ndcg")):
+            about = found[name]
+            between = f"  (95 %: {about['low']:.4f} to {about['high']:.4f})" if about["low"] is not None else ""
+            console.print(f"  {name} {about['mean']:.4f}{between}")

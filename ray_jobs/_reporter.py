@@ -19,6 +19,7 @@ from ray_jobs import _checkpoints, _credentials
 from ray_jobs._tracking import HISTORY, TrackedRun, append_history
 
 NOTICES = "notices.log"
+ERROR = "error.json"  # what ended a worker's training: another try would meet it again
 RETRY_SECONDS = 5.0
 
 
@@ -55,7 +56,8 @@ class Reporter(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         self._failures += 1
         rank, error = next(iter(worker_exceptions.items()))
-        follows = "training goes back to its last checkpoint" if self._failures <= self._max_failures else "training ends"
+        goes_on = self._failures <= self._max_failures and not (self._run / ERROR).exists()
+        follows = "training goes back to its last checkpoint" if goes_on else "training ends"
         _notice(self._run, f"worker {rank} failed ({type(error).__name__}), {follows}; failures: {self._failures}")
 
 

@@ -34,7 +34,7 @@ class Prepared(Result):
 
 
 class Tuned(Result):
-    """`recipe` is the best one, a file that train takes; `ended` counts trials by how they ended; `best_value` is on validation."""
+    """`recipe` is the best one, a file that train takes; `ended` counts trials by how they ended."""
 
     folder: str
     recipe: str

@@ -112,6 +112,9 @@ class TrackedRun:
     def artifact(self, path: Path, folder: str = "") -> None:
         client(self.tracking_uri).log_artifact(self.run_id, str(path), folder or None)
 
+    def tag(self, name: str, value: str) -> None:
+        client(self.tracking_uri).set_tag(self.run_id, name, value)
+
     def reopen(self) -> None:
         """RUNNING again, for a training that continues."""
         client(self.tracking_uri).update_run(self.run_id, "RUNNING")
@@ -283,6 +286,16 @@ def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
     except Exception as error:
         where = f"MLflow at {tracked.tracking_uri}"
         print(f"{where} does not answer ({type(error).__name__}: {error}); metrics are kept in {kept}", file=sys.stderr)
+
+
+def end_left(run: Path) -> None:
+    """Ends the run of a driver that is gone: as stopped where its folder says that a search ended it, else as killed."""
+    tracked = attach(run)
+    if (run / STOPPED).exists():
+        told = storage.read_json(run / STOPPED)
+        end(tracked, run, "FINISHED", f"stopped by {told['by']} after epoch {told['epoch']}")
+    else:
+        end(tracked, run, "KILLED", "the driver was killed")
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -1,27 +1,30 @@
 """A trial: a Ray Train run inside Ray Tune, with a folder and an MLflow run of its own. It tells Tune how good it is so far.
 
 What goes wrong in a trial ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune itself sees
-fail is a trial whose process or node is gone; only that is tried again, from its last checkpoint: one budget, one kind.
+fail is a trial whose process or node is gone: only that is tried again, from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from components import space, storage
 from components.config import Recipe, parse
-from components.errors import DivergedError, InputError
+from components.errors import DivergedError, InputError, WorkerError
 from ray_jobs import _tracking, _training, _workers
 
-POINT, FAILED = "point.json", "failed.json"
+TRIALS, POINT, FAILED = "trials", "point.json", "failed.json"
 ANSWERS = "answers"
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
@@ -42,46 +45,49 @@ def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
     """The recipe of a point, without the search.
 
     Raises:
-        InputError: a part refuses a value.
+        InputError: a part refuses a value; names the point.
     """
     tree = space.apply(base.model_dump(exclude={"search"}), point)
-    return parse(tree)
+    try:
+        return parse(tree)
+    except InputError as error:
+        raise InputError(f"search.space: has {json.dumps(point)}, which is refused: {error}") from error
 
 
 def run(config: dict[str, Any], plan: Plan) -> None:
     """What Tune runs: trains the point that these answers give, or takes up where this trial was interrupted."""
     base, answers = plan.base(), config.get(ANSWERS, config)  # a list of points is one choice to Tune; Optuna's are flat
-    folder = Path(plan.folder) / "trials" / tune.get_context().get_trial_id()
-    point = space.again(base.search.space, answers)
-    recipe = recipe_of(base, point)
+    folder = Path(plan.folder) / TRIALS / tune.get_context().get_trial_id()
     if (folder / FAILED).exists():
         return
     if not storage.is_finished(folder):
         try:
-            _train(recipe, point, folder, plan)
+            _train(base, answers, folder, plan)
+        except RayActorError:  # Train's controller is gone: Tune tries again
+            raise
         except Exception as error:
-            _keep(error, folder)
+            keep_failure(folder, kind_of(error), error)
             return
-    history = _tracking.read_history(folder)
-    tune.report(standing(history, base))  # again, for the last one may not have arrived
+    tune.report(standing(_tracking.read_history(folder), base))  # again, for the last one may not have arrived
 
 
-def _train(recipe: Recipe, point: Mapping[str, Any], folder: Path, plan: Plan) -> None:
+def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan: Plan) -> None:
+    dataset = Path(plan.dataset)
+    point = space.again(base.search.space, answers)
     folder.mkdir(parents=True, exist_ok=True)
-    with storage.lock(folder):
-        if (folder / _tracking.LINKS).exists():
-            tracked = _tracking.attach(folder)
-        else:
-            storage.write_text(folder / "recipe.json", recipe.to_json())
-            storage.write_json(folder / POINT, point)
-            parent = _tracking.attach(Path(plan.folder))
-            tags = {"mlflow.parentRunId": parent.run_id, "trial": folder.name}
-            tracked = _tracking.create(recipe, folder, Path(plan.dataset), tags, space.leaves(point))
-        with _tracking.closing(tracked, folder):
-            with _tracking.saying(tracked, folder / _tracking.HISTORY):
-                tracked.reopen()
-            _workers.fit(recipe, Path(plan.dataset), folder, tracked, [Teller(plan, folder)], tries=-1)
-            _training.finish(recipe, Path(plan.dataset), folder, tracked)
+    storage.write_json(folder / POINT, point)
+    recipe = recipe_of(base, point)
+    if (folder / _tracking.LINKS).exists():
+        tracked = _tracking.attach(folder)
+    else:
+        storage.write_text(folder / "recipe.json", recipe.to_json())
+        tags = {"mlflow.parentRunId": _tracking.attach(Path(plan.folder)).run_id, "kind": "trial"}
+        tracked = _tracking.create(recipe, folder, dataset, tags, space.leaves(point))
+    with _tracking.closing(tracked, folder):
+        with _tracking.saying(tracked, folder / _tracking.HISTORY):
+            tracked.reopen()
+        _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
+        _training.finish(recipe, dataset, folder, tracked)
 
 
 class Teller(TuneReportCallback):
@@ -108,31 +114,33 @@ def standing(history: list[dict[str, Any]], base: Recipe) -> dict[str, float]:
     return {SCORE: best[f"{split}_{metric}"], AGAINST: best[f"{split}_{base.search.against}"], EPOCH: history[-1]["step"]}
 
 
-def _keep(error: Exception, folder: Path) -> None:
-    """Why a trial failed, in its folder and in its MLflow run, which has ended by now."""
-    text = "".join(traceback.format_exception(error))
-    storage.write_json(folder / FAILED, {"kind": kind_of(error), "reason": str(error)[:2000], "traceback": text})
+def keep_failure(folder: Path, kind: str, error: BaseException | str) -> None:
+    """Why a trial failed, in its folder and in its MLflow run."""
+    text = error if isinstance(error, str) else "".join(traceback.format_exception(error))
+    said = (error.text if isinstance(error, WorkerError) else str(error)).strip().splitlines() or [type(error).__name__]
+    why = said[-1] if isinstance(error, WorkerError | str) else said[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.write_json(folder / FAILED, {"kind": kind, "reason": why[:2000], "traceback": text})
     if (folder / _tracking.LINKS).exists():
         tracked = _tracking.attach(folder)
         with _tracking.saying(tracked, folder / FAILED):
+            tracked.tag("failure", kind)
             tracked.artifact(folder / FAILED)
-            _tracking.client(tracked.tracking_uri).set_tag(tracked.run_id, "failure", kind_of(error))
 
 
-def kind_of(error: BaseException) -> str:
-    """diverged, out of memory, input or error: told by the whole chain of causes."""
-    for each in _chain(error):
-        if isinstance(each, DivergedError):
-            return "diverged"
-        if "OutOfMemory" in type(each).__name__ or isinstance(each, MemoryError):
-            return "out of memory"
-        if isinstance(each, InputError):
-            return "input"
-    return "error"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def kind_of(error: BaseException | None) -> str:
+    """diverged, out of memory, input, lost workers, or error: told by the chain of causes."""
     while error is not None:
-        yield error
-        yield from getattr(error, "worker_failures", {}).values()
+        if isinstance(error, WorkerError):
+            return error.kind
+        if isinstance(error, DivergedError):
+            return "diverged"
+        if isinstance(error, InputError):
+            return "input"
+        if isinstance(error, MemoryError | OutOfMemoryError) or (isinstance(error, RayActorError) and "memory" in str(error)):
+            return "out of memory"  # the last: killed by Ray's memory monitor
+        if isinstance(error, WorkerGroupError):  # more often than scale.max_failures
+            kinds = {kind_of(own) for own in error.worker_failures.values()}
+            return "out of memory" if "out of memory" in kinds else "lost workers"
         error = error.__cause__ or error.__context__
+    return "error"

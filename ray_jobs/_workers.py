@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from components import storage
 from components.config import Recipe
 from components.data import interactions
-from components.errors import DivergedError, InputError
+from components.errors import DivergedError, InputError, WorkerError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
@@ -27,11 +28,13 @@ from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
 from ray_jobs import _checkpoints
-from ray_jobs._reporter import Reporter, read_notices
+from ray_jobs._reporter import ERROR, Reporter, read_notices
 from ray_jobs._system import SystemSampler
 from ray_jobs._tracking import TrackedRun, read_history, write_history
 
 PROGRESS = "progress.json"
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what workers say when another one is gone
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
@@ -56,12 +59,28 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
 
 
 def train_worker(config: dict[str, str]) -> dict[str, Any]:
-    """One of Train's workers. Returns {} or {"error": a mistake that no retry mends}."""
+    """One of Train's workers. Returns {} or {"error": a mistake that no retry mends}.
+
+    Ray Train counts errors and lost workers alike, and tries both again. So an error is written down before it is raised (the
+    others wait in a collective: they must be ended), and a try that finds one written ends.
+    """
+    run = Path(config["run"])
     try:
-        _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), Path(config["run"]))
+        if (run / ERROR).exists():
+            return {}
+        _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run)
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
         return {"error": f"{type(error).__name__}: {error}", "input": isinstance(error, InputError)}
+    except Exception as error:
+        if not any(said in str(error) for said in LOST):
+            kind = "out of memory" if _is_no_memory(error) else "error"
+            storage.write_json(run / ERROR, {"kind": kind, "text": traceback.format_exc()})
+        raise
     return {}
+
+
+def _is_no_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)
 
 
 def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
@@ -215,8 +234,8 @@ def fit(
     `callbacks` hear of every report, after ours. The controller asks for its workers' places `tries` times, -1 for ever.
 
     Raises:
-        InputError, DivergedError: no retry would help.
-        Exception: Ray's, when workers failed more often than scale.max_failures.
+        InputError, DivergedError, WorkerError: no retry would help.
+        Exception: Ray's, when workers were lost more often than scale.max_failures.
     """
     scale = recipe.scale
     resources = {"CPU": float(scale.cpus_per_worker)} | ({"GPU": 1.0} if scale.use_gpu else {})
@@ -236,16 +255,26 @@ def fit(
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
     )
     _checkpoints.mend(run)
+    (run / ERROR).unlink(missing_ok=True)  # of a run that is resumed
     handler = signal.getsignal(signal.SIGINT)
     try:
         outcome = trainer.fit().return_value or {}
     except SystemExit:  # Ray's way to say that it was interrupted
         raise KeyboardInterrupt from None
+    except Exception:
+        _raise_written(run)
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
     if "error" in outcome:
         raise (InputError if outcome["input"] else DivergedError)(outcome["error"].partition(": ")[2])
+    _raise_written(run)
+
+
+def _raise_written(run: Path) -> None:
+    if (run / ERROR).exists():
+        raise WorkerError(**storage.read_json(run / ERROR)) from None
 
 
 class Watching(threading.Thread):

@@ -1,6 +1,6 @@
 """Searches a recipe's space with Ray Tune: every trial a Ray Train run, tracked below one MLflow run.
 
-python -m ray_jobs.tune RECIPE.yaml [--set search.trials=50] [--resume SEARCH]
+python -m ray_jobs.tune RECIPE.yaml [--set search.trials=50] [--resume SEARCH] [--refit N]
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from ray_jobs import _program
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="SEARCH", help="continues the interrupted search of this folder")
+    parser.add_argument("--refit", type=int, metavar="N", help="then fits the best on train and valid, N seeds, and tests it")
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    from ray_jobs import _search, _training
+    if arguments.refit is not None and arguments.refit < 1:
+        raise InputError(f"--refit: got {arguments.refit}, takes a number of seeds >= 1")
+    from ray_jobs import _refits, _search, _training
 
     _search.check(recipe)
-    if arguments.resume:
-        folder = Path(arguments.resume).absolute()
-        if not folder.is_dir():
-            raise InputError(f"--resume: got {folder}, takes the folder of a search that was started")
-        with _program.cluster():
+    folder = Path(arguments.resume).absolute() if arguments.resume else None
+    if folder is not None and arguments.refit:
+        _refits.check(folder)
+    dataset = _training.dataset_of(recipe) if folder is None else None
+    with _program.cluster():
+        if folder is not None:
             _search.resume(recipe, folder)
-    else:
-        dataset = _training.dataset_of(recipe)
-        with _program.cluster():
+        elif dataset is not None:
             folder = _search.run(recipe, dataset)
+    if arguments.refit:
+        _refits.refit(folder, arguments.refit)
     print(folder)
 
 

@@ -23,7 +23,10 @@ ENDED = {"finished": COLOURS[0], "stopped": COLOURS[2], "failed": COLOURS[6]}
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended, when (hours after the search began), what it was given, and what it reached: None of a failed one."""
+    """How a trial ended, when (hours after the search began), what it was given, and what it reached: None of a failed one.
+
+    `ended` is finished, stopped, failed (for a `reason`), or empty of one that goes on.
+    """
 
     name: str
     ended: str
@@ -31,6 +34,8 @@ class Trial:
     values: Mapping[str, Any]
     score: float | None
     against: float | None = None
+    epochs: int = 0
+    reason: str = ""
 
 
 def best_so_far(trials: Sequence[Trial], path: Path, metric: str) -> None:
@@ -175,7 +180,7 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
         return np.arange(len(labels) + 1) - 0.5
     low, high = values.min(), values.max()
     edges = np.geomspace(low, high, BINS + 1) if is_log else np.linspace(low, high, BINS + 1)
-    return np.asarray(edges, np.float64)
+    return edges.astype(np.float64)
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:

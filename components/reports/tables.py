@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.evaluation import comparison as intervals
 from components.evaluation.comparison import Difference, Interval
+from components.reports.search_plots import Trial
 
 
 def comparison(results: Mapping[str, Mapping[str, float]], ks: Sequence[int], title: str) -> Group:
@@ -41,6 +42,21 @@ def recommendations(lists: Mapping[str, Sequence[str]], title: str) -> Group:
         table.add_column(f"user {user}", overflow="ellipsis", no_wrap=True, max_width=32)
     for rank in range(max(map(len, lists.values()), default=0)):
         table.add_row(str(rank + 1), *(names[rank] if rank < len(names) else "" for names in lists.values()))
+    return _titled(title, table)
+
+
+def trials(best: Sequence[Trial], metric: str, title: str) -> Group:
+    """A row per trial of a search: what it was given, what it reached, and how it ended."""
+    keys = list(dict.fromkeys(key for trial in best for key in trial.values))
+    table = _table()
+    for name in ("trial", metric, "epochs", *keys, "ended"):
+        table.add_column(name, justify="left" if name in ("trial", "ended") else "right", overflow="fold")
+    for trial in best:
+        values = [trial.values.get(key, "") for key in keys]
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+        score = "" if trial.score is None else f"{trial.score:.4f}"
+        ended = Text(f"{trial.ended or 'interrupted'} {trial.reason}".strip())
+        table.add_row(trial.name, score, str(trial.epochs), *cells, ended)
     return _titled(title, table)
 
 

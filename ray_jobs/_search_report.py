@@ -1,0 +1,180 @@
+"""What a search leaves for people: its best recipe, a table, pictures and a page, beside the trials and in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import yaml
+from rich.console import Console
+
+from components import space, storage
+from components.config import Recipe
+from components.reports import search_plots, tables
+from components.reports.page import Page
+from components.reports.search_plots import Trial
+from ray_jobs import _found, _tracking, _trials
+
+TRIALS, BEST, PAGE, PLOTS = "trials.json", "best.yaml", "search.html", "plots"
+FEWEST_TO_WEIGH = 4  # trials before importance means anything
+SHOWN = 10  # trials in the terminal and in MLflow's description; the page has all
+SAYS = {
+    "best_so_far": "Every trial where it ended, and the best score until then",
+    "importance": "How much of the scores' variation each parameter explains (PED-ANOVA)",
+    "slices": "Each parameter against the score",
+    "heat_map": "The two most important parameters and the mean score of the trials in each cell",
+    "parallel_coordinates": "A line per trial through its parameters to its score",
+    "pareto_front": "Two metrics of every trial, and those that none beats in both",
+}
+
+
+def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _tracking.TrackedRun) -> None:
+    """All of it; of a search without a single score, the table alone."""
+    storage.write_json(folder / TRIALS, [dataclasses.asdict(trial) for trial in trials])
+    written = [folder / TRIALS]
+    if any(trial.score is not None for trial in trials):
+        storage.write_text(folder / BEST, best_recipe(trials, folder))
+        pictures = draw(trials, recipe, folder / PLOTS)
+        storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
+        written += [folder / BEST, folder / PAGE]
+    Console().print(tables.trials(ranked(trials)[:SHOWN], metric(recipe), f"{recipe.name}: {_counts(trials)}"))
+    with _tracking.saying(tracked, folder / TRIALS):
+        for path in written:
+            tracked.artifact(path)
+        for path in sorted((folder / PLOTS).glob("*.png")):
+            tracked.artifact(path, PLOTS)
+        tracked.tag("mlflow.note.content", _note(trials, recipe))
+        history = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.hours)
+        so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
+        name = f"best_{recipe.training.select_on}_{metric(recipe)}"
+        tracked.log([{"time": time.time(), "step": n, "metrics": {name: value}} for n, value in enumerate(so_far, 1)])
+
+
+def metric(recipe: Recipe) -> str:
+    return recipe.search.metric or recipe.training.metric
+
+
+def best_recipe(trials: Sequence[Trial], folder: Path) -> str:
+    """As YAML that train takes."""
+    chosen = folder / _trials.TRIALS / _found.best(trials).name / "recipe.json"
+    tree = Recipe.from_json(chosen.read_text(encoding="utf-8")).model_dump(mode="json", exclude={"search"})
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """The best first; those without a score last."""
+    return sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0.0)))
+
+
+def say(trials: Sequence[Trial], name: str, recipe: Recipe) -> None:
+    """A line, now that this trial has ended."""
+    (trial,) = (trial for trial in trials if trial.name == name)
+    number = sum(bool(each.ended) for each in trials)
+    values = "  ".join(f"{key} {_short(value)}" for key, value in trial.values.items())
+    came_to = trial.reason if trial.score is None else f"{metric(recipe)} {trial.score:.4f}"
+    scores = [each.score for each in trials if each.score is not None]
+    best = f"  best {max(scores):.4f}" if scores else ""
+    print(f"{number} {trial.name} {trial.ended} at epoch {trial.epochs}: {came_to}  {values}{best}", flush=True)
+
+
+def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
+    """The search's pictures."""
+    folder.mkdir(exist_ok=True)
+    name, is_log = metric(recipe), dict.fromkeys(space.logarithmic(recipe.search.space), True)
+    search_plots.best_so_far(trials, folder / "best_so_far.png", name)
+    search_plots.slices(trials, folder / "slices.png", name, is_log)
+    search_plots.parallel_coordinates(trials, folder / "parallel_coordinates.png", name, is_log)
+    if recipe.search.searcher == "pareto":
+        search_plots.pareto_front(trials, folder / "pareto_front.png", name, recipe.search.against)
+    weights = importance(trials, is_log)
+    if len(weights) > 1:
+        search_plots.importance(weights, folder / "importance.png")
+        x, y = sorted(weights, key=lambda key: -weights[key])[:2]
+        search_plots.heat_map(trials, x, y, folder / "heat_map.png", name, is_log)
+    return [path for each in SAYS if (path := folder / f"{each}.png").exists()]
+
+
+def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, float]:
+    """The share of each parameter that every trial has in the variation of scores; {} of too few trials.
+
+    Source: Watanabe et al. 2023, arXiv 2304.10255 (PED-ANOVA), by Optuna.
+    """
+    scored = [trial for trial in trials if trial.score is not None]
+    if len(scored) < FEWEST_TO_WEIGH:
+        return {}
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name in scored[0].values:
+        values = [trial.values.get(name) for trial in scored]
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len({*map(str, values)}) < 2 or None in values:
+            continue
+        if len(numbers) == len(values):
+            distributions[name] = optuna.distributions.FloatDistribution(
+                min(numbers), max(numbers), log=is_log.get(name, False)
+            )
+        else:
+            distributions[name] = optuna.distributions.CategoricalDistribution(sorted({*map(str, values)}))
+    if not distributions:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    is_number = {name: isinstance(kind, optuna.distributions.FloatDistribution) for name, kind in distributions.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for trial in scored:
+        params = {name: trial.values[name] if is_number[name] else str(trial.values[name]) for name in distributions}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=trial.score))
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Sequence[Path]) -> str:
+    search, best = recipe.search, _found.best(trials)
+    page = Page(f"Search: {recipe.name}")
+    page.text(
+        f"{search.searcher} search with the scheduler {search.scheduler} for the highest {metric(recipe)} on "
+        f"{recipe.training.select_on}: {_counts(trials)}. The best trial is {best.name}, with {best.score:.4f}; "
+        f"{BEST} beside this page is its recipe."
+    )
+    for path in pictures:
+        page.heading(path.stem.replace("_", " ").capitalize())
+        page.picture(path, SAYS[path.stem])
+    page.heading("Every trial")
+    page.table(*_table(ranked(trials), recipe))
+    return page.html(f"{folder.name}, commit {_tracking.commit()}")
+
+
+def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
+    """The description of the search's MLflow run, in Markdown."""
+    header, rows = _table(ranked(trials)[:SHOWN], recipe)
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return f"{_counts(trials)}. Artifacts: `{BEST}` is what train takes, `{PAGE}` has every trial, `{PLOTS}/`.\n\n{table}\n"
+
+
+def _table(trials: Sequence[Trial], recipe: Recipe) -> tuple[list[str], list[list[str]]]:
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
+    has_against = recipe.search.searcher == "pareto"
+    header = ["trial", metric(recipe), *([recipe.search.against] if has_against else []), "epochs", *keys, "ended"]
+    rows = []
+    for trial in trials:
+        scores = [trial.score, *([trial.against] if has_against else [])]
+        said = [f"{value:.4f}" if value is not None else "" for value in scores]
+        values = [_short(trial.values[key]) if key in trial.values else "" for key in keys]
+        ended = f"{trial.ended or 'interrupted'}{': ' * bool(trial.reason)}{trial.reason}"
+        rows.append([trial.name, *said, str(trial.epochs), *values, ended])
+    return header, rows
+
+
+def _counts(trials: Sequence[Trial]) -> str:
+    ended = [trial.ended or "interrupted" for trial in trials]
+    return f"{len(trials)} trials ({', '.join(f'{ended.count(how)} {how}' for how in sorted({*ended}))})"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
