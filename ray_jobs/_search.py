@@ -17,7 +17,12 @@ from ray_jobs import _found, _program, _search_report, _searchers, _tracking, _t
 
 APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
 TUNE = "tune"  # Tune's own state, in a search's folder
-SAVE_SECONDS = "5"  # between Tune's notes of where it stands
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables and advice: we say how each trial ended
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the program as a kill does: --resume knows one way
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no metric
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",  # seconds between notes of where the search stands
+}
 
 
 def check(recipe: Recipe) -> None:
@@ -98,13 +103,11 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
     with _tracking.closing(tracked, folder):
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()  # of a search that is resumed
+        os.environ |= SETTINGS
         if tune.Tuner.can_restore(path):
             tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(plan), resume_unfinished=True)
         else:
             tuner = _searchers.tuner(recipe, plan, Stopper(folder), Watch(folder, recipe), TUNE)
-        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no metric
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the program, as a kill does: --resume knows one way
-        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SAVE_SECONDS)
         tuner.fit()
         trials = _found.trials(folder)
         _found.close(folder)

@@ -125,7 +125,6 @@ def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, fl
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     is_number = {name: isinstance(kind, optuna.distributions.FloatDistribution) for name, kind in distributions.items()}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for trial in scored:
         params = {name: trial.values[name] if is_number[name] else str(trial.values[name]) for name in distributions}

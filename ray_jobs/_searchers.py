@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -27,6 +28,7 @@ def trainable(plan: _trials.Plan) -> Any:
 
 
 def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune.Callback, name: str) -> tune.Tuner:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = recipe.search
     algorithm, samples, given = None, 1, {}
     if search.searcher in ("grid", "random"):

@@ -98,8 +98,9 @@ class Teller(TuneReportCallback):
         self._plan, self._folder = plan, folder
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None) -> None:
-        found = standing(_tracking.read_history(self._folder), self._plan.base())
-        if found:
+        history, base = _tracking.read_history(self._folder), self._plan.base()
+        found = standing(history, base)
+        if found and found[EPOCH] < base.training.epochs:  # of a whole training, Tune hears once its model is kept
             super().after_report(run_context, [found], None)
 
 

@@ -25,14 +25,15 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     from ray_jobs import _refits, _search, _training
 
     _search.check(recipe)
-    folder = Path(arguments.resume).absolute() if arguments.resume else None
-    if folder is not None and arguments.refit:
-        _refits.check(folder)
-    dataset = _training.dataset_of(recipe) if folder is None else None
-    with _program.cluster():
-        if folder is not None:
+    if arguments.resume:
+        folder = Path(arguments.resume).absolute()
+        if arguments.refit:
+            _refits.check(folder)
+        with _program.cluster():
             _search.resume(recipe, folder)
-        elif dataset is not None:
+    else:
+        dataset = _training.dataset_of(recipe)
+        with _program.cluster():
             folder = _search.run(recipe, dataset)
     if arguments.refit:
         _refits.refit(folder, arguments.refit)

@@ -179,8 +179,8 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
     if labels:
         return np.arange(len(labels) + 1) - 0.5
     low, high = values.min(), values.max()
-    edges = np.geomspace(low, high, BINS + 1) if is_log else np.linspace(low, high, BINS + 1)
-    return edges.astype(np.float64)
+    shares = np.linspace(0, 1, BINS + 1)
+    return low * (high / low) ** shares if is_log else low + (high - low) * shares
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
