@@ -62,7 +62,9 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # reports wait for the controller's poll: 2 s by default
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")  # Ray warns of more processes than 4 times this: trials
+    os.environ.setdefault(
+        "RAY_worker_maximum_startup_concurrency", "8"
+    )  # Ray warns of more processes than 4 times this: trials
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would upload the whole folder
     import ray  # slow to import, and not needed to find a mistake in a recipe
 

@@ -1,0 +1,252 @@
+"""Searches on a real local Ray: what one leaves behind, how trials fail, and that kills lose none that ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from components import config, storage
+from components.config import Recipe
+from components.errors import FailedError, InputError
+from ray_jobs import _dataflow, _found, _refits, _search, _tracking
+from tests.integration import searching, training
+from tests.integration.preparing import write_log
+from tests.integration.searching import SLOW, TOO_LARGE, children, ended
+from tests.integration.training import Tracked, code, has_all_epochs, kill_group, program, recipe_file, wait_for
+
+SPACE = {"loss.temperature": {"choice": [0.1, 0.3]}, "encoder.dim": {"choice": [8, TOO_LARGE]}}
+TWO_WORKERS = {"num_workers": 2}  # of each trial, on four CPUs: two trials at once
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "log.csv", rows=3000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def dataset(cluster: None, source: Path, store: Path) -> Path:
+    return _dataflow.prepare(training.recipe(source, store), report=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def given(source: Path, store: Path) -> Recipe:
+    scale = {"storage_path": str(store), **TWO_WORKERS}
+    return searching.recipe(source, store, {"space": SPACE, "searcher": "grid"}, scale=scale)
+
+
+@pytest.fixture(scope="module")
+def search(given: Recipe, dataset: Path) -> Path:
+    """Four trials of two workers each, where two have room; half of them want more memory than there is."""
+    return _search.run(given, dataset)
+
+
+def test_trials_wait_for_their_places_and_end_each_in_its_own_way(search: Path) -> None:
+    found = ended(search)
+    assert {how: len(runs) for how, runs in found.items()} == {"finished": 2, "failed": 2}
+    assert storage.open_finished(search, "search")["best"] in {run.name for run in found["finished"]}
+    for run in found["failed"]:
+        failure = storage.read_json(run / "failed.json")
+        assert failure["kind"] == "out of memory"
+        assert "allocate" in failure["reason"]
+        assert "Traceback" in failure["traceback"]
+        assert "mf.py" in failure["traceback"], "the worker's own"
+
+
+def test_mlflow_has_one_parent_and_a_run_below_it_for_each_trial(search: Path, given: Recipe) -> None:
+    parent, below = Tracked(search), children(search)
+    assert (parent.status, parent.tags["kind"]) == ("FINISHED", "search")
+    assert parent.run.data.params["loss.temperature"] == "0.2", "what trials share, and where they began"
+    assert {run.name for run in _found.runs(search)} == set(below)
+    for how, runs in ended(search).items():
+        for run in runs:
+            tracked, data = Tracked(run), below[run.name].data
+            assert tracked.status == {"finished": "FINISHED", "failed": "FAILED"}[how]
+            point = storage.read_json(run / "point.json")
+            assert data.params == {
+                **{key: str(value) for key, value in point.items()},
+                "dataset": parent.run.data.params["dataset"],
+            }
+            if how == "finished":
+                has_all_epochs(run, tracked)
+            else:
+                assert data.tags["failure"] == "out of memory"
+                assert "failed.json" in tracked.artifacts()
+                assert not data.metrics, "a trial that failed has no score"
+
+
+def test_the_best_recipe_is_one_that_train_takes(search: Path, given: Recipe) -> None:
+    best = config.parse(yaml.safe_load((search / "best.yaml").read_text()))
+    trials = {trial.name: trial for trial in _found.trials(search)}
+    chosen = trials[storage.open_finished(search, "search")["best"]]
+    assert chosen.score == max(trial.score for trial in trials.values() if trial.score is not None)
+    assert best.loss["temperature"] == chosen.values["loss.temperature"]
+    same = {"encoder", "loss", "search"}
+    assert best.model_dump(exclude=same) == given.model_dump(exclude=same)
+    assert not best.search.space
+
+
+def test_the_parent_has_pictures_a_page_and_a_table(search: Path) -> None:
+    tracked = Tracked(search)
+    pictures = {f"plots/{name}.png" for name in ("best_so_far", "slices", "parallel_coordinates")}
+    assert pictures | {"best.yaml", "trials.json", "search.html"} <= tracked.artifacts()
+    best = max(trial.score for trial in _found.trials(search) if trial.score is not None)
+    assert f"{best:.4f}" in tracked.tags["mlflow.note.content"]
+    assert "2 failed" in tracked.tags["mlflow.note.content"]
+    assert tracked.history("best_valid_recall@20")[-1][1] == best
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"space": {}}, "search.space: got nothing"),
+        ({"space": {"loss.temprature": {"uniform": [0.1, 0.2]}}}, "'temprature' is not in the recipe there, which has"),
+        ({"space": {"loss.temperature": {"uniform": [0.3, 0.1]}}}, "takes a low below its high"),
+        ({"space": {"loss.temperature": {"uniform": [0.0, 0.1]}}}, "search.space: has .*0.0.* refused: loss.temperature"),
+        ({"space": {"scale.num_workers": {"int": [1, 2]}}}, "is the same for all trials"),
+        ({"metric": "ncdg@20"}, "search.metric: got 'ncdg@20', takes one of ndcg@20, recall@20, shifted_recall@20"),
+        ({"searcher": "pareto", "against": "recall@7"}, "search.against: got 'recall@7', takes one of"),
+        ({"scheduler": "asha", "grace_epochs": 8}, "search.grace_epochs: got 8, takes less than training.epochs, 8"),
+    ],
+)
+def test_a_wrong_search_is_refused_before_a_trial_starts(
+    source: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        _search.check(searching.recipe(source, tmp_path, {"space": SPACE, **changes}))
+
+
+def test_a_search_on_no_validation_is_refused(source: Path, tmp_path: Path) -> None:
+    section = {"select_on": "none", "fit_on": "train+valid", "batch_size": 256, "epochs": 2}
+    with pytest.raises(InputError, match=r"training\.select_on: got none, takes a split"):
+        _search.check(searching.recipe(source, tmp_path, {"space": SPACE}, training=section))
+
+
+def test_another_recipe_cannot_resume_it(search: Path, given: Recipe) -> None:
+    other = given.model_copy(update={"seed": 7})
+    with pytest.raises(InputError, match=r"--resume: .* was started from another recipe: seed was 0, is 7"):
+        _search.resume(other, search)
+
+
+@pytest.mark.slow
+def test_a_search_of_which_over_half_fails_ends_and_says_so(source: Path, store: Path, dataset: Path) -> None:
+    widths = [TOO_LARGE + n for n in range(6)]
+    given = searching.recipe(source, store, {"space": {"encoder.dim": {"choice": [*widths, 8]}}, "searcher": "grid"})
+    with pytest.raises(FailedError, match=r"over half of its trials failed: \d out of memory \("):
+        _search.run(given, dataset)
+    folder = searching.newest(store)
+    assert folder is not None
+    assert not storage.is_finished(folder)
+    assert 3 <= len(ended(folder)["failed"]) < len(widths), "the rest was not tried"
+    assert Tracked(folder).status == "FAILED"
+    assert {run.info.status for run in children(folder).values()} <= {"FAILED", "KILLED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("searcher", ["tpe", "pareto"])
+def test_optuna_with_asha_ends_poor_trials_early_and_says_when(source: Path, store: Path, dataset: Path, searcher: str) -> None:
+    space = {"loss.temperature": {"loguniform": [0.05, 5.0]}, "optimizer.learning_rate": {"choice": [1e-7, 0.01]}}
+    asked = {"space": space, "searcher": searcher, "scheduler": "asha", "grace_epochs": 2, "trials": 6}
+    given = searching.recipe(source, store, asked, training={**SLOW, "epochs": 40})
+    folder = _search.run(given, dataset)
+    found = ended(folder)
+    assert len(_found.runs(folder)) == 6
+    assert set(found) == {"finished", "stopped"}
+    for run in found["stopped"]:
+        epochs = _tracking.read_history(run)[-1]["step"]
+        assert epochs < 40
+        tracked = Tracked(run)
+        assert tracked.status == "FINISHED"
+        assert tracked.tags["reason"].startswith("stopped by asha after epoch ")
+    best = max(_found.trials(folder), key=lambda trial: trial.score or 0)
+    assert best.ended == "finished", "ASHA keeps the best"
+    pictures = {path.name for path in (folder / "plots").glob("*.png")}
+    assert ("pareto_front.png" in pictures) == (searcher == "pareto")
+    assert {"importance.png", "heat_map.png"} <= pictures
+
+
+@pytest.fixture
+def own_ray(cluster: None) -> Iterator[dict[str, str | None]]:
+    """For a program that starts a Ray of its own, of two CPUs."""
+    yield {"RAY_ADDRESS": None, "RAY_AUTH_MODE": "token"}
+
+
+def epochs_of(run: Path) -> int:
+    return len(_tracking.read_history(run))
+
+
+@pytest.mark.slow
+def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
+    source: Path, tmp_path: Path, own_ray: dict[str, str | None]
+) -> None:
+    """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on; then the best is fitted and tested, once."""
+    asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3, 0.4]}}, "searcher": "grid"}
+    given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 30})
+    file = recipe_file(tmp_path / "recipe.json", given)
+    _dataflow.prepare(given, report=lambda line: None)
+
+    first = program("tune", str(file), out=tmp_path / "first", **own_ray)
+    folder: Path = wait_for(lambda: searching.newest(tmp_path), "a trial", first)
+    wait_for(lambda: [run for run in _found.runs(folder) if epochs_of(run) >= 2], "two epochs of a trial", first)
+    worker = wait_for(lambda: workers_below(first.pid), "a worker", first)[0]
+    worker.send_signal(signal.SIGKILL)
+    wait_for(lambda: "failures: 1" in notices(folder), "the worker that is lost", first)
+    wait_for(lambda: ended(folder).get("finished"), "a trial that finished", first)
+    os.kill(first.pid, signal.SIGINT)
+    assert code(first) == 130
+    assert Tracked(folder).status == "KILLED"
+    finished = {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
+
+    second = program("tune", str(file), "--resume", str(folder), out=tmp_path / "second", **own_ray)
+    wait_for(lambda: len(ended(folder).get("finished", [])) > len(finished), "one more that finished", second)
+    going = wait_for(lambda: [run for run in ended(folder).get("", []) if epochs_of(run) >= 2], "another on its way", second)
+    before = {run: _tracking.read_history(run)[:2] for run in going}
+    finished |= {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
+    kill_group(second)
+
+    third = program("tune", str(file), "--resume", str(folder), "--refit", "2", out=tmp_path / "third", **own_ray)
+    assert code(third) == 0, (tmp_path / "third.err").read_text()
+    assert {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in finished} == finished, "none ran again"
+    assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 4}
+    for run, began in before.items():
+        history = _tracking.read_history(run)
+        assert [entry["step"] for entry in history] == list(range(1, 31))
+        assert history[:2] == began, "it went on from where it was"
+    assert {run.info.status for run in children(folder).values()} == {"FINISHED"}
+    assert len(children(folder)) == 4
+    assert Tracked(folder).status == "FINISHED"
+
+    told = storage.read_json(folder / _refits.REFIT)
+    assert len(told["runs"]) == len(set(told["runs"])) == 2
+    recall = told["metrics"]["test"]["recall@20"]
+    assert recall["low"] <= recall["mean"] <= recall["high"]
+    fitted = json.loads((Path(told["runs"][0]) / "recipe.json").read_text())["training"]
+    assert (fitted["fit_on"], fitted["select_on"]) == ("train+valid", "none")
+    with pytest.raises(InputError, match="a test is looked at once"):
+        _refits.check(folder)
+
+
+def workers_below(pid: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            line = process.cmdline()
+            if line and line[0].startswith("ray::RayTrainWorker"):
+                found.append(process)
+    return found
+
+
+def notices(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("trials/*/notices.log"))

@@ -1,0 +1,144 @@
+"""What a search makes of its trials: why one failed, where it stands, when too many failed, what a parameter matters."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
+
+from components.config import Recipe, parse
+from components.errors import DivergedError, FailedError, InputError, WorkerError
+from components.reports.search_plots import Trial
+from ray_jobs import _found, _refits, _search, _search_report, _trials, _workers
+
+
+def recipe(**search: Any) -> Recipe:
+    return parse(
+        {
+            "name": "tiny",
+            "data": {"source": "/logs/log.csv"},
+            "encoder": {"name": "mf", "dim": 8},
+            "loss": {"name": "sampled_softmax", "temperature": 0.2},
+            "negatives": [{"name": "in_batch"}],
+            "search": {"space": {"loss.temperature": {"loguniform": [0.05, 1.0]}}, **search},
+        }
+    )
+
+
+def trial(label: str, score: float | None, ended: str = "finished", **values: Any) -> Trial:
+    return Trial(label, ended, 0.0, values, score)
+
+
+def wrapped(error: Exception) -> Exception:
+    try:
+        raise RuntimeError("in the middle") from error
+    except RuntimeError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DivergedError("loss is nan"), "diverged"),
+        (InputError("encoder.dim: got 0"), "input"),
+        (WorkerError("out of memory", "Traceback ..."), "out of memory"),
+        (WorkerError("error", "Traceback ..."), "error"),
+        (MemoryError(), "out of memory"),
+        (WorkerGroupError("lost", {0: RayActorError()}), "lost workers"),
+        (WorkerGroupError("lost", {0: RayActorError(error_msg="killed by the memory monitor")}), "out of memory"),
+        (KeyError("x"), "error"),
+    ],
+)
+def test_kinds_of_failure_are_told_apart_however_deep_they_lie(error: Exception, kind: str) -> None:
+    assert _trials.kind_of(error) == kind
+    assert _trials.kind_of(wrapped(error)) == kind
+
+
+def test_a_failure_says_the_last_line_of_a_workers_traceback(tmp_path: Path) -> None:
+    _trials.keep_failure(tmp_path / "t", "error", WorkerError("error", "Traceback\n  File x\nKeyError: 'item'"))
+    found = _found.failure(tmp_path / "t")
+    assert found is not None
+    assert (found["kind"], found["reason"]) == ("error", "KeyError: 'item'")
+    assert "File x" in found["traceback"]
+
+
+def test_an_error_of_a_worker_is_written_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path)}
+    tries = []
+
+    def fails(*_: Any) -> None:
+        tries.append(1)
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(_workers, "_train", fails)
+    with pytest.raises(RuntimeError, match="allocate"):
+        _workers.train_worker(config)
+    assert _workers.train_worker(config) == {}
+    assert len(tries) == 1
+    with pytest.raises(WorkerError, match="out of memory in a worker\nTraceback") as raised:
+        _workers._raise_written(tmp_path)
+    assert raised.value.kind == "out of memory"
+
+
+def test_what_a_worker_says_of_another_that_is_gone_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path)}
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+
+    monkeypatch.setattr(_workers, "_train", fails)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="Connection closed"):
+            _workers.train_worker(config)
+    _workers._raise_written(tmp_path)  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("ended", "too_many"),
+    [
+        (["failed"] * 2, False),  # too few to tell
+        (["failed"] * 3, True),
+        (["failed"] * 3 + ["finished"] * 3, False),  # half
+        (["failed"] * 4 + ["finished"] * 2 + ["stopped"], True),
+        (["failed"] * 3 + [""] * 5, True),  # of those that ended
+    ],
+)
+def test_over_half_of_those_that_ended_is_too_many(ended: list[str], too_many: bool) -> None:
+    assert _search.too_many_failed(ended) == too_many
+
+
+def test_a_trial_stands_where_the_epoch_that_it_would_choose_stood() -> None:
+    base = recipe(metric="ndcg@20")
+    history = [
+        {"step": n, "metrics": {"valid_recall@20": recall, "valid_ndcg@20": ndcg, "valid_shifted_recall@20": 0.5}}
+        for n, recall, ndcg in ((1, 0.3, 0.1), (2, 0.5, 0.2), (3, 0.4, 0.9))
+    ]
+    assert _trials.standing(history, base) == {"score": 0.2, "against": 0.5, "epoch": 3}
+    assert _trials.standing([{"step": 1, "metrics": {"loss": 1.0}}], base) == {}
+
+
+def test_the_best_is_of_the_highest_score_and_there_must_be_one() -> None:
+    assert _found.best([trial("a", 0.1), trial("b", None, "failed"), trial("c", 0.3, "stopped")]).name == "c"
+    with pytest.raises(FailedError, match=r"none of 2 trials was validated once; takes a budget for at least one"):
+        _found.best([trial("a", None, "failed"), trial("b", None, "")])
+
+
+def test_importance_finds_the_parameter_that_matters() -> None:
+    found = [trial(f"{n}", (n % 4) / 4, temperature=0.1 * (1 + n % 4), width=8 * (1 + n // 4), name="mf") for n in range(16)]
+    shares = _search_report.importance(found, {"temperature": True})
+    assert set(shares) == {"temperature", "width"}, "one that never changes explains nothing"
+    assert shares["temperature"] > 3 * shares["width"]
+    assert math.isclose(sum(shares.values()), 1)
+    assert _search_report.importance(found[:3], {}) == {}
+
+
+def test_the_interval_is_students() -> None:
+    about = _refits.interval([0.1, 0.2, 0.3])
+    assert about["mean"] == pytest.approx(0.2)
+    half = 4.302652729911275 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, deviation .1
+    assert (about["low"], about["high"]) == pytest.approx((0.2 - half, 0.2 + half))
+    assert _refits.interval([0.1]) == {"mean": 0.1, "low": None, "high": None}
