@@ -11,6 +11,7 @@ continued. Needs HARDNEG_DATA.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -191,8 +192,7 @@ def at_an_end(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def as_trial(kept: Mapping[str, Any]) -> Trial:
     """What the pictures of searches are drawn from."""
-    fields = {name: kept[name] for name in ("name", "ended", "hours", "values", "score", "against", "epochs", "reason")}
-    return Trial(**fields)
+    return Trial(**{field.name: kept[field.name] for field in dataclasses.fields(Trial)})
 
 
 def _told(folder: Path, seed: int) -> list[dict[str, Any]]:
