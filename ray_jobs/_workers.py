@@ -84,11 +84,12 @@ def _is_no_memory(error: Exception) -> bool:
 
 
 def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
+    began = time.time()
     torch.set_num_threads(recipe.scale.cpus_per_worker)
     context = ray.train.get_context()
     trainer, fingerprint, history = _start(recipe, dataset, run)
     sampler = SystemSampler(context.get_node_rank()) if context.get_local_rank() == 0 else None
-    board = _Board(run) if context.get_world_rank() == 0 else None
+    board = _Board(run, began) if context.get_world_rank() == 0 else None
     if board is not None:
         write_history(run, history)  # a killed controller may have had no time to
     _follow(trainer, Reports(trainer, fingerprint, history), sampler, board)
@@ -189,18 +190,18 @@ def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str
 class _Board:
     """In the run's folder: the best weights, and where training stands, a small file that the driver (or a person) reads."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, began: float) -> None:
         (run / "model").mkdir(exist_ok=True)  # there already where a run is resumed or extended
         self._path = run / PROGRESS
         self._shown = 0.0
-        self._first_step: float | None = None
+        self._times = {"began": began, "loaded": time.time()}  # of this try: a retry begins anew
         self._loss: float | None = None
 
     def show(self, progress: Progress, trainer: Trainer) -> None:
         if progress.improved:
             save_model(self._path.parent / "model" / MODEL, trainer.encoder)
         now = time.time()
-        self._first_step = self._first_step or now
+        self._times.setdefault("first_step", now)
         if progress.metrics is not None:
             self._loss = progress.metrics["loss"]
         if progress.metrics is None and now - self._shown < PROGRESS_SECONDS:
@@ -215,7 +216,7 @@ class _Board:
             "best": trainer.position.best_value,
             "best_epoch": trainer.position.best_epoch,
             "loss": self._loss,  # of the last whole epoch
-            "first_step": self._first_step,
+            **self._times,
             "finished": progress.finished,
         }
         storage.write_json(self._path, state)

@@ -178,6 +178,11 @@ def _scale(axes: Axes, labels: Sequence[str], is_log: bool, vertical: bool = Fal
 def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> NDArray[np.float64]:
     if labels:
         return np.arange(len(labels) + 1) - 0.5
+    known = np.unique(np.log(values) if is_log else values)
+    if 1 < len(known) <= BINS:  # of a grid: a cell for each, whose middle it need not be
+        inner = (known[1:] + known[:-1]) / 2
+        edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]])
+        return np.asarray(np.exp(edges) if is_log else edges, np.float64)
     low, high = values.min(), values.max()
     shares = np.linspace(0, 1, BINS + 1)
     return low * (high / low) ** shares if is_log else low + (high - low) * shares

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.benchmarks import magnitudes
+from tests.benchmarks import asha, magnitudes, memory, overhead
+from tests.benchmarks.search import SEARCHES
 from tests.benchmarks.systems import COMPARISONS
 
 
@@ -13,6 +14,22 @@ class Planned(NamedTuple):
 
     seeds: int
     trainings: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Searched(NamedTuple):
+    """A benchmark's searches: trials of all seeds (None: as many as the hours allow), and the core-hours expected of them.
+
+    Expected from `costs`: the epochs that such a training took so far, their seconds, and 15 s to start and end a trial.
+    """
+
+    seeds: int
+    trials: int | None
+    hours: float
+
+
+def _search(name: str, hours: float) -> dict[str, Searched]:
+    asked = SEARCHES[name]
+    return {f"search {name}": Searched(len(asked.seeds), len(asked.seeds) * asked.trials, hours)}
 
 
 def _both_protocols(recipe: str, seeds: int) -> dict[str, Planned]:
@@ -39,6 +56,18 @@ PLANNED = {
     **_both_protocols("yelp2018_lightgcn_bsl", 1),
     **_both_protocols("gowalla_mf_ssm", 3),
     **_both_protocols("yelp2018_mf_ssm", 3),
+}
+SEARCHED = {
+    **_search("coat_temperature", 0.25),
+    **_search("coat_adversarial", 0.6),
+    **_search("coat_margins", 0.5),
+    **_search("yahoo_temperature", 0.7),
+    **_search("yahoo_adversarial", 1.3),
+    **_search("gowalla_temperature", 0.4),
+    **_search("gowalla_margins", 2.0),
+    "asha": Searched(asha.SEEDS, None, asha.SEEDS * len(asha.SCHEDULERS) * asha.SLOTS * asha.HOURS),
+    "overhead": Searched(1, overhead.TRIALS, 0.8),
+    "memory": Searched(1, 1 + memory.TRIALS, 0.2),
 }
 NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "

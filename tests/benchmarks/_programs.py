@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 from components import config, storage
 from components.config import Recipe
 from components.errors import InputError
-from ray_jobs import _training
+from ray_jobs import _tracking, _training
 from tests.benchmarks import _common
 
 ROOT = Path(__file__).parents[2]
@@ -20,9 +22,21 @@ def recipe(name: str) -> Path:
     return ROOT / "pipelines" / "recipes" / f"{name}.yaml"
 
 
-def start(program: str, path: Path, overrides: list[str], *arguments: str) -> None:
+def start(program: str, path: Path, overrides: list[str], *arguments: str, **environment: str) -> None:
+    with begun(program, path, overrides, *arguments, **environment) as process:
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def begun(program: str, path: Path, overrides: list[str], *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    """A program that goes on beside this one, with variables of its own."""
     command = [sys.executable, "-m", f"ray_jobs.{program}", str(path), *arguments, *(f"--set={each}" for each in overrides)]
-    subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=sys.stderr)
+
+
+def cpus(number: int) -> dict[str, str]:
+    """The variable that gives a local Ray as many places, whatever the machine has."""
+    return {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": number})}
 
 
 def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
@@ -39,6 +53,25 @@ def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
     runs = [_finished(recipe)[-1] for recipe in wanted.values()]
     _common.say(f"{path.stem}, seeds {', '.join(map(str, seeds))}: {', '.join(run.name for run in runs)}")
     return runs
+
+
+def searched(path: Path, overrides: list[str], resume: bool = True, **environment: str) -> Path:
+    """The newest finished search of exactly this recipe; else an interrupted one is continued, or a new one started."""
+    wanted = config.load(path, overrides)
+    folders = sorted((Path(wanted.scale.storage_path) / "searches").glob(f"{wanted.name}-*"))
+    known = [folder for folder in folders if (folder / _tracking.LINKS).is_file() and _is_search_of(folder, wanted)]
+    finished = [folder for folder in known if storage.is_finished(folder)]
+    if finished:
+        return finished[-1]
+    start("prepare", path, overrides)
+    start("tune", path, overrides, *(("--resume", str(known[-1])) if known and resume else ()), **environment)
+    return searched(path, overrides)
+
+
+def _is_search_of(folder: Path, wanted: Recipe) -> bool:
+    began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    apart = {"scale", "tracking"}
+    return began.model_dump(exclude=apart) == wanted.model_dump(exclude=apart)
 
 
 def _finished(wanted: Recipe) -> list[Path]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from tests.benchmarks._markdown import Result, table
+from tests.benchmarks._plan import SEARCHED
 
 
 def lightgcn(result: Result) -> Iterator[str]:
@@ -59,6 +60,15 @@ def costs(result: Result) -> Iterator[str]:
     rows = [[name, str(cost["trainings"]), f"{cost['hours']:.2g}"] for name, cost in figures["plan"].items()]
     rows.append(["all", str(sum(cost["trainings"] for cost in figures["plan"].values())), _hours(figures["plan"])])
     yield from table(["benchmark", "trainings, all seeds", "hours at most, one core"], rows)
+    yield ""
+    yield "And of searches, with what starting and ending a trial takes; where the hours are fixed, trials are as many as fit."
+    yield ""
+    rows = [
+        [name, "" if planned.trials is None else str(planned.trials), f"{planned.hours:.2g}"]
+        for name, planned in SEARCHED.items()
+    ]
+    rows.append(["all", "", f"{sum(planned.hours for planned in SEARCHED.values()):.2g}"])
+    yield from table(["benchmark", "trials, all seeds", "core-hours expected"], rows)
     yield ""
     yield "A step of 2,048 rows against a shared pool of N items, d 64: its time, and MiB beyond what the process had before."
     yield ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tests.benchmarks import _report_models, _report_speed
+from tests.benchmarks import _report_models, _report_search, _report_speed
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result
-from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED
+from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED
 
 SECTIONS = {
     "costs": _report_speed.costs,
@@ -19,6 +19,10 @@ SECTIONS = {
     "epoch": _report_speed.epoch,
     "ranking": _report_speed.ranking,
     "startup": _report_speed.startup,
+    "search": _report_search.search,
+    "asha": _report_search.asha,
+    "overhead": _report_search.overhead,
+    "memory": _report_search.memory,
 }
 
 
@@ -45,12 +49,12 @@ def _provenance(result: Result) -> str:
 
 def _not_run(results: dict[str, Result]) -> Iterator[str]:
     """What is planned and has fewer seeds, or none."""
-    for planned, (seeds, _) in PLANNED.items():
+    for planned, (seeds, *_) in {**PLANNED, **SEARCHED}.items():
         kept = results.get(planned.replace(" ", "_"))
         done = len(kept["seeds"]) if kept else 0
         if done < seeds:
-            numbers = " ".join(str(seed) for seed in range(1, seeds + 1))
-            yield f"- {done} of {seeds} seeds: `python -m tests.benchmarks.{planned} --seeds {numbers} --keep`"
+            numbers = f"--seeds {' '.join(map(str, range(1, seeds + 1)))} " if seeds > 1 else ""  # of one, by itself
+            yield f"- {done} of {seeds} seeds: `python -m tests.benchmarks.{planned} {numbers}--keep`"
     speed = [result for name, result in results.items() if name.startswith("lightgcn")]
     if not any("to_recall" in result["figures"] for result in speed):
         yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"

@@ -45,3 +45,18 @@ def test_every_picture_is_drawn(number: int, tmp_path: Path) -> None:
 def test_a_front_is_what_no_other_beats() -> None:
     points = np.array([(1.0, 1.0), (0.5, 2.0), (0.5, 1.5), (2.0, 0.1), (1.0, 1.0), (0.9, 0.9)])
     assert search_plots.front(points).tolist() == [True, True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_log"), [((6, 12, 18, 24, 30, 40), False), ((1e-3, 3e-3, 1e-2, 1e-1), True), ((1, 2), False)]
+)
+def test_a_grid_has_a_cell_for_each_value(values: tuple[float, ...], is_log: bool) -> None:
+    edges = search_plots._edges(np.repeat(np.array(values, float), 3), [], is_log)
+    assert np.histogram(values, edges)[0].tolist() == [1] * len(values)
+
+
+def test_values_that_are_many_share_cells() -> None:
+    values = np.linspace(2, 3, 50)
+    edges = search_plots._edges(values, [], False)
+    assert len(edges) < len(values)
+    assert np.histogram(values, edges)[0].sum() == len(values)

@@ -1,0 +1,211 @@
+"""What a loss is sensitive to: searches by the project's own program, on validation alone. No test is looked at.
+
+python -m tests.benchmarks.search NAME [--seeds 1 2 3] [--quick] [--keep] [--storage DIR]
+
+Grids are repeated with every seed; a random search draws other points with another seed. Epoch and trial are chosen by ndcg@20
+on validation; beside it stands shifted recall@20 (what recall would be if held-out rows were as many for every item), at the
+same epoch. Finished searches of the same recipe and seed on the storage path are taken as they are, interrupted ones are
+continued. Needs HARDNEG_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components import config, space, storage
+from components.reports.search_plots import Trial
+from ray_jobs import _search_report, _trials
+from tests.benchmarks import _common, _programs, _spans
+
+METRIC, AGAINST = "ndcg@20", "shifted_recall@20"
+BY_METRIC = (f"training.metric={METRIC}", f"search.against={AGAINST}")
+QUICK = ("training.epochs=2", "training.validate_every=1", "training.min_epochs=0", "search.trials=3")
+MARGINS = {"ordered": [0.3, 0.98], "count": 3}
+MULTI_MARGIN = {"name": "multi_margin", "margins": [0.2, 0.4, 0.6], "weights": [0.2, 0.3, 0.5], "negative_weight": 1.0}
+
+
+class Search(NamedTuple):
+    """`space` is tried whole where it is a grid, else by `random` points; `logarithmic` are a grid's keys with such an axis."""
+
+    title: str
+    recipe: str
+    space: dict[str, Any]
+    seeds: tuple[int, ...] = (1,)
+    changes: tuple[str, ...] = ()
+    random: int | None = None
+    logarithmic: tuple[str, ...] = ()
+
+    @property
+    def trials(self) -> int:
+        """With one seed."""
+        return self.random or sum(1 for _ in space.grid(self.space))
+
+
+def _choices(**values: Sequence[float]) -> dict[str, Any]:
+    return {key.replace("__", "."): {"choice": [*given]} for key, given in values.items()}
+
+
+TEMPERATURE, STEP_SIZE, PASSES = "loss.temperature", "objective.adv_learning_rate", "objective.total_passes"
+OFTEN = "objective.adv_interval=5"  # a pass every five epochs, so that all are made before patience ends
+SEARCHES = {
+    "coat_temperature": Search(
+        "Coat, MF: the temperature of InfoNCE",
+        "coat_mf_infonce",
+        _choices(loss__temperature=[0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0]),
+        (1, 2, 3),
+        logarithmic=(TEMPERATURE,),
+    ),
+    "coat_adversarial": Search(
+        "Coat, MF: step size and passes of AdvInfoNCE's adversary",
+        "coat_mf_adv_infonce",
+        _choices(objective__adv_learning_rate=[1e-3, 3e-3, 1e-2, 3e-2, 1e-1], objective__total_passes=[6, 12, 18, 24, 30, 40]),
+        (1, 2, 3),
+        (OFTEN, "training.min_epochs=200"),
+        logarithmic=(STEP_SIZE,),
+    ),
+    "coat_margins": Search(
+        "Coat, MF: margins and weights of the Multi-Margin Loss",
+        "coat_mf_ccl",
+        {
+            "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
+            "loss.weights": {"simplex": 3},
+            "loss.negative_weight": {"loguniform": [0.2, 20.0]},
+        },
+        changes=(f"loss={json.dumps(MULTI_MARGIN)}",),
+        random=60,
+    ),
+    "yahoo_temperature": Search(
+        "Yahoo! R3, MF: the temperature of InfoNCE",
+        "yahoo_mf_infonce",
+        _choices(loss__temperature=[0.05, 0.08, 0.12, 0.18, 0.28, 0.4, 0.6, 0.9]),
+        changes=("training.epochs=300",),
+        logarithmic=(TEMPERATURE,),
+    ),
+    "yahoo_adversarial": Search(
+        "Yahoo! R3, MF: step size and passes of AdvInfoNCE's adversary",
+        "yahoo_mf_adv_infonce",
+        _choices(objective__adv_learning_rate=[1e-5, 1e-4, 1e-3, 1e-2], objective__total_passes=[6, 12, 24]),
+        changes=(OFTEN, "training.epochs=300"),
+        logarithmic=(STEP_SIZE,),
+    ),
+    "gowalla_temperature": Search(
+        "Gowalla, MF: the temperature of sampled softmax, after 12 epochs at most",
+        "gowalla_mf_ssm",
+        _choices(loss__temperature=[0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3]),
+        changes=("training.epochs=12", "training.validate_every=4"),
+        logarithmic=(TEMPERATURE,),
+    ),
+    "gowalla_margins": Search(
+        "Gowalla, MF: margins and weights of the Multi-Margin Loss at 10 negatives for each row, after 10 epochs at most",
+        "gowalla_mf_mml",
+        {"loss.margins": MARGINS, "loss.weights": {"simplex": 3}},
+        changes=("negatives.0.count=10", "training.epochs=10", "training.validate_every=2"),
+        random=20,
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("search", choices=sorted(SEARCHES))
+    parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the search")
+    parser.add_argument("--storage", default="runs", help="storage path, where searches are looked for")
+
+
+def overrides(asked: Search) -> list[str]:
+    """Of the recipe: what makes it this search."""
+    how = ("searcher=random", f"trials={asked.random}") if asked.random else ("searcher=grid",)
+    return [
+        *BY_METRIC,
+        *asked.changes,
+        f"search.space={json.dumps(asked.space)}",
+        *(f"search.{each}" for each in how),
+    ]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    asked = SEARCHES[arguments.search]
+    seeds = arguments.seeds or list(asked.seeds[:1] if arguments.quick else asked.seeds)
+    path = _programs.recipe(asked.recipe)
+    changes = [f"scale.storage_path={Path(arguments.storage).absolute()}", *overrides(asked), *(QUICK * arguments.quick)]
+    folders = {seed: _programs.searched(path, [*changes, f"seed={seed}"]) for seed in seeds}
+    found = [trial for seed, folder in folders.items() for trial in _told(folder, seed)]
+    points = by_point(found)
+    is_log = dict.fromkeys((*asked.logarithmic, *space.logarithmic(asked.space)), True)
+    base = config.load(path, changes)
+    return {
+        "variant": arguments.search,
+        "seeds": seeds,
+        "figures": {
+            "search": arguments.search,
+            "title": asked.title,
+            "recipe": asked.recipe,
+            "changes": [*asked.changes],
+            "space": asked.space,
+            "searcher": base.search.searcher,
+            "split": base.training.select_on,
+            "epochs": base.training.epochs,
+            "metric": METRIC,
+            "against": AGAINST,
+            "logarithmic": sorted(is_log),
+            "importance": _search_report.importance([as_trial(trial) for trial in found], is_log),
+            "hours": {seed: _hours(folder) for seed, folder in folders.items()},
+            "best": {**points[0], "at_an_end_of": at_an_end(points)},
+            "trials": found,
+        },
+    }
+
+
+def by_point(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Trials of the same values together, best mean score first, those without a score last."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        found.setdefault(json.dumps(trial["values"], sort_keys=True), []).append(trial)
+    points = [
+        {
+            "values": own[0]["values"],
+            **{name: [trial[name] for trial in own if trial[name] is not None] for name in ("score", "against")},
+            "epochs": [trial["epochs"] for trial in own],
+            "ended": [trial["ended"] for trial in own],
+        }
+        for own in found.values()
+    ]
+    return sorted(points, key=lambda point: -statistics.fmean(point["score"]) if point["score"] else float("inf"))
+
+
+def at_an_end(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The numbers whose best value is the least or the largest that was tried: more may be better still."""
+    best: Mapping[str, Any] = points[0]["values"]
+    found = []
+    for name, value in best.items():
+        tried = {point["values"][name] for point in points if name in point["values"]}
+        if isinstance(value, int | float) and len(tried) > 1 and value in (min(tried), max(tried)):
+            found.append(name)
+    return found
+
+
+def as_trial(kept: Mapping[str, Any]) -> Trial:
+    """What the pictures of searches are drawn from."""
+    return Trial(**{field.name: kept[field.name] for field in dataclasses.fields(Trial)})
+
+
+def _told(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """Every trial of a search, with the seconds that it trained."""
+    trials = storage.read_json(folder / _search_report.TRIALS)
+    seconds = {trial["name"]: _spans.training_seconds(folder / _trials.TRIALS / trial["name"]) for trial in trials}
+    return [{"seed": seed, **trial, "seconds": seconds[trial["name"]]} for trial in trials]
+
+
+def _hours(folder: Path) -> float:
+    """Of the whole search, an interruption included."""
+    return (storage.read_json(folder / storage.MANIFEST)["finished"] - (folder / "recipe.json").stat().st_mtime) / 3600
+
+
+if __name__ == "__main__":
+    sys.exit(_common.main("search", __doc__ or "", measure, add_arguments))

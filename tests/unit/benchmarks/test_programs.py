@@ -1,0 +1,66 @@
+"""Searches that are there are taken as they are, interrupted ones continued; no other is mistaken for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import config, storage
+from tests.benchmarks import _programs
+
+RECIPE = _programs.recipe("ml100k_mf_ssm")
+
+
+class Started:
+    """In the place of the programs: notes what is started; a search finishes at once."""
+
+    def __init__(self, storage_path: Path) -> None:
+        self.searches, self.calls = storage_path / "searches", list[tuple[str, ...]]()
+
+    def __call__(self, program: str, path: Path, overrides: list[str], *arguments: str, **environment: str) -> None:
+        self.calls.append((program, *arguments))
+        if program == "tune":
+            folder = Path(arguments[1]) if arguments else self.begin(overrides)
+            storage.write_json(folder / storage.MANIFEST, {})
+
+    def begin(self, overrides: list[str]) -> Path:
+        recipe = config.load(RECIPE, overrides)
+        folder = self.searches / f"{recipe.name}-{len(list(self.searches.glob('*')))}"
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text(recipe.to_json())
+        storage.write_json(folder / "links.json", {})
+        return folder
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: Any) -> Started:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    found = Started(tmp_path)
+    monkeypatch.setattr(_programs, "start", found)
+    return found
+
+
+def overrides(started: Started, low: float) -> list[str]:
+    space = f'{{"loss.temperature": {{"uniform": [{low}, 1]}}}}'
+    return [f"scale.storage_path={started.searches.parent}", f"search.space={space}"]
+
+
+def test_a_finished_search_of_this_recipe_is_taken_and_of_no_other(started: Started) -> None:
+    one, other = overrides(started, 0.1), overrides(started, 0.2)
+    first = _programs.searched(RECIPE, one)
+    second = _programs.searched(RECIPE, other)
+    assert first != second
+    assert started.calls == [("prepare",), ("tune",)] * 2
+    assert _programs.searched(RECIPE, [*one, "scale.max_failures=5"]) == first
+    assert len(started.calls) == 4
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interrupted_search_is_continued_where_that_is_asked(started: Started, resume: bool) -> None:
+    given = overrides(started, 0.1)
+    interrupted = started.begin(given)
+    found = _programs.searched(RECIPE, given, resume)
+    assert (found == interrupted) is resume
+    assert started.calls[-1] == (("tune", "--resume", str(interrupted)) if resume else ("tune",))
