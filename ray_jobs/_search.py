@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -18,12 +19,12 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from components import space, storage
+from components import config, space, storage
 from components.config import Recipe
 from components.errors import InputError
 from components.search import Search
 from components.space import Question
-from ray_jobs import _found, _program, _tracking, _trials
+from ray_jobs import _found, _program, _results, _tracking, _trials
 
 TRIALS, BEST = "trials.json", "best.yaml"
 MOST_POINTS = 10_000  # of a random search that time alone ends
@@ -91,6 +92,25 @@ def resume(recipe: Recipe, folder: Path) -> None:
             tuner = tune.Tuner.restore(str(folder / "tune"), trainable=_trainable(plan), resume_unfinished=True)
             _tune(tuner, began, folder)
             _conclude(began, folder, tracked)
+
+
+def result_of(folder: Path) -> _results.Tuned:
+    """What a search that is over came to."""
+    searched = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    trials = _found.trials(folder)
+    best = _found.best(trials)
+    assert best.score is not None, "the best trial has a score"
+    return _results.Tuned(
+        folder=str(folder),
+        file=str(folder / BEST),
+        recipe=config.load(folder / BEST).to_json(),
+        trial=best.name,
+        ended=dict(collections.Counter(trial.ended or "interrupted" for trial in trials)),
+        metric=searched.search.metric or searched.training.metric,
+        best_value=best.score,
+        mlflow_run_id=_tracking.attach(folder).run_id,
+        mlflow_url=_tracking.url(folder),
+    )
 
 
 def _differences(began: Recipe, now: Recipe) -> Iterator[str]:
