@@ -1,7 +1,7 @@
 """The Kubeflow pipeline, made from pipelines.stages: a stage added to the list joins it, with the step of its name.
 
-Every step is handed what it names among the pipeline's parameters, its stage's `asked_by` and what the steps before it made, the
-last of a name. Stages that run for each seed are in one loop; what a loop made, the stages after it are handed as lists.
+Every step is handed what it names among the pipeline's parameters, its stage's `asked_by`, and what the steps before it made: of
+a name, the last. Stages that run for each seed are in one loop; what a loop made, the stages after it are handed as lists.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,9 @@ FROM_SECRET = {
 def build(image: str = steps.IMAGE, stages: Iterable[Stage] = STAGES) -> Any:
     """The pipeline, its steps and RayJobs in that image."""
 
-    @dsl.pipeline(name=NAME, description="Ray jobs: check, prepare, a search, a training and evaluation for each seed, recommendations")
+    @dsl.pipeline(
+        name=NAME, description="Ray jobs: check, prepare, a search, a training and evaluation for each seed, recommendations"
+    )
     def training(recipe: str, target: str, seeds: list[int] = [0]):  # noqa: B006  kfp reads it, nobody changes it
         left = _set_up(find("stop")(target=target), image, cached=False)
         made: dict[str, Any] = {"recipe": recipe, "target": target}

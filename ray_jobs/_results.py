@@ -40,8 +40,9 @@ class Prepared(Result):
 
 
 class Tuned(Result):
-    """`recipe` is the best trial's as JSON, `file` the same as YAML, without the search, as train takes it; `ended` counts trials
-    by how they ended; `best_value` is on validation. The MLflow run is the search's."""
+    """`recipe` is the best trial's as JSON, `file` has the same as YAML, as train takes it; `ended` counts trials by how they
+    ended; `best_value` is on validation. The MLflow run is the search's.
+    """
 
     folder: str
     file: str

@@ -15,7 +15,9 @@ def markdown(recipe: Recipe, evaluated: list[Evaluated], search: Tuned | None) -
     over = f"{len(evaluated)} seeds: mean ± standard deviation (lowest to highest)" if len(evaluated) > 1 else "one seed"
     training = recipe.training
     means = [[name, *(_spread([each.metrics[scorer][name] for each in evaluated]) for scorer in scorers)] for name in names]
-    runs = [[Path(each.run).name, *(f"{each.metrics['model'][n]:.4f}" for n in names), _link(each.mlflow_url)] for each in evaluated]
+    runs = [
+        [Path(each.run).name, *(f"{each.metrics['model'][n]:.4f}" for n in names), _link(each.mlflow_url)] for each in evaluated
+    ]
     lines = [
         f"# {recipe.name}",
         f"Split {evaluated[0].split}, {over}. Fit on {training.fit_on}, epoch chosen on {training.select_on}.",
