@@ -1,7 +1,7 @@
 """The Kubeflow pipeline, made from pipelines.stages: a stage added to the list joins it, with the step of its name.
 
-Every step is handed what it names among the pipeline's parameters, its stage's `asked_by`, and what the steps before it made, of
-one name the latest. Stages that run for each seed are in one loop; what a loop made, the stages after it are handed as lists.
+A step is handed what it names among the pipeline's parameters, its stage's `asked_by`, and what the steps before it made: the
+latest of a name. Stages that run for each seed are in one loop; what a loop made, the stages after it are handed as lists.
 """
 
 from collections.abc import Iterable
