@@ -73,11 +73,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def in_a_loop(spec: Any, item: Any, loop: str, made: Any = task_spec_utils.create_parameter_loop_iteration_task_spec) -> Any:
-    """kfp 2.17 gives a loop's tasks, here and not on Kubernetes, the loop's item in place of what a task before the loop made."""
+    """kfp 2.17's local runner alone would give the loop's tasks its item in place of every value made before the loop."""
     own = made(spec, item, loop)
-    for name, each in spec.inputs.parameters.items():
+    for key, each in spec.inputs.parameters.items():
         if each.HasField("task_output_parameter"):
-            own.inputs.parameters[name].CopyFrom(each)
+            own.inputs.parameters[key].CopyFrom(each)
     return own
 
 
