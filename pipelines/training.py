@@ -1,7 +1,7 @@
 """The Kubeflow pipeline, made from pipelines.stages: a stage added to the list joins it, with the step of its name.
 
-Every step is handed what it names among the pipeline's parameters and what the steps before it made. Stages that run for each
-seed are in one loop; what a loop made, the stages after it are handed as lists.
+A step is handed what it names among the pipeline's parameters, its stage's `asked_by`, and what the steps before it made: the
+latest of a name. Stages that run for each seed are in one loop; what a loop made, the stages after it are handed as lists.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,9 @@ FROM_SECRET = {
 def build(image: str = steps.IMAGE, stages: Iterable[Stage] = STAGES) -> Any:
     """The pipeline, its steps and RayJobs in that image."""
 
-    @dsl.pipeline(name=NAME, description="Ray jobs: check, prepare, a training and evaluation for each seed, recommendations")
+    @dsl.pipeline(
+        name=NAME, description="Ray jobs: check, prepare, a search, a training and evaluation for each seed, recommendations"
+    )
     def training(recipe: str, target: str, seeds: list[int] = [0]):  # noqa: B006  kfp reads it, nobody changes it
         left = _set_up(find("stop")(target=target), image, cached=False)
         made: dict[str, Any] = {"recipe": recipe, "target": target}
@@ -48,7 +50,7 @@ def _tasks(stages: Iterable[Stage], made: dict[str, Any], image: str) -> dict[st
     """What those stages make, by name."""
     new: dict[str, Any] = {}
     for stage in stages:
-        new |= _task(stage.name, made | new, image, stage.cached).outputs
+        new |= _task(stage.name, made | new | {"asked_by": stage.asked_by}, image, stage.cached).outputs
     return new
 
 

@@ -1,15 +1,21 @@
-"""What a program leaves, said as its last line of output where it is a submitted job: typed at both ends."""
+"""What a program leaves, said to the program that started it: typed at both ends.
+
+A submitted job says it as its last line of output; where HARDNEG_RESULT names a file, as it is for the programs of
+pipelines.local, it is written there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 MARK = "result: "
+FILE = "HARDNEG_RESULT"
 MODEL = "model"  # among the scorers of an evaluation
 
 
@@ -34,10 +40,14 @@ class Prepared(Result):
 
 
 class Tuned(Result):
-    """`recipe` is the best one, a file that train takes; `ended` counts trials by how they ended."""
+    """`recipe` is the best trial's as JSON, `file` has the same as YAML, as train takes it; `ended` counts trials by how they
+    ended; `best_value` is on validation. The MLflow run is the search's.
+    """
 
     folder: str
+    file: str
     recipe: str
+    trial: str
     ended: dict[str, int]
     metric: str
     best_value: float
@@ -83,7 +93,9 @@ def is_submitted() -> bool:
 
 
 def tell(result: Result) -> None:
-    """Prints the result for whoever submitted this job; a person at a terminal has been told."""
+    """Says the result to the program that started this one, if one did; a person at a terminal has been told."""
+    if FILE in os.environ:
+        Path(os.environ[FILE]).write_text(result.model_dump_json(), encoding="utf-8")
     if is_submitted():
         print(MARK + result.model_dump_json(), flush=True)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from components import space, storage
+from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
-from ray_jobs import _found, _program, _search_report, _searchers, _tracking, _trials
+from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
 TUNE = "tune"  # Tune's own state, in a search's folder
@@ -123,6 +124,25 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
             "finished": time.time(),
         }
         storage.finish(folder, about, only=["recipe.json", _search_report.TRIALS, _search_report.BEST])
+
+
+def result_of(folder: Path) -> _results.Tuned:
+    """What a search that is over came to."""
+    searched = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    trials = _found.trials(folder)
+    best = _found.best(trials)
+    assert best.score is not None, "the best trial has a score"
+    return _results.Tuned(
+        folder=str(folder),
+        file=str(folder / _search_report.BEST),
+        recipe=config.load(folder / _search_report.BEST).to_json(),
+        trial=best.name,
+        ended=dict(Counter(trial.ended or "interrupted" for trial in trials)),
+        metric=_search_report.metric(searched),
+        best_value=best.score,
+        mlflow_run_id=_tracking.attach(folder).run_id,
+        mlflow_url=_tracking.url(folder),
+    )
 
 
 def _differences(began: Recipe, now: Recipe) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.config import Recipe
 from components.errors import InputError
-from ray_jobs import _program
+from ray_jobs import _program, _results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     if arguments.refit:
         _refits.refit(folder, arguments.refit)
     print(folder)
+    _results.tell(_search.result_of(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Markdown page of a pipeline's run: a table of metrics over seeds, and the way to MLflow."""
+"""The Markdown page of a pipeline's run: a table of metrics over seeds, what was searched before, and the way to MLflow."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import statistics
 from pathlib import Path
 
 from components.config import Recipe
-from ray_jobs._results import Evaluated
+from ray_jobs._results import Evaluated, Tuned
 
 
-def markdown(recipe: Recipe, evaluated: list[Evaluated]) -> str:
-    """The page: each metric's mean over the runs, with their spread, for the model and its baselines; then the runs."""
+def markdown(recipe: Recipe, evaluated: list[Evaluated], search: Tuned | None) -> str:
+    """The page: each metric's mean over the runs, with their spread, for the model and its baselines; the runs; the search."""
     scorers, names = list(evaluated[0].metrics), list(evaluated[0].metrics["model"])
     over = f"{len(evaluated)} seeds: mean ± standard deviation (lowest to highest)" if len(evaluated) > 1 else "one seed"
     training = recipe.training
     means = [[name, *(_spread([each.metrics[scorer][name] for each in evaluated]) for scorer in scorers)] for name in names]
-    runs = [[Path(each.run).name, *(f"{each.metrics['model'][n]:.4f}" for n in names), _link(each)] for each in evaluated]
+    runs = [
+        [Path(each.run).name, *(f"{each.metrics['model'][n]:.4f}" for n in names), _link(each.mlflow_url)] for each in evaluated
+    ]
     lines = [
         f"# {recipe.name}",
         f"Split {evaluated[0].split}, {over}. Fit on {training.fit_on}, epoch chosen on {training.select_on}.",
@@ -23,6 +25,10 @@ def markdown(recipe: Recipe, evaluated: list[Evaluated]) -> str:
         "## Runs",
         *_table(["run", *names, "MLflow"], runs),
     ]
+    if search is not None:
+        head = ["best trial", f"{search.metric} on {training.select_on}", "trials", "MLflow"]
+        ended = ", ".join(f"{number} {how}" for how, number in search.ended.items())
+        lines += ["## Search", *_table(head, [[search.trial, f"{search.best_value:.4f}", ended, _link(search.mlflow_url)]])]
     return "\n".join(lines) + "\n"
 
 
@@ -33,8 +39,8 @@ def _spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
-def _link(each: Evaluated) -> str:
-    return f"[open]({each.mlflow_url})" if each.mlflow_url else "in a file"
+def _link(url: str | None) -> str:
+    return f"[open]({url})" if url else "in a file"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -29,7 +29,7 @@ OVER = ("Complete", "Failed", "ValidationFailed")  # jobDeploymentStatus of a Ra
 KEPT_SECONDS = 600  # for a step that was lost to come back and read the log
 POLL_SECONDS = 2.0
 LOST_SECONDS = 300.0
-ON_GPU = ("check", "train")  # check tries what train will have
+ON_GPU = ("check", "tune", "train")  # check tries what train will have, and trials are trainings
 
 
 # the object ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ handler what is left.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -17,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn, Protocol, TypeVar
 
-from components.config import Recipe, parse
 from components.errors import InputError
-from components.steps import RUN_ID
+from components.steps import RUN_ID, read
 from components.steps.job import Job, prefix, say
 from ray_jobs import _package, _submission
 from ray_jobs._results import Result
@@ -103,21 +101,6 @@ def stop_all(target: str) -> None:
         whose = run_id()
         left = choose(target).stop_all(whose)
     say(f"stopped, left running: {', '.join(left)}" if left else "nothing was left running")
-
-
-def read(recipe: str) -> Recipe:
-    """The pipeline's parameter.
-
-    Raises:
-        InputError: it is not JSON, or names each wrong key.
-    """
-    try:
-        tree = json.loads(recipe)
-        tree = json.loads(tree) if isinstance(tree, str) else tree  # as kfp's command line has it
-    except json.JSONDecodeError as error:
-        takes = "takes JSON, as python -m pipelines.compile --recipe RECIPE.yaml prints it"
-        raise InputError(f"recipe: got {recipe[:40]!r}, {takes} ({error})") from error
-    return parse(tree)
 
 
 def run_id() -> str:

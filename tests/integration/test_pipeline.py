@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 from kfp import local
+from kfp.local.orchestrator import task_spec_utils
 from ray.job_submission import JobSubmissionClient
 
 from components import storage
@@ -71,15 +72,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         os.environ.update(before)
 
 
-def run_here(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs the pipeline by kfp's SubprocessRunner, its outputs in `folder`; the run's id."""
+def in_a_loop(spec: Any, item: Any, loop: str, made: Any = task_spec_utils.create_parameter_loop_iteration_task_spec) -> Any:
+    """kfp 2.17's local runner alone would give the loop's tasks its item in place of every value made before the loop."""
+    own = made(spec, item, loop)
+    for key, each in spec.inputs.parameters.items():
+        if each.HasField("task_output_parameter"):
+            own.inputs.parameters[key].CopyFrom(each)
+    return own
+
+
+def run_here(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe | None = None, seeds: Sequence[int] = SEEDS
+) -> str:
+    """Runs the pipeline by kfp's SubprocessRunner, of the world's recipe or another, its outputs in `folder`; the run's id."""
     run_id = new_run()
     monkeypatch.setenv("KFP_RUN_ID", run_id)
+    monkeypatch.setattr(task_spec_utils, "create_parameter_loop_iteration_task_spec", in_a_loop)
     monkeypatch.chdir(ROOT)  # as the image has it
     monkeypatch.setattr("kfp.local.config.LocalExecutionConfig.instance", None)
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(folder), enable_caching=True, cache_root=str(folder.parent / "kfp_cache"))
-    pipeline.build()(recipe=world.recipe.to_json(), target=world.address, seeds=SEEDS)
+    pipeline.build()(recipe=(recipe or world.recipe).to_json(), target=world.address, seeds=list(seeds))
     return run_id
 
 
@@ -137,6 +150,7 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     assert {"recall_at_5", "recall_at_20", "ndcg_at_20"} <= set(shown[0])
     assert "2 seeds: mean ± standard deviation" in page
     assert "| recall@20 |" in page
+    assert "Search" not in page, "the recipe has no space"
 
     (recommended,) = artifacts(first, "recommend", "recommendations")
     best = max(models.values(), key=lambda model: model["best_value"])
@@ -149,6 +163,42 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
 
     again = run_here(world, tmp_path / "second", monkeypatch)
     assert world.jobs(again) == {"check": "SUCCEEDED"}, "all else is in the cache"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You may be attemping to run a task that uses custom")
+def test_the_pipeline_searches_and_trains_what_it_found(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = world.recipe.model_dump()
+    space = {"optimizer.learning_rate": {"choice": [1e-6, 0.05]}}
+    search = {"space": space, "searcher": "grid", "metric": "ndcg@20"}
+    asked = Recipe.model_validate({**tree, "name": "searched", "training": {**tree["training"], "epochs": 1}, "search": search})
+    first = tmp_path / "first"
+    run_id = run_here(world, first, monkeypatch, asked, [3])
+    ran = ["check", "prepare", "tune", "train-3", "evaluate-3", "recommend"]
+    assert world.jobs(run_id) == dict.fromkeys(ran, "SUCCEEDED")
+
+    (found,) = artifacts(first, "tune", "search")
+    folder = Path(found["uri"].removeprefix("file://"))
+    assert folder.parent == world.folder / "store" / "searches"
+    trials = {each["name"]: each for each in storage.read_json(folder / "trials.json")}
+    assert [each["ended"] for each in trials.values()] == ["finished", "finished"]
+    best = trials[found["trial"]]
+    assert best["score"] == found["best_value"] == max(each["score"] for each in trials.values())
+    (model,) = artifacts(first, "train", "run")
+    trained = Recipe.from_json((Path(model["uri"].removeprefix("file://")) / "recipe.json").read_text())
+    assert trained.optimizer.learning_rate == best["values"]["optimizer.learning_rate"]
+    assert trained == Recipe.model_validate(
+        {**asked.model_dump(exclude={"search"}), "seed": 3, "optimizer": trained.optimizer.model_dump()}
+    )
+    tracked = Tracked(folder)
+    assert (tracked.status, tracked.run_id) == ("FINISHED", found["mlflow_run_id"])
+    assert tracked.tags["ray_job_id"] == name(run_id, "tune")
+    page = Path(outputs(first, "summary")[0]["artifacts"]["page"]["artifacts"][0]["uri"]).read_text()
+    assert f"| {found['trial']} | {found['best_value']:.4f} | 2 finished | [open](" in page
+    assert f"/runs/{found['mlflow_run_id']}" in page
+
+    again = run_here(world, tmp_path / "second", monkeypatch, asked, [3])
+    assert world.jobs(again) == {"check": "SUCCEEDED"}, "the search is in the cache, too"
 
 
 @pytest.mark.slow

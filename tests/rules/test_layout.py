@@ -36,7 +36,7 @@ def test_every_part_has_one_class_with_a_schema_and_a_source() -> None:
 
 
 def test_every_stage_is_a_program() -> None:
-    assert [stage.name for stage in STAGES] == ["check", "prepare", "train", "evaluate", "recommend"]
+    assert [stage.name for stage in STAGES] == ["check", "prepare", "tune", "train", "evaluate", "recommend"]
     for stage in STAGES:
         assert (ROOT / Path(*stage.program.split("."))).with_suffix(".py").is_file()
     made = {"recipe", "source"}

@@ -58,10 +58,13 @@ def test_its_steps_are_the_stages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_step_takes_and_makes_what_its_stage_does(stage: Stage) -> None:
     spec = component.find(stage.name).component_spec
-    kinds = {"system.Dataset@0.0.1", "system.Model@0.0.1", "system.Metrics@0.0.1"}
+    made = spec.outputs or {}
+    kinds = {f"system.{kind}@0.0.1" for kind in ("Artifact", "Dataset", "Model", "Metrics")}
     taken = {name for name, each in spec.inputs.items() if each.type in kinds}
     assert taken == set(stage.inputs) - {"recipe", "source"}
-    assert {name for name, each in (spec.outputs or {}).items() if each.type in kinds} == set(stage.outputs)
+    assert {name for name, each in made.items() if each.type in kinds} == set(stage.outputs) - {"recipe"}
+    assert ("recipe" in made) == ("recipe" in stage.outputs)
+    assert ("asked_by" in spec.inputs) == bool(stage.asked_by)
     assert spec.description is not None or spec.name
 
 
@@ -74,22 +77,45 @@ def test_a_stage_that_is_added_joins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "register", register, raising=False)
     monkeypatch.setitem(sys.modules, "components.steps.register", module)
     added = Stage("register", "ray_jobs.register", ("recipe", "run"), ("registered",))
-    pipeline, _ = compiled(tmp_path, stages=(*STAGES[:4], added, *STAGES[4:]))
+    pipeline, _ = compiled(tmp_path, stages=(*STAGES[:-1], added, STAGES[-1]))
     made = tasks(pipeline)["register"]
     assert made["inputs"]["artifacts"]["run"]["taskOutputArtifact"]["producerTask"] == "for-loop-2"
 
     with pytest.raises(LookupError, match=r"components/steps/register.py: takes run, which no stage before it makes"):
         training.build(stages=(STAGES[0], added))
-    with pytest.raises(LookupError, match=r"components/steps/tune.py: missing"):
-        training.build(stages=(*STAGES, Stage("tune", "ray_jobs.tune", ("recipe",), ())))
+    with pytest.raises(LookupError, match=r"components/steps/publish.py: missing"):
+        training.build(stages=(*STAGES, Stage("publish", "ray_jobs.publish", ("recipe",), ())))
+
+
+def test_steps_after_a_search_take_the_recipe_that_it_leaves(tmp_path: Path) -> None:
+    """Inside of the loop it is the loop's own input, which comes from the search."""
+    pipeline, _ = compiled(tmp_path)
+    found = tasks(pipeline)
+    given = {name: task["inputs"]["parameters"]["recipe"] for name, task in found.items() if name != "stop"}
+    asked = {name: each["componentInputParameter"] for name, each in given.items() if "componentInputParameter" in each}
+    assert asked == {
+        **dict.fromkeys(("check", "prepare", "tune"), "pipelinechannel--recipe"),
+        **dict.fromkeys(("train", "evaluate"), "pipelinechannel--tune-recipe"),
+    }
+    left = {"producerTask": "tune", "outputParameterKey": "recipe"}
+    assert given["recommend"]["taskOutputParameter"] == given["summary"]["taskOutputParameter"] == left
+    (loop,) = (
+        task
+        for part in pipeline["components"].values()
+        for name, task in part.get("dag", {}).get("tasks", {}).items()
+        if name.startswith("for-loop")
+    )
+    assert loop["inputs"]["parameters"]["pipelinechannel--tune-recipe"]["taskOutputParameter"] == left
+    asks = found["tune"]["inputs"]["parameters"]["asked_by"]
+    assert asks == {"runtimeValue": {"constant": "search.space"}}
 
 
 def test_it_is_cached_by_the_fingerprints_that_check_makes(tmp_path: Path) -> None:
     pipeline, _ = compiled(tmp_path)
     found = tasks(pipeline)
     cached = {name for name, task in found.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == {"prepare", "train", "evaluate", "recommend", "summary"}
-    for name in ("train", "evaluate", "recommend"):
+    assert cached == {"prepare", "tune", "train", "evaluate", "recommend", "summary"}
+    for name in ("tune", "train", "evaluate", "recommend"):
         assert {"recipe_fingerprint", "data_fingerprint"} <= set(found[name]["inputs"]["parameters"])
     assert "data_fingerprint" in found["prepare"]["inputs"]["parameters"]
     assert "{{$." not in json.dumps([task["inputs"] for task in found.values()]), "an id of the run would spoil the cache"

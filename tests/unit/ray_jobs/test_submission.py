@@ -98,6 +98,17 @@ def test_a_result_is_told_by_jobs_alone(monkeypatch: pytest.MonkeyPatch, capsys:
     assert _results.read("result: none") is None
 
 
+def test_a_result_goes_to_the_file_that_is_named_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _results.Checked(recipe="a", data="b", dataset="/ä")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("HARDNEG_RESULT", str(tmp_path / "told"))
+    _results.tell(result)
+    assert _results.Checked.model_validate_json((tmp_path / "told").read_text(encoding="utf-8")) == result
+    assert capsys.readouterr().out == ""
+
+
 def test_a_log_is_told_line_by_line_whatever_pieces_it_comes_in() -> None:
     lines = [f"line {n}" for n in range(30)]
     text = "\n".join([*lines[:12], 'result: {"k": 5}', *lines[12:]]) + "\nlast, without an end"

@@ -67,6 +67,7 @@ def test_it_is_as_wide_as_scale_says() -> None:
     assert head["resources"]["limits"] == {"cpu": "2", "memory": "1536Mi"}
     assert body["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "2"}
     assert body["spec"]["entrypointNumCpus"] == 1.5
+    assert "nvidia.com/gpu" in containers(made("tune", use_gpu=True))[1]["resources"]["limits"], "trials are trainings"
     assert "nvidia.com/gpu" not in containers(made("evaluate", use_gpu=True))[1]["resources"]["limits"]
 
 
