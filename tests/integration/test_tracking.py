@@ -13,7 +13,7 @@ import pytest
 
 from components import storage
 from components.config import Recipe
-from ray_jobs import _dataflow, _reporter, _tracking, _training
+from ray_jobs import _dataflow, _mlflow, _reporter, _tracking, _training
 from tests.integration import training
 from tests.integration.preparing import write_log
 from tests.integration.training import MlflowServer, Tracked, has_all_epochs, meanwhile, reported, runs, train_workers, wait_for
@@ -110,7 +110,7 @@ def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
 
 def test_numbers_that_are_not_finite_are_logged(server: MlflowServer, tmp_path: Path) -> None:
     for uri in (server.uri, f"sqlite:///{tmp_path}/mlflow.db"):
-        client = _tracking.client(uri)
+        client = _mlflow.client(uri)
         experiment = client.create_experiment("odd numbers")
         tracked = _tracking.TrackedRun(uri, client.create_run(experiment).info.run_id)
         values = {"nan@1": math.nan, "more": math.inf, "less": -math.inf, "one": 1.0}
