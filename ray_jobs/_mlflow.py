@@ -18,12 +18,13 @@ from components.errors import reason
 
 PATIENCE_SECONDS = 60.0  # a server that is started again takes 10 to 30, and a request may take 30
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-TRIES_IN_SILENCE = 4  # some 3 s
+TRIES_IN_SILENCE, MOST_TRIES = 4, 20  # some 3 s, and more than a minute
 LONGEST_NAME = 250
 LONGEST_VALUE = 6000  # characters of a parameter; of a tag it takes more
-# INTERNAL_ERROR: no answer, too. BAD_REQUEST: all that its database refuses: a race that was lost, no connection left in its
-# pool. What a caller got wrong is INVALID_PARAMETER_VALUE.
-PASSING = ("INTERNAL_ERROR", "BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+NO_ANSWER = "INTERNAL_ERROR"  # what MLflow's client says, and what a server that is going down does
+# BAD_REQUEST is all that its database refuses: a race that was lost, no connection left in its pool. What a caller got wrong
+# is INVALID_PARAMETER_VALUE.
+BUSY = ("BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 SQLITE = "sqlite:///"
 
 Answer = TypeVar("Answer")
@@ -59,23 +60,23 @@ def trouble(tracking_uri: str) -> str:
 
 
 def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float | None = None) -> Answer:
-    """`call(client)`, again and again where that may help, for `patience` seconds (PATIENCE_SECONDS).
+    """`call(client)`, again where that may help: MOST_TRIES at most, and none once an outage has lasted `patience` seconds.
 
-    The patience is with an outage, not with a call: who comes while nothing has been answered for so long tries once.
+    The patience is with the outage, not with the call: who comes when nothing has been answered for so long tries once.
     """
     patience = PATIENCE_SECONDS if patience is None else patience
-    began = time.monotonic()
     for tries in itertools.count(1):
+        began = time.monotonic()
         try:
             answer = call(client(tracking_uri))
         except Exception as error:
-            since = min(began, _away.setdefault(tracking_uri, began)) if is_passing(error) else -math.inf
+            found = trouble_of(error)
+            since = _away.setdefault(tracking_uri, began) if found == "away" else time.monotonic()
             pause = random.uniform(0.5, 1.0) * min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
-            if time.monotonic() + pause > since + patience:
+            if found == "lasting" or tries == MOST_TRIES or time.monotonic() + pause > since + patience:
                 raise
             if tries == TRIES_IN_SILENCE:
-                left = since + patience - time.monotonic()
-                print(f"waiting for MLflow at {tracking_uri}, {left:.0f} s at most ({reason(error)})", file=sys.stderr)
+                print(f"waiting for MLflow at {tracking_uri} ({reason(error)})", file=sys.stderr)
             time.sleep(pause)
         else:
             _away.pop(tracking_uri, None)
@@ -83,17 +84,19 @@ def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float 
     raise AssertionError("it has no end")
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether another try may go better: of what fails between here, a server and its database, and of a locked file."""
+def trouble_of(error: Exception) -> str:
+    """away: there was no answer. busy: another try may get a better one. lasting: it would be the same."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError, RequestException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
-        return error.error_code in PASSING
+        return "away" if error.error_code == NO_ANSWER else "busy" if error.error_code in BUSY else "lasting"
     if isinstance(error, HTTPError) and error.response is not None:  # of an artifact
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, RequestException | OperationalError)
+        return "busy" if error.response.status_code in (408, 429) or error.response.status_code >= 500 else "lasting"
+    if isinstance(error, OperationalError):  # a locked file, before MLflow has made it its own error
+        return "busy"
+    return "away" if isinstance(error, RequestException) else "lasting"
 
 
 def metric_name(name: str) -> str:

@@ -143,19 +143,45 @@ def test_what_will_not_pass_is_not_tried_again(error: Exception) -> None:
 
 
 def test_patience_has_an_end_and_is_with_the_outage_not_with_each_call(capsys: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
+    began, away = time.monotonic(), requests.ConnectionError("reset")
     with pytest.raises(requests.ConnectionError):
-        _mlflow.patiently(WHERE, failing([PASSING[6]] * 1000))
+        _mlflow.patiently(WHERE, failing([away] * 1000))
     waited = time.monotonic() - began
     assert _mlflow.PATIENCE_SECONDS - _mlflow.LONGEST_PAUSE <= waited <= _mlflow.PATIENCE_SECONDS
     assert capsys.readouterr().err.count(f"waiting for MLflow at {WHERE}") == 1
     for _ in range(5):
         with pytest.raises(requests.ConnectionError):
-            _mlflow.patiently(WHERE, failing([PASSING[6]] * 1000))
+            _mlflow.patiently(WHERE, failing([away] * 1000))
     assert time.monotonic() - began <= _mlflow.PATIENCE_SECONDS, "it is away: nobody waits anew"
-    assert _mlflow.patiently("http://elsewhere", failing([PASSING[6]])) == "client of http://elsewhere"
+    assert _mlflow.patiently("http://elsewhere", failing([away])) == "client of http://elsewhere"
     _mlflow.patiently(WHERE, failing([]))
-    assert _mlflow.patiently(WHERE, failing([PASSING[6]] * 3)) == f"client of {WHERE}", "it was back: patience is whole again"
+    assert _mlflow.patiently(WHERE, failing([away] * 3)) == f"client of {WHERE}", "it was back: patience is whole again"
+
+
+def test_a_server_that_answers_that_it_is_busy_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to say so; but nobody asks for ever."""
+    busy = refused(codes.BAD_REQUEST, "QueuePool limit reached, connection timed out, timeout 30.00")
+
+    def slowly(errors: list[Exception]) -> Callable[[Any], str]:
+        def call(client: str) -> str:
+            time.sleep(30)
+            return failing(errors)(client)
+
+        return call
+
+    assert _mlflow.patiently(WHERE, slowly([busy] * 6)) == f"client of {WHERE}"
+    errors: list[Exception] = [busy] * 1000
+    with pytest.raises(RestException):
+        _mlflow.patiently(WHERE, slowly(errors))
+    assert len(errors) == 1000 - _mlflow.MOST_TRIES
+
+
+def test_no_patience_is_one_try() -> None:
+    for error in PASSING:
+        errors = [error] * 2
+        with pytest.raises(type(error)):
+            _mlflow.patiently(WHERE, failing(errors), patience=0)
+        assert len(errors) == 1
 
 
 def test_a_file_that_is_not_there_is_trouble_and_not_created(tmp_path: Path) -> None:
