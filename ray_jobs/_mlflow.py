@@ -21,10 +21,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 TRIES_IN_SILENCE, MOST_TRIES = 4, 20  # some 3 s, and more than a minute
 LONGEST_NAME = 250
 LONGEST_VALUE = 6000  # characters of a parameter; of a tag it takes more
-NO_ANSWER = "INTERNAL_ERROR"  # what MLflow's client says, and what a server that is going down does
-# BAD_REQUEST is all that its database refuses: a race that was lost, no connection left in its pool. What a caller got wrong
-# is INVALID_PARAMETER_VALUE.
-BUSY = ("BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+# INTERNAL_ERROR is what MLflow's client says, too, where there was no answer. BAD_REQUEST is all that a database refuses: a
+# race that was lost, no connection left in the pool. What a caller got wrong is INVALID_PARAMETER_VALUE.
+PASSING = ("INTERNAL_ERROR", "BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 SQLITE = "sqlite:///"
 
 Answer = TypeVar("Answer")
@@ -60,11 +59,12 @@ def trouble(tracking_uri: str) -> str:
 
 
 def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float | None = None) -> Answer:
-    """`call(client)`, again where that may help: MOST_TRIES at most, and none once an outage has lasted `patience` seconds.
+    """`call(client)`, again where that may help, until an outage has lasted `patience` seconds.
 
-    The patience is with the outage, not with the call: who comes when nothing has been answered for so long tries once.
+    The patience is with the outage, not with the call: who comes when nothing has been answered for so long tries once. A call
+    that is refused while others get through ends after as long, and MOST_TRIES.
     """
-    patience = PATIENCE_SECONDS if patience is None else patience
+    patience, first = PATIENCE_SECONDS if patience is None else patience, time.monotonic()
     for tries in itertools.count(1):
         began = time.monotonic()
         try:
@@ -73,7 +73,8 @@ def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float 
             found = trouble_of(error)
             since = _away.setdefault(tracking_uri, began) if found == "away" else time.monotonic()
             pause = random.uniform(0.5, 1.0) * min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
-            if found == "lasting" or tries == MOST_TRIES or time.monotonic() + pause > since + patience:
+            has_tried_enough = tries >= MOST_TRIES and time.monotonic() > first + patience
+            if found == "lasting" or has_tried_enough or time.monotonic() + pause > since + patience:
                 raise
             if tries == TRIES_IN_SILENCE:
                 print(f"waiting for MLflow at {tracking_uri} ({reason(error)})", file=sys.stderr)
@@ -86,12 +87,14 @@ def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float 
 
 def trouble_of(error: Exception) -> str:
     """away: there was no answer. busy: another try may get a better one. lasting: it would be the same."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException, RestException
     from requests import HTTPError, RequestException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
-        return "away" if error.error_code == NO_ANSWER else "busy" if error.error_code in BUSY else "lasting"
+        if error.error_code not in PASSING:
+            return "lasting"
+        return "away" if error.error_code == "INTERNAL_ERROR" and not isinstance(error, RestException) else "busy"
     if isinstance(error, HTTPError) and error.response is not None:  # of an artifact
         return "busy" if error.response.status_code in (408, 429) or error.response.status_code >= 500 else "lasting"
     if isinstance(error, OperationalError):  # a locked file, before MLflow has made it its own error

@@ -15,37 +15,58 @@ from components import storage
 from components.config import Recipe
 from ray_jobs import _mlflow, _tracking
 from tests import worlds
+from tests.integration.training import LIMIT_SECONDS, reported, wait_for
 
 EPOCHS = 4
-PARENT = "mlflow.parentRunId"
+HALF = 2  # of them
 LONG = "x" * 10_000
+BEFORE, WITHIN, THROUGHOUT = range(3)  # where an outage meets a writer: number % 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all writers share; picklable. A writer's epochs are `pause` seconds apart."""
+    """What all writers share; picklable. Tracked into a file below the folder where there is no URI.
+
+    With an outage, a third of the writers begin in it, a third wait for it in the middle, a third keep writing until it comes.
+    """
 
     folder: Path
-    tracking_uri: str
-    pause: float = 0.0
+    tracking_uri: str | None = None
+    has_outage: bool = False
 
     @property
     def recipe(self) -> Recipe:
-        tracking = {"uri": self.tracking_uri, "experiment": "writers"}
+        tracking = {"uri": self.tracking_uri, "experiment": self.experiment}
         return worlds.recipe(tracking=tracking, scale={"storage_path": str(self.folder)})
+
+    @property
+    def experiment(self) -> str:
+        return self.folder.name
 
     @property
     def dataset(self) -> Path:
         return self.folder / "dataset"
 
+    @property
+    def outage(self) -> Path:
+        """There once the outage has begun."""
+        return self.folder / "outage"
+
     def run(self, name: str) -> Path:
         return self.folder / "runs" / name
 
+    def prepare(self) -> None:
+        self.dataset.mkdir(parents=True)
+        about = {"fingerprint": "d" * 12, "num_users": 3, "num_items": 5, "rows": {"train": 9}}
+        storage.write_json(self.dataset / storage.MANIFEST, about)
 
-def dataset(job: Job) -> None:
-    job.dataset.mkdir()
-    about = {"fingerprint": "d" * 12, "num_users": 3, "num_items": 5, "rows": {"train": 9}}
-    storage.write_json(job.dataset / storage.MANIFEST, about)
+    def is_halfway(self, numbers: range) -> bool:
+        """Whether all who write before the outage have written half."""
+        return all(reported(self.run(name_of(number))) >= HALF for number in numbers if number % 3 != BEFORE)
+
+
+def name_of(number: int) -> str:
+    return f"writer-{number:03d}"
 
 
 def begin(job: Job, name: str, tags: Mapping[str, str]) -> _tracking.TrackedRun:
@@ -55,33 +76,44 @@ def begin(job: Job, name: str, tags: Mapping[str, str]) -> _tracking.TrackedRun:
     return _tracking.create(job.recipe, run, job.dataset, {"writer": name, **tags}, {"writer": name, "long": LONG})
 
 
-def epochs(number: int) -> list[dict[str, float]]:
-    """What a writer's epochs measure, its test behind them: other values in each writer."""
+def measured(number: int) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """What a writer's epochs and its test measure: other values in each writer."""
     trained = [{"loss": number + 1 / n, "valid_recall@20": number * n / 1000} for n in range(1, EPOCHS + 1)]
-    return [*trained, {"test_recall@20": number / 7}]
+    return trained, {"test_recall@20": number / 7}
 
 
-def write(job: Job, number: int, parent: str) -> None:
-    name = f"writer-{number:03d}"
-    tracked, run = begin(job, name, {PARENT: parent}), job.run(name)
-    *trained, tested = epochs(number)
+def write(job: Job, number: int, tags: Mapping[str, str]) -> None:
+    """Begins a run, logs its epochs as the controller does, without patience, then a test and a file, and ends."""
+    meets = number % 3 if job.has_outage else None
+    if meets == BEFORE:
+        wait_for(job.outage.exists, "the outage")
+    tracked, run = begin(job, name_of(number), tags), job.run(name_of(number))
+    trained, tested = measured(number)
     for step, metrics in enumerate(trained, start=1):
         entry = {"time": time.time(), "step": step, "metrics": metrics}
         _tracking.append_history(run, [entry])
-        with _tracking.saying(tracked, run / _tracking.HISTORY):
-            tracked.log([entry])
-        time.sleep(job.pause)
+        _log(tracked, run, entry)
+        while step == HALF and meets in (WITHIN, THROUGHOUT) and not job.outage.exists():
+            if meets == THROUGHOUT:
+                _log(tracked, run, entry)
+            else:
+                time.sleep(0.05)
     tracked.metrics(tested, step=EPOCHS + 1)
     tracked.artifact(run / "recipe.json", "notes")
     _tracking.end(tracked, run, "FINISHED", "as it was to be")
 
 
-def write_all(job: Job, parent: str, processes: int, threads: int) -> None:
+def _log(tracked: _tracking.TrackedRun, run: Path, entry: dict[str, Any]) -> None:
+    with _tracking.saying(tracked, run / _tracking.HISTORY):
+        tracked.log([entry], patience=0)
+
+
+def write_all(job: Job, tags: Mapping[str, str], processes: int, threads: int) -> None:
     """`processes` x `threads` writers, all at once; fails with the first error of one."""
     context = multiprocessing.get_context("spawn")
     ready, errors = context.Barrier(processes), context.SimpleQueue()
     numbers = [range(n * threads, (n + 1) * threads) for n in range(processes)]
-    started = [context.Process(target=_process, args=(job, parent, own, ready, errors)) for own in numbers]
+    started = [context.Process(target=_process, args=(job, tags, own, ready, errors)) for own in numbers]
     for process in started:
         process.start()
     for process in started:
@@ -90,11 +122,14 @@ def write_all(job: Job, parent: str, processes: int, threads: int) -> None:
     assert [process.exitcode for process in started] == [0] * processes
 
 
-def _process(job: Job, parent: str, numbers: range, ready: Any, errors: Any) -> None:
+def _process(job: Job, tags: Mapping[str, str], numbers: range, ready: Any, errors: Any) -> None:
+    """The limits are those of a busy machine, on which two cores are server, database and all writers."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
+    _mlflow.PATIENCE_SECONDS = LIMIT_SECONDS
     _mlflow.client("http://127.0.0.1:9")  # imports MLflow, which takes longer than all that follows
     ready.wait()
     with ThreadPoolExecutor(len(numbers)) as pool:
-        for done in [pool.submit(write, job, number, parent) for number in numbers]:
+        for done in [pool.submit(write, job, number, tags) for number in numbers]:
             if error := done.exception():
                 errors.put(f"{type(error).__name__}: {error}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,25 @@ PATHS = ["", ".", "..", "/", "//", "/a", "a/", "a//b", "./a", "../a", "a/../b", 
 NAMES = ["recall@20", "a" * 250, "a" * 251, "é" * 300, *PATHS, *ODD, *(f"a{each}b" for each in ODD)]
 
 
+class Clock:
+    """Moves when somebody sleeps."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No real client, and a clock that only pauses move."""
-    passed = [1000.0]
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """No real client, and no real pauses."""
+    clock = Clock()
     monkeypatch.setattr(_mlflow, "client", lambda uri: f"client of {uri}")
-    monkeypatch.setattr(time, "monotonic", lambda: passed[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: passed.append(passed.pop() + seconds))
-    yield
+    monkeypatch.setattr(_mlflow, "time", clock)
+    yield clock
     _mlflow._away.clear()
 
 
@@ -116,6 +126,7 @@ PASSING = [
     refused(codes.REQUEST_LIMIT_EXCEEDED),
     OperationalError("PRAGMA", None, Exception("database is locked")),
     requests.ConnectionError("reset"),
+    refused(codes.INTERNAL_ERROR),
     answer(503),
     answer(429),
 ]
@@ -142,29 +153,31 @@ def test_what_will_not_pass_is_not_tried_again(error: Exception) -> None:
     assert len(errors) == 1, "tried once"
 
 
-def test_patience_has_an_end_and_is_with_the_outage_not_with_each_call(capsys: pytest.CaptureFixture[str]) -> None:
-    began, away = time.monotonic(), requests.ConnectionError("reset")
+def test_patience_has_an_end_and_is_with_the_outage_not_with_each_call(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began, away = clock.now, requests.ConnectionError("reset")
     with pytest.raises(requests.ConnectionError):
         _mlflow.patiently(WHERE, failing([away] * 1000))
-    waited = time.monotonic() - began
+    waited = clock.now - began
     assert _mlflow.PATIENCE_SECONDS - _mlflow.LONGEST_PAUSE <= waited <= _mlflow.PATIENCE_SECONDS
     assert capsys.readouterr().err.count(f"waiting for MLflow at {WHERE}") == 1
     for _ in range(5):
         with pytest.raises(requests.ConnectionError):
             _mlflow.patiently(WHERE, failing([away] * 1000))
-    assert time.monotonic() - began <= _mlflow.PATIENCE_SECONDS, "it is away: nobody waits anew"
+    assert clock.now - began <= _mlflow.PATIENCE_SECONDS, "it is away: nobody waits anew"
     assert _mlflow.patiently("http://elsewhere", failing([away])) == "client of http://elsewhere"
     _mlflow.patiently(WHERE, failing([]))
     assert _mlflow.patiently(WHERE, failing([away] * 3)) == f"client of {WHERE}", "it was back: patience is whole again"
 
 
-def test_a_server_that_answers_that_it_is_busy_is_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_answers_that_it_is_busy_is_not_away(clock: Clock) -> None:
     """However long it takes to say so; but nobody asks for ever."""
     busy = refused(codes.BAD_REQUEST, "QueuePool limit reached, connection timed out, timeout 30.00")
 
     def slowly(errors: list[Exception]) -> Callable[[Any], str]:
         def call(client: str) -> str:
-            time.sleep(30)
+            clock.sleep(30)
             return failing(errors)(client)
 
         return call
