@@ -6,6 +6,8 @@ import hashlib
 import json
 import shlex
 import statistics
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ from components.config import Recipe
 from components.errors import InputError
 from components.evaluation import comparison, exact
 from components.evaluation.comparison import Difference, System
-from components.reports import plots, tables
-from ray_jobs import _results, _runs, _tracking
+from components.reports import comparison_page, plots, tables
+from ray_jobs import _mlflow, _results, _runs, _tracking
 
+PAGE = "compare.html"
 NOT_METRICS = ("user", "relevant", "items", "hits")  # columns of per_user.parquet
 APART = {"name", "seed", "evaluation", "tracking", "search", "scale"}  # sections that do not tell systems apart
 
@@ -44,7 +47,9 @@ class Run:
 
 
 def compare(named: Sequence[str], split: str, metrics: Sequence[str], storage_path: str, out: str | None) -> Path:
-    """Writes compare.json, groups.png and difference.png, prints the tables, and returns the folder.
+    """Writes compare.json, groups.png, difference.png and compare.html, prints the tables, and returns the folder.
+
+    The page goes to the runs' MLflow, too, where there is one and it answers.
 
     Raises:
         InputError: a run is not there, given twice or not evaluated on the split; the runs are of several datasets or user
@@ -73,11 +78,42 @@ def compare(named: Sequence[str], split: str, metrics: Sequence[str], storage_pa
         "differences": {name: {m: asdict(found) for m, found in values.items()} for name, values in apart.items()},
     }
     folder = _folder(runs, split, metrics, storage_path, out)
-    _draw(folder, about, apart, k)
+    pictures = _draw(folder, about, apart, k)
     storage.write_json(folder / "compare.json", about)
-    _show(about, apart)
-    print(f"{folder}: compare.json, groups.png, difference.png")
+    addresses = {str(run.folder): address for run in runs if _is_tracked(run) and (address := _tracking.url(run.folder))}
+    notes, command = _notes(about), _command(runs, split, metrics)
+    made = f"Made by {command} at commit {_tracking.commit()}."
+    page = comparison_page.html(about, apart, notes, pictures, addresses, made)
+    storage.write_text(folder / PAGE, page)
+    _show(about, apart, notes)
+    print(f"{folder}: {PAGE}, compare.json, {', '.join(path.name for path in pictures)}", flush=True)
+    _log(folder / PAGE, runs)
     return folder
+
+
+def _is_tracked(run: Run) -> bool:
+    return (run.folder / _tracking.LINKS).is_file()
+
+
+def _command(runs: Sequence[Run], split: str, metrics: Sequence[str]) -> str:
+    options = [word for metric in metrics for word in ("--metric", metric)]
+    return shlex.join(["python", "-m", "ray_jobs.compare", *(str(run.folder) for run in runs), "--split", split, *options])
+
+
+def _log(page: Path, runs: Sequence[Run]) -> None:
+    """Gives the page to each run's MLflow run. An MLflow that cannot be used is asked once, and named."""
+    tracked: dict[str, list[_tracking.TrackedRun]] = defaultdict(list)
+    for run in runs:
+        if _is_tracked(run):
+            each = _tracking.attach(run.folder)
+            tracked[each.tracking_uri].append(each)
+    for tracking_uri, there in tracked.items():
+        if why := _mlflow.trouble(tracking_uri):
+            print(f"MLflow at {tracking_uri} does not answer ({why}); the page is kept in {page}", file=sys.stderr)
+            continue
+        for each in there:
+            with _tracking.saying(each, page):
+                each.artifact(page, f"comparisons/{page.parent.name}")
 
 
 def _open(folder: Path, split: str) -> Run:
@@ -233,7 +269,8 @@ def _folder(runs: Sequence[Run], split: str, metrics: Sequence[str], storage_pat
     return folder
 
 
-def _draw(folder: Path, about: dict[str, Any], apart: dict[str, dict[str, Difference]], k: str) -> None:
+def _draw(folder: Path, about: dict[str, Any], apart: dict[str, dict[str, Difference]], k: str) -> dict[Path, str]:
+    """The pictures, each with what it shows."""
     groups = {system["name"]: system["groups"] for system in about["systems"]}
     plots.popularity_groups(
         {name: group["mean"] for name, group in groups.items()},
@@ -243,18 +280,29 @@ def _draw(folder: Path, about: dict[str, Any], apart: dict[str, dict[str, Differ
         {name: group["deviation"] for name, group in groups.items() if group["deviation"] is not None},
     )
     plots.differences(apart, folder / "difference.png", f"Differences from {about['baseline']} on {about['split']}")
+    return {
+        folder / "difference.png": f"Differences from {about['baseline']} with both intervals, as in the table",
+        folder / "groups.png": f"What each popularity group adds to recall@{k}, system by system",
+    }
 
 
-def _show(about: dict[str, Any], apart: dict[str, dict[str, Difference]]) -> None:
+def _show(about: dict[str, Any], apart: dict[str, dict[str, Difference]], notes: Sequence[str]) -> None:
     console = Console()
     console.print(tables.systems(about["systems"], f"{about['split']}, {about['users']:,} users"))
     for metric in next(iter(apart.values())):
         values = {system["name"]: system["metrics"][metric] for system in about["systems"]}
         found = {name: differences[metric] for name, differences in apart.items()}
         console.print(tables.differences(values, found, metric))
-    console.print(f"intervals of {about['level']:.0%} by {about['resamples']:,} resamples; * 0 lies outside", highlight=False)
+    for note in notes:
+        console.print(note, highlight=False)
+
+
+def _notes(about: dict[str, Any]) -> list[str]:
+    """What a reader of the intervals must know."""
+    notes = [f"intervals of {about['level']:.0%} by {about['resamples']:,} resamples; * 0 lies outside"]
     fewest = min(len(system["runs"]) for system in about["systems"])
     if fewest == 1:
-        console.print("one seed: no interval over seeds", highlight=False)
+        notes.append("one seed: no interval over seeds")
     elif fewest < comparison.ENOUGH_SEEDS:
-        console.print(f"few seeds ({fewest}): the intervals over seeds are narrower than they should be", highlight=False)
+        notes.append(f"few seeds ({fewest}): the intervals over seeds are narrower than they should be")
+    return notes

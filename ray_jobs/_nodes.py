@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.config import Recipe
 from components.errors import InputError
-from ray_jobs import _credentials, _tracking
+from ray_jobs import _credentials, _mlflow, _tracking
 
-ANSWER_SECONDS = 120.0  # of a node: its worker's start, and two tries of MLflow
+ANSWER_SECONDS = 120.0  # of a node: its worker's start, and a try of MLflow
 VISIBLE_SECONDS = 5.0  # until a network file system shows what another node wrote
 MLFLOW_SECONDS = 10
 LISTED = 5
@@ -102,7 +102,7 @@ def _look(paths: list[str], probe: str, server: str, credentials: dict[str, str]
             break
         time.sleep(0.2)
     os.environ |= {**credentials, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(MLFLOW_SECONDS)}
-    return {path: _view(Path(path)) for path in paths}, _tracking.trouble(server) if server else ""
+    return {path: _view(Path(path)) for path in paths}, _mlflow.trouble(server) if server else ""
 
 
 def _view(path: Path) -> str:

@@ -77,7 +77,7 @@ class _Sender(threading.Thread):
                 while not self.entries.empty():
                     unsent = unsent + self.entries.get()
                 try:
-                    self._tracked.log(unsent)
+                    self._tracked.log(unsent, patience=0)  # it has its own
                 except Exception as error:
                     if not is_away:
                         self._say_away(error)

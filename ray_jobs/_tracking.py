@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,13 @@ from urllib.parse import urlsplit
 
 from components import storage
 from components.config import Recipe
-from components.errors import InputError, reason
+from components.errors import InputError
+from ray_jobs._mlflow import LONGEST_NAME, metric_name, metric_value, patiently, text
+from ray_jobs._mlflow import client as client  # for what a TrackedRun does not do
 
 HISTORY = "metrics.jsonl"
 STOPPED = "stopped.json"  # of a trial that the search's scheduler ended
 LINKS = "links.json"  # a run's dataset and its MLflow run
-LONGEST_VALUE = 6000  # characters of a parameter that MLflow takes
 MOST_PARAMS = 100  # that one request takes
 LARGEST_BATCH = 1000  # metrics that one request takes
 
@@ -59,72 +61,44 @@ def is_local(recipe: Recipe) -> bool:
     return uri(recipe).startswith("sqlite:")
 
 
-def metric_name(name: str) -> str:
-    """MLflow refuses `@`: recall@20 becomes recall_at_20."""
-    return name.replace("@", "_at_")
-
-
-def client(tracking_uri: str) -> Any:
-    """An MLflow client that gives up within a minute where a server hangs, within seconds where there is none."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
-    import mlflow  # slow to import
-
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return mlflow.MlflowClient(tracking_uri)
-
-
-def trouble(tracking_uri: str) -> str:
-    """Why a server cannot be used from here, in a line; empty where it can."""
-    try:
-        client(tracking_uri).search_experiments(max_results=1)
-    except Exception as error:  # whatever it is, it is why
-        return reason(error)
-    return ""
-
-
 @dataclass(frozen=True)
 class TrackedRun:
-    """One MLflow run, by its id; picklable, so that Train's controller can log to it."""
+    """One MLflow run, by its id; picklable, so that Train's controller can log to it. All it sends may be sent twice."""
 
     tracking_uri: str
     run_id: str
 
-    def log(self, history: Iterable[dict[str, Any]]) -> None:
+    def log(self, history: Iterable[dict[str, Any]], patience: float | None = None) -> None:
         """Sends entries {time, step, metrics} in batches. Sent twice, they are there once: MLflow keys them so."""
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(metric_name(name), value, round(entry["time"] * 1000), entry["step"])
+            Metric(metric_name(name), metric_value(value), round(entry["time"] * 1000), entry["step"])
             for entry in history
             for name, value in entry["metrics"].items()
         ]
-        mlflow = client(self.tracking_uri)
         for start in range(0, len(metrics), LARGEST_BATCH):
-            mlflow.log_batch(self.run_id, metrics=metrics[start : start + LARGEST_BATCH])
+            batch = metrics[start : start + LARGEST_BATCH]
+            patiently(self.tracking_uri, lambda mlflow, batch=batch: mlflow.log_batch(self.run_id, metrics=batch), patience)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         self.log([{"time": time.time(), "step": step, "metrics": values}])
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        client(self.tracking_uri).log_artifact(self.run_id, str(path), folder or None)
+        patiently(self.tracking_uri, lambda mlflow: mlflow.log_artifact(self.run_id, str(path), folder or None))
 
     def tag(self, name: str, value: str) -> None:
-        client(self.tracking_uri).set_tag(self.run_id, name, value)
+        patiently(self.tracking_uri, lambda mlflow: mlflow.set_tag(self.run_id, name, text(value)))
 
     def reopen(self) -> None:
         """RUNNING again, for a training that continues."""
-        client(self.tracking_uri).update_run(self.run_id, "RUNNING")
+        patiently(self.tracking_uri, lambda mlflow: mlflow.update_run(self.run_id, "RUNNING"))
 
     def end(self, status: str, reason: str = "") -> None:
         """FINISHED, FAILED or KILLED."""
-        mlflow = client(self.tracking_uri)
         if reason:
-            mlflow.set_tag(self.run_id, "reason", reason[:LONGEST_VALUE])
-        mlflow.set_terminated(self.run_id, status)
+            self.tag("reason", reason)
+        patiently(self.tracking_uri, lambda mlflow: mlflow.set_terminated(self.run_id, status))
 
 
 def create(
@@ -135,13 +109,13 @@ def create(
     Raises:
         InputError: the tracking server does not answer.
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
     from mlflow.utils import mlflow_tags
 
     where = uri(recipe)
     manifest = storage.read_json(dataset / storage.MANIFEST)
     leaves = flat(recipe.model_dump(mode="json") if params is None else dict(params))
-    logged = [Param(key, value[:LONGEST_VALUE]) for key, value in leaves]
+    logged = [Param(metric_name(key), text(value)) for key, value in leaves]
     logged.append(Param("dataset", manifest["fingerprint"]))
     told = {
         mlflow_tags.MLFLOW_USER: storage.user(),
@@ -158,19 +132,21 @@ def create(
     profile = json.dumps({key: manifest[key] for key in ("num_users", "num_items", "rows")})
     source = json.dumps({"uri": str(dataset)})
     data = Dataset(f"{recipe.name} dataset", manifest["fingerprint"], "local", source, schema, profile)
+    inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "training")])]
+    beginning = _Beginning(recipe, run.name, {key: text(value) for key, value in told.items()})
     tracked = None
     try:
-        mlflow = client(where)
-        begun = _create_run(mlflow, recipe, run.name)
+        begun = patiently(where, beginning.create)
         tracked = TrackedRun(where, begun.run_id)
         links = {"dataset": str(dataset), "tracking_uri": where, "experiment_id": begun.experiment_id, "run_id": begun.run_id}
         storage.write_json(run / LINKS, links)
-        mlflow.log_batch(tracked.run_id, tags=[RunTag(key, value) for key, value in told.items()])
         for start in range(0, len(logged), MOST_PARAMS):
-            mlflow.log_batch(tracked.run_id, params=logged[start : start + MOST_PARAMS])
-        mlflow.log_inputs(tracked.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
-        mlflow.log_artifact(tracked.run_id, str(dataset / storage.MANIFEST), "dataset")
-        mlflow.log_artifact(tracked.run_id, str(run / "recipe.json"))
+            batch = logged[start : start + MOST_PARAMS]
+            patiently(where, lambda mlflow, batch=batch: mlflow.log_batch(begun.run_id, params=batch))
+        patiently(where, lambda mlflow: mlflow.log_inputs(begun.run_id, inputs))
+        tracked.artifact(dataset / storage.MANIFEST, "dataset")
+        tracked.artifact(run / "recipe.json")
+        patiently(where, lambda mlflow: beginning.delete_twins(mlflow, begun))
     except BaseException as error:
         if tracked is not None:  # begun, and not to stay RUNNING
             with contextlib.suppress(Exception):
@@ -183,16 +159,48 @@ def create(
     return tracked
 
 
-def _create_run(mlflow: Any, recipe: Recipe, name: str) -> Any:
-    experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
-    if experiment is None:
-        location = None
-        if is_local(recipe):
-            location = Path(recipe.scale.storage_path, "mlflow-artifacts").as_uri()
-        with contextlib.suppress(Exception):  # another run may just have created it
-            mlflow.create_experiment(recipe.tracking.experiment, artifact_location=location)
-        experiment = mlflow.get_experiment_by_name(recipe.tracking.experiment)
-    return mlflow.create_run(experiment.experiment_id, run_name=name).info
+class _Beginning:
+    """Creates one MLflow run, however often it is tried: an answer may be lost and the run be there, or come late."""
+
+    def __init__(self, recipe: Recipe, name: str, tags: dict[str, str]) -> None:
+        self._recipe, self._name, self._tries = recipe, text(name, LONGEST_NAME), 0
+        self._mark = uuid.uuid4().hex
+        self._tags = {**tags, "creation": self._mark}
+
+    def create(self, mlflow: Any) -> Any:
+        """What MLflow says of the run."""
+        experiment_id = self._experiment(mlflow)
+        self._tries += 1
+        if self._tries > 1 and (found := self._found(mlflow, experiment_id)):
+            return found[0]
+        return mlflow.create_run(experiment_id, tags=self._tags, run_name=self._name).info
+
+    def delete_twins(self, mlflow: Any, kept: Any) -> None:
+        """Of a try that was given up and has come to something since."""
+        if self._tries > 1:
+            for twin in self._found(mlflow, kept.experiment_id):
+                if twin.run_id != kept.run_id:
+                    mlflow.delete_run(twin.run_id)
+
+    def _found(self, mlflow: Any, experiment_id: str) -> list[Any]:
+        return [run.info for run in mlflow.search_runs([experiment_id], f"tags.creation = '{self._mark}'")]
+
+    def _experiment(self, mlflow: Any) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = self._recipe.tracking.experiment
+        experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None:
+            location = None
+            if is_local(self._recipe):
+                location = Path(self._recipe.scale.storage_path, "mlflow-artifacts").as_uri()
+            try:
+                return mlflow.create_experiment(name, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run has just created it
+                    raise
+            experiment = mlflow.get_experiment_by_name(name)
+        return experiment.experiment_id
 
 
 def attach(run: Path) -> TrackedRun:
@@ -280,12 +288,12 @@ def end(tracked: TrackedRun, run: Path, status: str, reason: str = "") -> None:
 
 @contextlib.contextmanager
 def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
-    """What fails to reach MLflow ends nothing: it is said, with the file that has it."""
+    """What fails to reach MLflow ends nothing: it is said, with the file that keeps it."""
     try:
         yield
     except Exception as error:
         where = f"MLflow at {tracked.tracking_uri}"
-        print(f"{where} does not answer ({type(error).__name__}: {error}); metrics are kept in {kept}", file=sys.stderr)
+        print(f"{where} does not answer ({type(error).__name__}: {error}); what it lacks is kept in {kept}", file=sys.stderr)
 
 
 def end_left(run: Path) -> None:

@@ -2,7 +2,8 @@
 
 python -m ray_jobs.compare RUN RUN [RUN ...] [--split test] [--metric recall@20 ...] [--storage-path runs] [--out DIR]
 
-Runs that differ in their seed alone are one system; the first RUN's is the baseline. Needs no recipe, no Ray and no MLflow.
+Runs that differ in their seed alone are one system; the first RUN's is the baseline. Needs no recipe and no Ray. Leaves
+compare.html, a page that stands alone; the runs' MLflow gets it, below comparisons/, where there is one and it answers.
 """
 
 from __future__ import annotations

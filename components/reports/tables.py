@@ -71,19 +71,19 @@ def systems(found: Sequence[Mapping[str, Any]], title: str) -> Group:
     for name in ("\nseeds", "\nfit on", "epoch\nchosen on", "\nepochs", "seconds\nper epoch", "\ntraining", "\nworkers"):
         table.add_column(name, justify="right", no_wrap=True)
     for system in found:
-        cost = system["cost"]
-        each, total = cost["seconds_per_epoch"], cost["seconds"]
-        table.add_row(
-            Text(system["name"]),
-            str(len(system["runs"])),
-            system["fit_on"],
-            system["select_on"],
-            f"{cost['epochs']:.4g}",
-            "-" if each is None else f"{each:.3g}" if each < 100 else f"{each:,.0f}",
-            "-" if total is None else str(datetime.timedelta(seconds=round(total))),
-            system["workers"],
-        )
+        trained = (str(len(system["runs"])), system["fit_on"], system["select_on"])
+        table.add_row(Text(system["name"]), *trained, *cost(system["cost"]), system["workers"])
     return _titled(title, table)
+
+
+def cost(of: Mapping[str, float | None]) -> list[str]:
+    """Epochs, seconds of one, and the time of all, as text."""
+    epochs, each, total = of["epochs"], of["seconds_per_epoch"], of["seconds"]
+    return [
+        f"{epochs:.4g}",
+        "-" if each is None else f"{each:.3g}" if each < 100 else f"{each:,.0f}",
+        "-" if total is None else str(datetime.timedelta(seconds=round(total))),
+    ]
 
 
 def differences(values: Mapping[str, Mapping[str, Any]], found: Mapping[str, Difference], metric: str) -> Group:
@@ -101,8 +101,8 @@ def differences(values: Mapping[str, Mapping[str, Any]], found: Mapping[str, Dif
         cells = [f"{own['mean']:.4f}", "-" if own["deviation"] is None else f"{own['deviation']:.4f}"]
         if name in found:
             apart = found[name]
-            relative = "-" if apart.relative is None else f"{100 * apart.relative:+.1f}"
-            cells += [_signed(apart.value), relative, _interval(apart.over_users), _interval(apart.over_seeds_and_users)]
+            cells += [signed(apart.value), percent(apart.relative)]
+            cells += [_interval(apart.over_users), _interval(apart.over_seeds_and_users)]
         table.add_row(Text(name), *cells)
     return _titled(metric, table)
 
@@ -111,10 +111,14 @@ def _interval(bounds: Interval | None) -> str:
     """Both ends, and a star where 0 lies outside."""
     if bounds is None:
         return "one seed "
-    return f"{_signed(bounds[0])} {_signed(bounds[1])}{'*' if intervals.excludes_zero(bounds) else ' '}"
+    return f"{signed(bounds[0])} {signed(bounds[1])}{'*' if intervals.excludes_zero(bounds) else ' '}"
 
 
-def _signed(value: float) -> str:
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.1f}"
+
+
+def signed(value: float) -> str:
     """As +.0123: a difference of metrics, which are at most 1."""
     return f"{value:+.4f}".replace("0.", ".", 1)
 

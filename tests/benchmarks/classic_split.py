@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import config, storage
-from ray_jobs import _tracking
+from ray_jobs import _mlflow, _tracking
 from tests.benchmarks import _common, _programs
 
 METRICS = ("recall@20", "ndcg@20")
@@ -100,7 +100,7 @@ def _of_seed(path: Path, changes: list[str], seed: int) -> dict[str, Any]:
 def _trained_at(run: Path) -> str:
     """The commit that trained a run, which may be older than this benchmark's; of an extended one, all of them."""
     tracked = _tracking.attach(run)
-    client, run_id, commits = _tracking.client(tracked.tracking_uri), tracked.run_id, []
+    client, run_id, commits = _mlflow.client(tracked.tracking_uri), tracked.run_id, []
     while run_id:
         tags = client.get_run(run_id).data.tags
         commit, run_id = tags["mlflow.source.git.commit"], tags.get("extends")

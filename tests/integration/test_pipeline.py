@@ -20,7 +20,7 @@ from components import storage
 from components.config import Recipe
 from components.steps import targets
 from pipelines import training as pipeline
-from ray_jobs import _tracking
+from ray_jobs import _mlflow
 from ray_jobs._results import Prepared
 from tests.integration import nodes, training
 from tests.integration.fake_kubernetes import NAMESPACE, FakeKubernetes
@@ -157,7 +157,7 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     assert recommended["uri"].startswith(best["uri"])
     lists = Path(recommended["uri"].removeprefix("file://")).glob("*.parquet")
     assert sum(pq.read_table(part).num_rows for part in lists) == recommended["rows"] == 5 * dataset["users"]
-    experiment = _tracking.client(world.server.uri).get_experiment_by_name("hardneg")
+    experiment = _mlflow.client(world.server.uri).get_experiment_by_name("hardneg")
     assert experiment is not None
     assert len(mlflow.MlflowClient(world.server.uri).search_runs([experiment.experiment_id])) == 2
 

@@ -13,7 +13,7 @@ import pytest
 
 from components import storage
 from components.config import Recipe
-from ray_jobs import _dataflow, _reporter, _tracking, _training
+from ray_jobs import _dataflow, _mlflow, _reporter, _tracking, _training
 from tests.integration import training
 from tests.integration.preparing import write_log
 from tests.integration.training import MlflowServer, Tracked, has_all_epochs, meanwhile, reported, runs, train_workers, wait_for
@@ -84,7 +84,7 @@ def test_a_server_that_is_killed_and_comes_back_has_every_epoch(
 
 
 def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
-    given: Recipe, dataset: Path, server: MlflowServer, capfd: Any
+    given: Recipe, dataset: Path, server: MlflowServer, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = runs(Path(given.scale.storage_path))
 
@@ -92,6 +92,7 @@ def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
         wait_for(lambda: has_begun(given, before), "two epochs")
         server.kill()
 
+    monkeypatch.setattr(_mlflow, "PATIENCE_SECONDS", 5.0)  # it does not come back
     with meanwhile(kill):
         run = _training.train(given, dataset)
     history = _tracking.read_history(run)
@@ -110,7 +111,7 @@ def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
 
 def test_numbers_that_are_not_finite_are_logged(server: MlflowServer, tmp_path: Path) -> None:
     for uri in (server.uri, f"sqlite:///{tmp_path}/mlflow.db"):
-        client = _tracking.client(uri)
+        client = _mlflow.client(uri)
         experiment = client.create_experiment("odd numbers")
         tracked = _tracking.TrackedRun(uri, client.create_run(experiment).info.run_id)
         values = {"nan@1": math.nan, "more": math.inf, "less": -math.inf, "one": 1.0}
@@ -118,8 +119,8 @@ def test_numbers_that_are_not_finite_are_logged(server: MlflowServer, tmp_path: 
             tracked.log([{"time": 1e9, "step": 3, "metrics": values}])
         found = {name: client.get_metric_history(tracked.run_id, name) for name in ("nan_at_1", "more", "less", "one")}
         assert [len(points) for points in found.values()] == [1, 1, 1, 1]
-        assert math.isnan(found["nan_at_1"][0].value)
-        assert found["less"][0].value < -1e300 < 1e300 < found["more"][0].value
+        assert all(math.isnan(found[name][0].value) for name in ("nan_at_1", "more", "less")), "no largest float"
+        assert found["one"][0].value == 1.0
         tracked.end("FAILED", "x" * 100_000)
         assert client.get_run(tracked.run_id).info.status == "FAILED"
 

@@ -20,7 +20,7 @@ import psutil
 
 from components import config, storage
 from components.config import Recipe
-from ray_jobs import _checkpoints, _tracking
+from ray_jobs import _checkpoints, _mlflow, _tracking
 from tests.integration.preparing import ROOT, RULES
 
 CLOCK = ("rows_per_second", "validation_seconds")  # differ from run to run, as what is below system/ does
@@ -159,7 +159,7 @@ class Tracked:
 
     def __init__(self, run: Path, tracking_uri: str | None = None) -> None:
         saved = _tracking.attach(run)
-        self.client, self.run_id = _tracking.client(tracking_uri or saved.tracking_uri), saved.run_id
+        self.client, self.run_id = _mlflow.client(tracking_uri or saved.tracking_uri), saved.run_id
         self.run = self.client.get_run(self.run_id)
 
     @property
@@ -172,7 +172,7 @@ class Tracked:
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """(step, value), in the order of steps."""
-        name = _tracking.metric_name(metric)
+        name = _mlflow.metric_name(metric)
         return sorted((point.step, point.value) for point in self.client.get_metric_history(self.run_id, name))
 
     def artifacts(self, folder: str | None = None) -> set[str]:
@@ -205,20 +205,21 @@ def free_port() -> int:
 
 
 class MlflowServer:
-    """A real `mlflow server` on SQLite that can be killed and started again at its address."""
+    """A real `mlflow server`, on SQLite by default, that can be killed and started again at its address."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backend: str | None = None, workers: int = 1, **environment: str) -> None:
         self._folder, self._port, self._process = folder, free_port(), None
+        self._backend, self._workers, self._environment = backend or f"sqlite:///{folder}/server.db", workers, environment
         self.uri = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--workers", str(self._workers), "--backend-store-uri", self._backend]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **self._environment}
         with (self._folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
-                command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+                command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
             )
         wait_for(self._answers, "MLflow's server", self._process)
 

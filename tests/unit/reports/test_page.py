@@ -6,9 +6,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
-from components.reports.page import Page
+from components.reports.page import Link, Page
 
 
 class Reader(HTMLParser):
@@ -18,10 +19,12 @@ class Reader(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.loads: list[str] = []
+        self.leads: list[str] = []
         self.words: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.loads += [value or "" for name, value in attrs if name == "src" or (name == "href" and tag != "a")]
+        self.leads += [value or "" for name, value in attrs if name == "href" and tag == "a"]
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -47,3 +50,15 @@ def test_a_page_stands_alone(tmp_path: Path) -> None:
     assert read.loads[0].startswith("data:image/png;base64,")
     assert {"MF & <LightGCN>", "a < b", "<script>alert(1)</script>", "mf", ".2", "made by a test"} <= set(read.words)
     assert not re.search(r"<script|https?://|@import|url\(", text)
+
+
+def test_a_cell_may_lead_to_the_web_and_nowhere_else() -> None:
+    page = Page("links")
+    page.table(["run"], [[Link("a & b", 'http://mlflow:5000/#/runs/1?a="b"&c')]])
+    read = Reader()
+    read.feed(page.html(""))
+    assert read.open == read.loads == []
+    assert read.leads == ['http://mlflow:5000/#/runs/1?a="b"&c']
+    assert "a & b" in read.words
+    with pytest.raises(AssertionError, match="javascript:alert"):
+        page.table(["run"], [[Link("run", "javascript:alert(1)")]])
