@@ -80,7 +80,7 @@ def heat_map(trials: Sequence[Trial], x: str, y: str, path: Path, metric: str, i
     count, _, _ = np.histogram2d(xs, ys, edges)
     with np.errstate(invalid="ignore"):
         means = total / count
-    with figure(path, f"{metric}: {x} by {y}") as (axes,):
+    with figure(path, f"{metric}, the mean of each cell") as (axes,):
         drawn = axes.pcolormesh(*edges, means.T, cmap=SHADES)
         axes.plot(xs, ys, "o", color="white", markeredgecolor=INK, markersize=4)
         _scale(axes, x_labels, is_log.get(x, False))

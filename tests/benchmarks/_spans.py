@@ -14,7 +14,7 @@ PARTS = (
     "the next trial's own process starts",
     "the next trial's MLflow run begins",
     "the last report of the one before is kept",
-    "the place changes hands, the worker's process starts",
+    "Train's controller, the place and the worker's process",
     "data and model",
     "the first step",
     "the search ends",
@@ -25,9 +25,9 @@ PARTS = (
 class Span:
     """Of a trial that trained in one go; seconds since 1970.
 
-    It has its own process at `process` and asks for a place at `tracked`; its worker runs at `began` and has data and model at
-    `loaded`. It trains from its `first_step` until it is `trained`, validations included; Train's controller has `told` the
-    last epoch, and all is written when it is `finished`.
+    It has its own process at `process` and its MLflow run at `tracked`, then its controller asks for a place; its worker runs
+    at `began` and has data and model at `loaded`. It trains from its `first_step` until it is `trained`, validations included;
+    Train's controller has `told` the last epoch, and all is written when it is `finished`.
     """
 
     process: float

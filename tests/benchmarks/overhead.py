@@ -70,7 +70,9 @@ def of_a_trial(spans: list[_spans.Span]) -> dict[str, float]:
     """Medians of what a trial waits for, much of it while others train."""
     stages = {
         "its MLflow run begins": [span.tracked - span.process for span in spans],
-        "it waits for a place, and its worker's process starts": [span.began - span.tracked for span in spans],
+        "its controller starts, it waits for a place, the worker's process starts": [
+            span.began - span.tracked for span in spans
+        ],
         "data and model": [span.loaded - span.began for span in spans],
         "the first step": [span.first_step - span.loaded for span in spans],
         "training": [span.training for span in spans],
