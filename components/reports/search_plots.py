@@ -183,8 +183,8 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
         inner = (known[1:] + known[:-1]) / 2
         edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]])
         return np.asarray(np.exp(edges) if is_log else edges, np.float64)
-    low, high = values.min(), values.max()
-    shares = np.linspace(0, 1, BINS + 1)
+    low, high = float(values.min()), float(values.max())
+    shares = np.linspace(0, 1, BINS + 1, dtype=np.float64)
     return low * (high / low) ** shares if is_log else low + (high - low) * shares
 
 
