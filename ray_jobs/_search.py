@@ -98,13 +98,13 @@ def resume(recipe: Recipe, folder: Path) -> None:
 
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
-    plan = _trials.Plan(recipe.to_json(), str(dataset), str(folder))
     path = str(folder / TUNE)
     print(f"searching in {folder}, {_searchers.slots(recipe.scale)} trials at once, MLflow run {tracked.run_id}", flush=True)
-    with _tracking.closing(tracked, folder):
+    with _tracking.closing(tracked, folder), _trials.keeping_credentials() as keeper:
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()  # of a search that is resumed
         os.environ |= SETTINGS
+        plan = _trials.Plan(recipe.to_json(), str(dataset), str(folder), keeper)
         if tune.Tuner.can_restore(path):
             tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(plan), resume_unfinished=True)
         else:

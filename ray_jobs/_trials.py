@@ -6,13 +6,17 @@ fail is a trial whose process or node is gone: only that is tried again, from it
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import traceback
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -22,7 +26,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from components import space, storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, InputError, WorkerError
-from ray_jobs import _tracking, _training, _workers
+from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED = "trials", "point.json", "failed.json"
 ANSWERS = "answers"
@@ -36,9 +40,31 @@ class Plan:
     recipe: str
     dataset: str
     folder: str
+    keeper: str  # the actor that keeps MLflow's credentials, if there are any: Tune writes this plan to the storage path
 
     def base(self) -> Recipe:
         return Recipe.from_json(self.recipe)
+
+
+@ray.remote(num_cpus=0)
+class Keeper:
+    """In a search's job: hands trials the credentials that its driver has, out of memory."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+
+    def read(self) -> dict[str, str]:
+        return self._values
+
+
+@contextlib.contextmanager
+def keeping_credentials() -> Iterator[str]:
+    """The name of the actor that keeps them; empty where there are none."""
+    values = _credentials.here()
+    name = f"credentials-{uuid.uuid4().hex}" if values else ""
+    keeper = Keeper.options(name=name).remote(values) if values else None
+    yield name
+    del keeper  # it ends with its last handle
 
 
 def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
@@ -56,6 +82,8 @@ def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
 
 def run(config: dict[str, Any], plan: Plan) -> None:
     """What Tune runs: trains the point that these answers give, or takes up where this trial was interrupted."""
+    if plan.keeper:
+        os.environ |= ray.get(ray.get_actor(plan.keeper).read.remote())
     base, answers = plan.base(), config.get(ANSWERS, config)  # a list of points is one choice to Tune; Optuna's are flat
     folder = Path(plan.folder) / TRIALS / tune.get_context().get_trial_id()
     if (folder / FAILED).exists():

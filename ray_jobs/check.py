@@ -28,6 +28,10 @@ def _try_nodes(recipe: Recipe) -> int:
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
     _program.require_server(_tracking.uri(recipe))
+    if recipe.search.space:
+        from ray_jobs import _search  # imports Ray
+
+        _search.check(recipe)
     nodes = _try_nodes(recipe) if _program.has_cluster() else None
     table = Table(title=f"{recipe.name}  {recipe.fingerprint()}", show_header=False, title_justify="left")
     for name, text in plan.of(recipe):

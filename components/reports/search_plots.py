@@ -185,7 +185,7 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
         return np.asarray(np.exp(edges) if is_log else edges, np.float64)
     low, high = float(values.min()), float(values.max())
     shares = np.linspace(0, 1, BINS + 1, dtype=np.float64)
-    return low * (high / low) ** shares if is_log else low + (high - low) * shares
+    return np.asarray(low * (high / low) ** shares if is_log else low + (high - low) * shares, np.float64)
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
