@@ -10,11 +10,12 @@ from ray_jobs import _found, _tracking
 from tests.integration import training
 
 TOO_LARGE = 10**12  # a width that no memory holds
+CPUS = 2  # of a trial's worker: two trials at once in the tests' cluster of four
 SLOW = {"batch_size": 4, "patience": 100, "checkpoint_steps": None}  # a third of a second an epoch of the small log
 
 
 def recipe(source: Path, store: Path, search: dict[str, Any], **sections: Any) -> Recipe:
-    scale = {"storage_path": str(store), "num_workers": 1}
+    scale = {"storage_path": str(store), "num_workers": 1, "cpus_per_worker": CPUS}
     return training.recipe(source, store, **{"search": search, "scale": scale, **sections})
 
 
