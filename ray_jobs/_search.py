@@ -14,7 +14,7 @@ from ray import tune
 from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
-from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
+from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials, _workers
 
 APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
 TUNE = "tune"  # Tune's own state, in a search's folder
@@ -192,12 +192,20 @@ class Watch(tune.Callback):
         run = self._folder / _trials.TRIALS / trial.trial_id
         if run.exists() and not _found.ended(run):
             epoch = trial.last_result.get(_trials.EPOCH)
-            storage.write_json(run / _tracking.STOPPED, {"by": self._recipe.search.scheduler, "epoch": epoch})
+            storage.write_json(run / _tracking.STOPPED, {"by": self._stopped_by(), "epoch": epoch})
+            _workers.give_back(run)
         self._say(run)
+
+    def _stopped_by(self) -> str:
+        search, began = self._recipe.search, (self._folder / "recipe.json").stat().st_mtime
+        if search.hours and time.time() - began >= 3600 * search.hours:
+            return "the end of its hours"
+        return "asha" if search.scheduler == "asha" else "the end of the search"
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Its process or node was lost more often than scale.max_failures."""
         run = self._folder / _trials.TRIALS / trial.trial_id
+        _workers.give_back(run)
         _trials.keep_failure(run, "lost workers", Path(trial.error_file).read_text() if trial.error_file else "lost")
         self._say(run)
 

@@ -115,7 +115,8 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()
         _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
-        _training.finish(recipe, dataset, folder, tracked)
+        if not (folder / _tracking.STOPPED).exists():  # while this process was about to be ended
+            _training.finish(recipe, dataset, folder, tracked)
 
 
 class Teller(TuneReportCallback):

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup
 
 from components import storage
 from components.config import Recipe
@@ -30,11 +33,12 @@ from components.training.loop import Progress, Trainer
 from ray_jobs import _checkpoints
 from ray_jobs._reporter import ERROR, Reporter, read_notices
 from ray_jobs._system import SystemSampler
-from ray_jobs._tracking import TrackedRun, read_history, write_history
+from ray_jobs._tracking import STOPPED, TrackedRun, read_history, write_history
 
 PROGRESS = "progress.json"
 LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what workers say when another one is gone
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
+PLACE = "place.txt"  # the id of the placement group that the workers are in
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
@@ -66,7 +70,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     """
     run = Path(config["run"])
     try:
-        if (run / ERROR).exists():
+        if (run / ERROR).exists() or (run / STOPPED).exists():
             return {}
         _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run)
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
@@ -92,6 +96,8 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     board = _Board(run, began) if context.get_world_rank() == 0 else None
     if board is not None:
         write_history(run, history)  # a killed controller may have had no time to
+        if (group := ray.util.get_current_placement_group()) is not None:
+            storage.write_text(run / PLACE, group.id.hex())
     _follow(trainer, Reports(trainer, fingerprint, history), sampler, board)
 
 
@@ -271,6 +277,16 @@ def fit(
     if "error" in outcome:
         raise (InputError if outcome["input"] else DivergedError)(outcome["error"].partition(": ")[2])
     _raise_written(run)
+
+
+def give_back(run: Path) -> None:
+    """Frees the places of workers whose controller was killed, or is about to be: it cannot any more.
+
+    Ray's own cleaner does so too, where the cluster has a dashboard.
+    """
+    if (run / PLACE).exists():
+        group = PlacementGroupID(bytes.fromhex((run / PLACE).read_text(encoding="utf-8")))
+        ray.util.remove_placement_group(PlacementGroup(group))
 
 
 def _raise_written(run: Path) -> None:
