@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,8 @@ from components.config import Recipe
 from ray_jobs import _found, _search_report, _tracking
 
 PATIENCE = 60_000.0  # milliseconds: a page on a loaded machine
-SIZE = {"width": 1280, "height": 800}
+SIZE: Any = {"width": 1280, "height": 800}
+TALL: Any = {"width": 1280, "height": 1050}  # a whole picture of the search's page
 VISITED = """
     localStorage.setItem('mlflow.workflowType_v1', '"machine_learning"');
     localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
@@ -55,7 +58,7 @@ class Pages:
 
     def __init__(self, browser: Browser, search: Path) -> None:
         links = storage.read_json(search / _tracking.LINKS)
-        self.page: Page = browser.new_page(viewport=SIZE)  # pyright: ignore[reportArgumentType]
+        self.page: Page = browser.new_page(viewport=SIZE)
         self.page.set_default_timeout(PATIENCE)
         self.page.add_init_script(VISITED)
         self._run_id = links["run_id"]
@@ -108,8 +111,14 @@ class Pages:
         self.page.get_by_role("button", name="Columns").click()
         for name in names:
             self.page.get_by_placeholder("Search columns").fill(name)
-            self.page.get_by_role("treeitem").filter(has=self.page.get_by_text(name, exact=True)).get_by_text(name).click()
+            self.page.locator(".du-bois-light-tree-title").filter(has_text=re.compile(f"^{re.escape(name)}$")).click()
         self.page.keyboard.press("Escape")
+
+    def widen(self, names: Sequence[str]) -> None:
+        """Makes columns of the table of runs as wide as what they say."""
+        for name in names:
+            header = self.page.locator(".ag-header-cell").filter(has_text=name)
+            header.locator(".ag-header-cell-resize").dblclick(force=True)  # its handle shows under the mouse alone
 
     def compare(self, run_ids: Sequence[str], metric: str) -> None:
         """Ticks runs in the table and compares them: parallel coordinates to a metric in the place of MLflow's own choice."""
@@ -150,13 +159,16 @@ def pictures(search: Path, folder: Path) -> None:
         pages = Pages(opened, search)
         pages.runs()
         pages.columns(["Dataset", "Models", "Source", metric, *recipe.search.space])
+        pages.widen([metric, *recipe.search.space])
         pages.unfold()
+        pages.page.mouse.move(0, 0)
         pages.page.screenshot(path=folder / "search_runs.png")
         pages.compare([*everywhere.values()], metric)
         pages.page.screenshot(path=folder / "search_compare.png")
         pages.search()
         pages.artifacts()
         pages.artifact(_search_report.PAGE)
+        pages.page.set_viewport_size(TALL)
         expect(pages.html().get_by_role("img").first).to_be_visible()
         pages.page.screenshot(path=folder / "search_page.png")
 
