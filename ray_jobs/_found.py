@@ -62,7 +62,7 @@ def best(found: Sequence[Trial]) -> Trial:
 
 
 def failure(run: Path) -> dict[str, str] | None:
-    """{kind, reason, traceback} of a trial that failed."""
+    """{kind, reason} of a trial that failed."""
     return storage.read_json(run / _trials.FAILED) if (run / _trials.FAILED).exists() else None
 
 

@@ -14,7 +14,7 @@ from ray import tune
 from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
-from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials, _workers
+from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
 TUNE = "tune"  # Tune's own state, in a search's folder
@@ -73,7 +73,7 @@ def run(recipe: Recipe, dataset: Path) -> Path:
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     folder = _create(recipe)
     with storage.lock(folder):
-        tracked = _tracking.create(recipe, folder, dataset, {"kind": "search"})
+        tracked = _tracking.create(recipe, folder, dataset, {"kind": "search", "mlflow.source.name": "ray_jobs.tune"})
         _search(recipe, dataset, folder, tracked)
     return folder
 
@@ -183,29 +183,22 @@ class Stopper(tune.Stopper):
 
 
 class Watch(tune.Callback):
-    """In the driver: says how each trial ended, and marks those that the scheduler or the budget stopped."""
+    """In the driver: says how each trial ended, and marks those that were under way when the search ended."""
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id
-        if run.exists() and not _found.ended(run):
-            epoch = trial.last_result.get(_trials.EPOCH)
-            storage.write_json(run / _tracking.STOPPED, {"by": self._stopped_by(), "epoch": epoch})
-            _workers.give_back(run)
+        if run.exists() and not _found.ended(run):  # Tune has ended it, for the search ends
+            search, epoch = self._recipe.search, trial.last_result.get(_trials.EPOCH)
+            by = "the end of the search's hours" if search.hours else "the end of the search"
+            storage.write_json(run / _tracking.STOPPED, {"by": by, "epoch": epoch})
         self._say(run)
-
-    def _stopped_by(self) -> str:
-        search, began = self._recipe.search, (self._folder / "recipe.json").stat().st_mtime
-        if search.hours and time.time() - began >= 3600 * search.hours:
-            return "the end of its hours"
-        return "asha" if search.scheduler == "asha" else "the end of the search"
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Its process or node was lost more often than scale.max_failures."""
         run = self._folder / _trials.TRIALS / trial.trial_id
-        _workers.give_back(run)
         _trials.keep_failure(run, "lost workers", Path(trial.error_file).read_text() if trial.error_file else "lost")
         self._say(run)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from components import space
+from components import space, storage
 from components.config import Recipe, Scale
 from components.search import Search
 from components.space import Question
-from ray_jobs import _trials
+from ray_jobs import _tracking, _trials
 
 MOST_POINTS = 10_000  # of a random search that time alone ends
 
@@ -43,7 +44,7 @@ def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune
         param_space=given,
         tune_config=tune.TuneConfig(
             search_alg=algorithm,
-            scheduler=_asha(recipe) if search.scheduler == "asha" else None,
+            scheduler=_asha(recipe, Path(plan.folder)) if search.scheduler == "asha" else None,
             num_samples=samples,
             max_concurrent_trials=slots(recipe.scale) + 1,  # the one more starts while the others train, and waits for a place
             time_budget_s=None if search.hours is None else search.hours * 3600,
@@ -99,14 +100,29 @@ def _ask_optuna(tree: dict[str, Any], trial: Any) -> None:
     space.draw(tree, ask)
 
 
-def _asha(recipe: Recipe) -> ASHAScheduler:
-    """It ends trials between rungs alone: one that reaches its last epoch ends by itself, and keeps its model."""
-    return ASHAScheduler(
+def _asha(recipe: Recipe, folder: Path) -> Asha:
+    scheduler = Asha(
         time_attr=_trials.EPOCH,
         metric=_trials.SCORE,
         mode="max",
         max_t=recipe.training.epochs,
         grace_period=recipe.search.grace_epochs,
         reduction_factor=recipe.search.reduction_factor,
-        stop_last_trials=False,
+        stop_last_trials=False,  # one that reaches its last epoch ends by itself, and keeps its model
     )
+    scheduler.folder = folder
+    return scheduler
+
+
+class Asha(ASHAScheduler):
+    """Asks a trial to end instead of having it killed: Train's controller, which holds the workers' places, would be killed with
+    it, and where Ray's cleaner cannot see that, the places are lost to the search.
+    """
+
+    folder: Path
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stopped = self.folder / _trials.TRIALS / trial.trial_id / _tracking.STOPPED
+        if not stopped.exists() and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            storage.write_json(stopped, {"by": "asha", "epoch": result[_trials.EPOCH]})
+        return TrialScheduler.CONTINUE

@@ -300,10 +300,15 @@ def end_left(run: Path) -> None:
     """Ends the run of a driver that is gone: as stopped where its folder says that a search ended it, else as killed."""
     tracked = attach(run)
     if (run / STOPPED).exists():
-        told = storage.read_json(run / STOPPED)
-        end(tracked, run, "FINISHED", f"stopped by {told['by']} after epoch {told['epoch']}")
+        end(tracked, run, "FINISHED", why_stopped(run))
     else:
         end(tracked, run, "KILLED", "the driver was killed")
+
+
+def why_stopped(run: Path) -> str:
+    """By whom or what a trial was ended before its last epoch, and when."""
+    told = storage.read_json(run / STOPPED)
+    return f"stopped by {told['by']} at epoch {told['epoch']}"
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from components.config import Recipe, parse
 from components.errors import DivergedError, InputError, WorkerError
 from ray_jobs import _credentials, _tracking, _training, _workers
 
-TRIALS, POINT, FAILED = "trials", "point.json", "failed.json"
+TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
 ANSWERS = "answers"
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
@@ -88,7 +88,7 @@ def run(config: dict[str, Any], plan: Plan) -> None:
     folder = Path(plan.folder) / TRIALS / tune.get_context().get_trial_id()
     if (folder / FAILED).exists():
         return
-    if not storage.is_finished(folder):
+    if not storage.is_finished(folder) and not (folder / _tracking.STOPPED).exists():
         try:
             _train(base, answers, folder, plan)
         except RayActorError:  # Train's controller is gone: Tune tries again
@@ -109,14 +109,25 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
         tracked = _tracking.attach(folder)
     else:
         storage.write_text(folder / "recipe.json", recipe.to_json())
-        tags = {"mlflow.parentRunId": _tracking.attach(Path(plan.folder)).run_id, "kind": "trial"}
+        tags = {
+            "mlflow.parentRunId": _tracking.attach(Path(plan.folder)).run_id,
+            "kind": "trial",
+            "mlflow.source.name": "ray_jobs.tune",
+        }
         tracked = _tracking.create(recipe, folder, dataset, tags, space.leaves(point))
     with _tracking.closing(tracked, folder):
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()
         _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
-        if not (folder / _tracking.STOPPED).exists():  # while this process was about to be ended
+        if (folder / _tracking.STOPPED).exists():
+            with _tracking.saying(tracked, folder / _tracking.STOPPED):
+                tracked.tag("reason", _tracking.why_stopped(folder))
+        else:
             _training.finish(recipe, dataset, folder, tracked)
+        if found := standing(_tracking.read_history(folder), base):
+            metric = base.search.metric or base.training.metric
+            with _tracking.saying(tracked, folder / _tracking.HISTORY):
+                tracked.metrics({f"best_{base.training.select_on}_{metric}": found[SCORE]}, step=int(found[EPOCH]))
 
 
 class Teller(TuneReportCallback):
@@ -150,12 +161,14 @@ def keep_failure(folder: Path, kind: str, error: BaseException | str) -> None:
     said = (error.text if isinstance(error, WorkerError) else str(error)).strip().splitlines() or [type(error).__name__]
     why = said[-1] if isinstance(error, WorkerError | str) else said[0]
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write_json(folder / FAILED, {"kind": kind, "reason": why[:2000], "traceback": text})
+    storage.write_text(folder / TRACEBACK, text)
+    storage.write_json(folder / FAILED, {"kind": kind, "reason": why[:2000]})
     if (folder / _tracking.LINKS).exists():
         tracked = _tracking.attach(folder)
         with _tracking.saying(tracked, folder / FAILED):
             tracked.tag("failure", kind)
             tracked.artifact(folder / FAILED)
+            tracked.artifact(folder / TRACEBACK)
 
 
 def kind_of(error: BaseException | None) -> str:

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray import PlacementGroupID
-from ray.util.placement_group import PlacementGroup
 
 from components import storage
 from components.config import Recipe
@@ -38,7 +35,6 @@ from ray_jobs._tracking import STOPPED, TrackedRun, read_history, write_history
 PROGRESS = "progress.json"
 LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what workers say when another one is gone
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
-PLACE = "place.txt"  # the id of the placement group that the workers are in
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
@@ -70,7 +66,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     """
     run = Path(config["run"])
     try:
-        if (run / ERROR).exists() or (run / STOPPED).exists():
+        if (run / ERROR).exists():
             return {}
         _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run)
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
@@ -96,12 +92,14 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
     board = _Board(run, began) if context.get_world_rank() == 0 else None
     if board is not None:
         write_history(run, history)  # a killed controller may have had no time to
-        if (group := ray.util.get_current_placement_group()) is not None:
-            storage.write_text(run / PLACE, group.id.hex())
-    _follow(trainer, Reports(trainer, fingerprint, history), sampler, board)
+    _follow(trainer, Reports(trainer, fingerprint, history), sampler, board, run / STOPPED)
 
 
-def _follow(trainer: Trainer, reports: Reports, sampler: SystemSampler | None, board: _Board | None) -> None:
+def _follow(
+    trainer: Trainer, reports: Reports, sampler: SystemSampler | None, board: _Board | None, stopped: Path | None = None
+) -> None:
+    """Trains to the end; or to that of an epoch after `stopped` has appeared, all workers alike, one alone at once."""
+    is_alone = trainer.workers.size == 1
     try:
         for progress in trainer.run():
             if progress.metrics is not None:
@@ -110,6 +108,10 @@ def _follow(trainer: Trainer, reports: Reports, sampler: SystemSampler | None, b
                 board.show(progress, trainer)
             if progress.checkpoint_due:
                 reports.add_checkpoint(progress)
+            if stopped is not None and (is_alone or progress.metrics is not None) and not progress.finished:
+                if trainer.workers.gather_objects(stopped.exists())[0]:
+                    reports.send()
+                    return
     except DivergedError:
         reports.send()
         raise
@@ -277,16 +279,6 @@ def fit(
     if "error" in outcome:
         raise (InputError if outcome["input"] else DivergedError)(outcome["error"].partition(": ")[2])
     _raise_written(run)
-
-
-def give_back(run: Path) -> None:
-    """Frees the places of workers whose controller was killed, or is about to be: it cannot any more.
-
-    Ray's own cleaner does so too, where the cluster has a dashboard.
-    """
-    if (run / PLACE).exists():
-        group = PlacementGroupID(bytes.fromhex((run / PLACE).read_text(encoding="utf-8")))
-        ray.util.remove_placement_group(PlacementGroup(group))
 
 
 def _raise_written(run: Path) -> None:

@@ -49,7 +49,7 @@ def best_so_far(trials: Sequence[Trial], path: Path, metric: str) -> None:
             axes.plot(hours[places], scores[places], "o", color=ENDED[ended], label=ended)
         if len(known):
             axes.step(hours, np.maximum.accumulate(scores), where="post", color=COLOURS[1], label="best so far")
-        failed = [trial.hours for trial in trials if trial.score is None]
+        failed = [trial.hours for trial in trials if trial.ended == "failed"]
         if failed:
             low = scores.min() if len(known) else 0.0
             axes.plot(failed, [low] * len(failed), "x", color=ENDED["failed"], label="failed")

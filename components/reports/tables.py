@@ -15,6 +15,8 @@ from components.evaluation import comparison as intervals
 from components.evaluation.comparison import Difference, Interval
 from components.reports.search_plots import Trial
 
+LONGEST_REASON = 60
+
 
 def comparison(results: Mapping[str, Mapping[str, float]], ks: Sequence[int], title: str) -> Group:
     """A row for the model (first) and each baseline; the best accuracies in bold.
@@ -55,7 +57,7 @@ def trials(best: Sequence[Trial], metric: str, title: str) -> Group:
         values = [trial.values.get(key, "") for key in keys]
         cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
         score = "" if trial.score is None else f"{trial.score:.4f}"
-        ended = Text(f"{trial.ended or 'interrupted'} {trial.reason}".strip())
+        ended = Text(f"{trial.ended or 'interrupted'} {trial.reason[:LONGEST_REASON]}".strip())
         table.add_row(trial.name, score, str(trial.epochs), *cells, ended)
     return _titled(title, table)
 

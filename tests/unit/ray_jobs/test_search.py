@@ -63,7 +63,7 @@ def test_a_failure_says_the_last_line_of_a_workers_traceback(tmp_path: Path) -> 
     found = _found.failure(tmp_path / "t")
     assert found is not None
     assert (found["kind"], found["reason"]) == ("error", "KeyError: 'item'")
-    assert "File x" in found["traceback"]
+    assert "File x" in (tmp_path / "t" / "traceback.txt").read_text()
 
 
 def test_an_error_of_a_worker_is_written_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
