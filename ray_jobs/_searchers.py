@@ -115,7 +115,7 @@ def _asha(recipe: Recipe, folder: Path) -> Asha:
 
 
 class Asha(ASHAScheduler):
-    """Asks a trial to end instead of having it killed: Train's controller, which holds the workers' places, would be killed with
+    """Asks a trial to end instead of having it killed: Train's controller, which holds its workers' places, would be killed with
     it, and where Ray's cleaner cannot see that, the places are lost to the search.
     """
 

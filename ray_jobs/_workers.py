@@ -108,10 +108,10 @@ def _follow(
                 board.show(progress, trainer)
             if progress.checkpoint_due:
                 reports.add_checkpoint(progress)
-            if stopped is not None and (is_alone or progress.metrics is not None) and not progress.finished:
-                if trainer.workers.gather_objects(stopped.exists())[0]:
-                    reports.send()
-                    return
+            can_stop = (is_alone or progress.metrics is not None) and not progress.finished
+            if can_stop and stopped is not None and trainer.workers.gather_objects(stopped.exists())[0]:
+                reports.send()
+                return
     except DivergedError:
         reports.send()
         raise
