@@ -115,8 +115,8 @@ def _asha(recipe: Recipe, folder: Path) -> Asha:
 
 
 class Asha(ASHAScheduler):
-    """Asks a trial to end instead of having it killed: Train's controller, which holds its workers' places, would be killed with
-    it, and where Ray's cleaner cannot see that, the places are lost to the search.
+    """Asks a trial to end instead of having it killed: Train's controller, which holds the places of workers, would be killed
+    with it, and where Ray's cleaner cannot see that, they are lost to the search.
     """
 
     folder: Path
