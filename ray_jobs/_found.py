@@ -31,19 +31,27 @@ def ended(run: Path) -> str:
 
 def trials(folder: Path) -> list[Trial]:
     base = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
-    began = (folder / "recipe.json").stat().st_mtime
-    found = []
-    for run in runs(folder):
-        history, how = _tracking.read_history(run), ended(run)
-        standing = {} if how == "failed" else _trials.standing(history, base)
-        marks = [run / name for name in (_trials.FAILED, _tracking.STOPPED, storage.MANIFEST, _tracking.HISTORY)]
-        last = max((mark.stat().st_mtime for mark in marks if mark.exists()), default=began)
-        values = space.leaves(storage.read_json(run / _trials.POINT))
-        score, against = standing.get(_trials.SCORE), standing.get(_trials.AGAINST)
-        reason = f"{failed['kind']}, {failed['reason'][:LONGEST_REASON]}" if (failed := failure(run)) else ""
-        epochs = history[-1]["step"] if history else 0
-        found.append(Trial(run.name, how, (last - began) / 3600, values, score, against, epochs, reason))
-    return found
+    return [trial(run, base) for run in runs(folder)]
+
+
+def trial(run: Path, base: Recipe) -> Trial:
+    """What one trial of the search of this recipe came to, or has come to so far."""
+    began = (run.parents[1] / "recipe.json").stat().st_mtime
+    history, how = _tracking.read_history(run), ended(run)
+    standing = {} if how == "failed" else _trials.standing(history, base)
+    marks = [run / name for name in (_trials.FAILED, _tracking.STOPPED, storage.MANIFEST, _tracking.HISTORY)]
+    last = max((mark.stat().st_mtime for mark in marks if mark.exists()), default=began)
+    failed = failure(run)
+    return Trial(
+        name=run.name,
+        ended=how,
+        hours=(last - began) / 3600,
+        values=space.leaves(storage.read_json(run / _trials.POINT)),
+        score=standing.get(_trials.SCORE),
+        against=standing.get(_trials.AGAINST),
+        epochs=history[-1]["step"] if history else 0,
+        reason=f"{failed['kind']}, {failed['reason'][:LONGEST_REASON]}" if failed else "",
+    )
 
 
 def best(found: Sequence[Trial]) -> Trial:

@@ -14,10 +14,13 @@ from ray import tune
 from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
+from components.reports.search_plots import Trial
 from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
 TUNE = "tune"  # Tune's own state, in a search's folder
+FEWEST_FAILED = 3  # before a search ends for failures
+LOOK_SECONDS = 2.0  # between looks at how trials ended
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables and advice: we say how each trial ended
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the program as a kill does: --resume knows one way
@@ -166,20 +169,22 @@ def too_many_failed(ended: list[str]) -> bool:
     return failed >= FEWEST_FAILED and 2 * failed > len([how for how in ended if how in ("failed", "finished", "stopped")])
 
 
-FEWEST_FAILED = 3
-
-
 class Stopper(tune.Stopper):
     """Ends a search of which over half the trials that ended have failed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._looked = folder, 0.0
+        self._ended: dict[str, str] = {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return too_many_failed([_found.ended(run) for run in _found.runs(self._folder)])
+        if time.time() - self._looked > LOOK_SECONDS:  # Tune asks at its every step
+            self._looked = time.time()
+            news = [run for run in _found.runs(self._folder) if run.name not in self._ended]
+            self._ended |= {run.name: how for run in news if (how := _found.ended(run))}
+        return too_many_failed(list(self._ended.values()))
 
 
 class Watch(tune.Callback):
@@ -187,6 +192,7 @@ class Watch(tune.Callback):
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
+        self._told: dict[str, Trial] | None = None  # not known where a search is resumed
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id
@@ -203,4 +209,9 @@ class Watch(tune.Callback):
         self._say(run)
 
     def _say(self, run: Path) -> None:
-        _search_report.say(_found.trials(self._folder), run.name, self._recipe)
+        if not (run / _trials.POINT).exists():  # it never began
+            return
+        if self._told is None:
+            self._told = {trial.name: trial for trial in _found.trials(self._folder) if trial.ended}
+        self._told[run.name] = _found.trial(run, self._recipe)
+        _search_report.say(list(self._told.values()), run.name, self._recipe)

@@ -72,14 +72,13 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def say(trials: Sequence[Trial], name: str, recipe: Recipe) -> None:
-    """A line, now that this trial has ended."""
+    """A line on one of the trials that have ended."""
     (trial,) = (trial for trial in trials if trial.name == name)
-    number = sum(bool(each.ended) for each in trials)
     values = "  ".join(f"{key} {_short(value)}" for key, value in trial.values.items())
     came_to = trial.reason if trial.score is None else f"{metric(recipe)} {trial.score:.4f}"
     scores = [each.score for each in trials if each.score is not None]
     best = f"  best {max(scores):.4f}" if scores else ""
-    print(f"{number} {trial.name} {trial.ended} at epoch {trial.epochs}: {came_to}  {values}{best}", flush=True)
+    print(f"{len(trials)} {trial.name} {trial.ended} at epoch {trial.epochs}: {came_to}  {values}{best}", flush=True)
 
 
 def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
