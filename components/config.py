@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from components import catalog, yaml12
+from components.data.histories import check_order
 from components.errors import InputError, describe
 
 
@@ -314,6 +315,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _rows_to_choose_on(self) -> Recipe:
+        check_order(self.encoder, self.objective, self.data)
         chosen, split = self.training.select_on, self.data.split
         if isinstance(split, RatioSplit) and chosen != "none" and not getattr(split, chosen):
             takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]
