@@ -43,7 +43,7 @@ def _absolute(path: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
-SPLITS = ("train", "valid", "test")
+SPLITS, SQLITE = ("train", "valid", "test"), "sqlite:///"
 
 
 def _source(value: Any) -> Any:
@@ -250,8 +250,7 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _file_is_absolute(cls, uri: str | None) -> str | None:
-        file = "sqlite:///"
-        return file + _absolute(uri.removeprefix(file)) if uri and uri.startswith(file) else uri
+        return SQLITE + _absolute(uri.removeprefix(SQLITE)) if uri and uri.startswith(SQLITE) else uri
 
 
 class Search(Section):

@@ -32,20 +32,19 @@ def check_order(encoder: Mapping[str, Any], objective: Mapping[str, Any], data: 
     Args:
         encoder, objective: parts of a recipe with every argument filled in. One with `max_length` reads histories.
     """
-    name, reads_order = encoder["name"], "max_length" in encoder and encoder.get("history", "before") == "before"
+    reads_order = "max_length" in encoder and encoder.get("history", "before") == "before"
+    where = f"where encoder {encoder['name']} {'reads' if reads_order else 'does not read'} what was before a row"
     if objective.get("positives") == "sequences" and not reads_order:
-        raise InputError(
-            f"objective.positives: got 'sequences', takes 'rows' or 'users' where encoder {name} does not read what was before a row"
-        )
+        raise InputError(f"objective.positives: got 'sequences', takes 'rows' or 'users' {where}")
     if not reads_order:
         return
     if data.split.by == "ratio" and data.split.order == "random":
-        raise InputError(
-            f"data.split.order: got 'random', takes time where encoder {name} reads what was before a row (or by: leave_one_out)"
-        )
+        raise InputError(f"data.split.order: got 'random', takes time {where}")
+    if data.split.by == "given" and data.split.valid_fraction:
+        raise InputError(f"data.split.valid_fraction: got {data.split.valid_fraction}, takes 0 {where}: it is cut at random")
     if data.columns.time is None and data.split.by != "leave_one_out":
         raise InputError(
-            f"data.columns.time: got none, takes a column where encoder {name} reads what was before a row: the rows have no order"
+            f"data.columns.time: got none, takes a column {where} (data.split.by leave_one_out takes the file's order)"
         )
 
 
@@ -54,10 +53,7 @@ def with_positives(log: Interactions, window: Window | None, positives: Positive
     if window is None:
         return log
     firsts, ends = log.offsets[:-1], log.offsets[1:]
-    if window.of == "others":
-        starts = np.where(ends - firsts > 1, firsts, ends)
-    else:
-        starts = np.minimum(firsts + 1, ends)
+    starts = np.where(ends - firsts > 1, firsts + (window.of == "before"), ends)
     if positives == "sequences":
         starts = np.maximum(starts, ends - window.length)
     return dataclasses.replace(log, starts=starts)

@@ -52,7 +52,9 @@ class Interactions:
 
     def positive_degrees(self) -> NDArray[np.int64]:
         """[num_items] positives of each item."""
-        return self.item_degrees() if self.starts is None else np.bincount(self.items[self.positives()], minlength=self.num_items)
+        return (
+            self.item_degrees() if self.starts is None else np.bincount(self.items[self.positives()], minlength=self.num_items)
+        )
 
     def items_of(self, user: int) -> Ints:
         return self.items[self.offsets[user] : self.offsets[user + 1]]

@@ -1,14 +1,14 @@
 """Encoders: ids become vectors.
 
-An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded; `index_bytes(rows, users, items)`
-is what it keeps beside its parameters for a log of that size. Tables looked up by id give sparse gradients, so that workers
-exchange only the rows of a batch; they are the parameters named `*_table`, which L2 on tables is taken on, and not on others.
-`queries` comes first in a step.
+An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded; `index_bytes(rows, users,
+items)` is what it keeps beside its parameters for a log of that size. Tables looked up by id give sparse gradients, so that
+workers exchange only the rows of a batch; they are the parameters named `*_table`, which L2 on tables is taken on, and not on
+others. `queries` comes first in a step.
 
 For ranking, one that knows users (`window` None) has `scoring_tables()`. One that reads histories says with `window` which
-(components.data.histories.Window; its arguments `max_length` and `history` say the same in a recipe), finds them in a batch, and
-has `encode(histories)`, vectors without dropout, 0 for an empty history, and `scoring_items()`. Its padding is the row after the
-last item of its table.
+(components.data.histories.Window; its arguments `max_length` and `history` say the same in a recipe) and finds them in a
+batch; it has `encode(histories)`, vectors without dropout, 0 for an empty history, and `scoring_items()`. Its padding is the
+row after the last item of its table.
 """
 
 from __future__ import annotations

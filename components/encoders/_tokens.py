@@ -1,109 +1,129 @@
-"""Sequences without their padding: layers work on the places that hold something, attention alone sees a rectangle."""
+"""Sequences without their padding: layers work on the places that hold something, attention alone on rectangles of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from components import draws
 from components.training.batches import Batch, Histories
 
 
+class Rectangle(NamedTuple):
+    """Sequences whose lengths are padded to the same power of two, so that little is padding."""
+
+    sequences_G: Tensor
+    tokens_GW: Tensor  # of each place; past a sequence's end, its last one
+    seen_GQW: Tensor  # which places a place looks at; Q is W, or 1: the last
+
+
 class Tokens:
-    """The filled places of right-padded sequences, one after another: token n is place_N[n] of a sequence.
+    """The filled places of right-padded sequences, one after another: token n holds items_N[n], at place_N[n] of sequence_N[n].
 
     An empty sequence has one token, its padding, so that every sequence has a last one.
     """
 
     def __init__(self, histories: Histories, padding: int) -> None:
-        items_SL, lengths_S = histories.items_SL, histories.lengths_S.clamp(min=1)
-        self.shape = items_SL.shape
-        self._slot_N = (_places(items_SL) < lengths_S[:, None]).view(-1).nonzero().squeeze(1)
-        self.items_N = items_SL.reshape(-1)[self._slot_N]
-        self.place_N = self._slot_N % self.shape[1]
-        self._firsts_S = lengths_S.cumsum(0) - lengths_S
-        self._lasts_S = lengths_S - 1
-        self._real_SL = (items_SL != padding) & (_places(items_SL) < lengths_S[:, None])
+        lengths_S = histories.lengths_S.clamp(min=1)
+        self.lasts_S = lengths_S.cumsum(0) - 1
+        self._firsts_S = self.lasts_S - lengths_S + 1
+        self._lengths_S, self._real_SL = lengths_S, histories.items_SL != padding
+        self.sequence_N = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
+        self.place_N = torch.arange(len(self.sequence_N), device=lengths_S.device) - self._firsts_S[self.sequence_N]
+        self.items_N = histories.items_SL[self.sequence_N, self.place_N]
+
+    def __len__(self) -> int:
+        """The number of sequences."""
+        return len(self.lasts_S)
 
     def at(self, sequence_B: Tensor, place_B: Tensor) -> Tensor:
         """The tokens at some places."""
         return self._firsts_S[sequence_B] + place_B
 
-    def last(self) -> Tensor:
-        """[S] the last token of each sequence."""
-        return self._firsts_S + self._lasts_S
+    @cached_property
+    def rectangles(self) -> list[Rectangle]:
+        """All sequences; a place looks at those up to itself that hold an item, and at itself where none does."""
+        return list(self._rectangles())
 
-    def pad(self, vectors_ND: Tensor) -> Tensor:
-        """[S, L, D], 0 where there is no token."""
-        flat = vectors_ND.new_zeros(self.shape.numel(), vectors_ND.shape[1]).index_copy(0, self._slot_N, vectors_ND)
-        return flat.view(*self.shape, -1)
+    @cached_property
+    def last_rows(self) -> list[Rectangle]:
+        """The same, of the last place of each sequence alone."""
+        rows = []
+        for group in self.rectangles:
+            last_G11 = (self._lengths_S[group.sequences_G] - 1).view(-1, 1, 1)
+            rows.append(group._replace(seen_GQW=group.seen_GQW.take_along_dim(last_G11, 1)))
+        return rows
 
-    def pack(self, vectors_SLD: Tensor) -> Tensor:
-        """[N, D]; the gradient is that of F.embedding, which sums on all cores."""
-        return F.embedding(self._slot_N, vectors_SLD.reshape(self.shape.numel(), -1))
+    def _rectangles(self) -> Iterator[Rectangle]:
+        exponent_S = torch.log2(self._lengths_S.double()).ceil().long()
+        for exponent in exponent_S.unique().tolist():
+            group_G = (exponent_S == exponent).nonzero().squeeze(1)
+            width = min(2**exponent, self._real_SL.shape[1])
+            place_W = torch.arange(width, device=group_G.device)
+            last_G1 = self._lengths_S[group_G].unsqueeze(1) - 1
+            real_GW = self._real_SL[group_G, :width] & (place_W <= last_G1)
+            own_WW = torch.eye(width, dtype=torch.bool, device=group_G.device)
+            seen_GWW = real_GW.unsqueeze(1) & torch.ones_like(own_WW).tril()
+            seen_GWW |= own_WW & ~seen_GWW.any(2, keepdim=True)
+            yield Rectangle(group_G, self._firsts_S[group_G].unsqueeze(1) + place_W.minimum(last_G1), seen_GWW)
 
-    def pick(self, values_SLD: Tensor) -> Tensor:
-        """[N, D] as `pack`, of what has no gradient."""
-        return values_SLD.reshape(self.shape.numel(), -1)[self._slot_N]
+    @cached_property
+    def slots(self) -> Tensor:
+        """[N] where each token lies in all rectangles, end to end."""
+        start_S, start = torch.empty_like(self.lasts_S), 0
+        for sequences_G, tokens_GW, _ in self.rectangles:
+            height, width = tokens_GW.shape
+            start_S[sequences_G] = start + width * torch.arange(height, device=start_S.device)
+            start += tokens_GW.numel()
+        return start_S[self.sequence_N] + self.place_N
 
-    def visible(self, to_last: bool) -> Tensor:
-        """[S, L, L] which places a place looks at: of its own and earlier ones those that hold an item; itself where none does.
-
-        `to_last`: [S, 1, L], of the last token alone.
-        """
-        if to_last:
-            own = (_places(self._real_SL) == self._lasts_S[:, None]).unsqueeze(1)
-            seen = self._real_SL.unsqueeze(1)
-        else:
-            length = self.shape[1]
-            own = torch.eye(length, dtype=torch.bool, device=self._real_SL.device)
-            seen = torch.ones_like(own).tril() & self._real_SL.unsqueeze(1)
-        return seen | (own & ~seen.any(2, keepdim=True))
+    @cached_property
+    def last_slots(self) -> Tensor:
+        """[S] where each sequence's row lies in all `last_rows`, end to end."""
+        return torch.cat([self.lasts_S[:0], *(group.sequences_G for group in self.last_rows)]).argsort()
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Some coordinates 0, the others times 1 / (1 - share): keyed by (seed, epoch, step), a name, the sequence's place in the
-    global batch, and the place in it. `places` is how many of these a sequence takes of a stream: however long this worker's are.
+    """Some coordinates 0, the others times 1 / (1 - share), keyed by (seed, epoch, step), a name, the sequence's place in the
+    global batch, and the place in the sequence. A sequence takes as much of a stream as one of `max_length` would, so that it
+    does not matter how long this worker's are. Without a batch nothing is dropped.
     """
 
     tokens: Tokens
-    batch: Batch | None  # None: nothing is dropped
-    first: int
+    batch: Batch | None
     share: float
-    places: int  # 1 where there is one vector for each sequence
-    keys: int
+    first: int  # of the sequences, in the global batch
+    max_length: int
     stream: str
+    of_last: bool = False  # whether there is one vector for each sequence
 
-    @property
-    def is_on(self) -> bool:
-        return self.batch is not None and self.share > 0
+    def at_last(self) -> Dropout:
+        return replace(self, of_last=True)
 
     def __call__(self, vectors_ND: Tensor, name: str) -> Tensor:
-        """Of each token's vector, or of each sequence's."""
-        if not self.is_on:
+        """Of the vectors of all tokens, or of the last ones."""
+        kept = self._kept(name, vectors_ND.shape[1])
+        if kept is None:
             return vectors_ND
-        kept_SPD = self._kept(name, vectors_ND.shape[1])
-        kept_ND = kept_SPD.squeeze(1) if self.places == 1 else self.tokens.pick(kept_SPD[:, : self.tokens.shape[1]])
+        kept_ND = kept[:, 0] if self.of_last else kept[self.tokens.sequence_N, self.tokens.place_N]
         return vectors_ND * kept_ND / (1 - self.share)
 
-    def weights(self, weights_SHQL: Tensor, name: str) -> Tensor:
-        """Of attention's weights."""
-        _, heads, queries, keys = weights_SHQL.shape
-        kept_SPHK = self._kept(name, heads * self.keys).unflatten(2, (heads, self.keys))
-        return weights_SHQL * kept_SPHK[:, :queries, :, :keys].transpose(1, 2) / (1 - self.share)
+    def weights(self, name: str, heads: int) -> Tensor | None:
+        """[S, queries, heads, max_length] which of attention's weights stay; None: all."""
+        kept = self._kept(name, heads * self.max_length)
+        return None if kept is None else kept.unflatten(2, (heads, self.max_length))
 
-    def _kept(self, name: str, width: int) -> Tensor:
+    def _kept(self, name: str, width: int) -> Tensor | None:
         """[S, places, width]"""
-        assert self.batch is not None, "draws are a batch's"
-        sequences, purpose = self.tokens.shape[0], f"{self.batch.stream}{self.stream}dropout {name}"
-        size = self.places * width
-        kept = draws.are_kept(self.batch.key, purpose, self.first * size, sequences * size, self.share)
-        return torch.from_numpy(kept).to(self.tokens.items_N.device).view(sequences, self.places, width)
-
-
-def _places(items_SL: Tensor) -> Tensor:
-    return torch.arange(items_SL.shape[1], device=items_SL.device)
+        if self.batch is None or not self.share:
+            return None
+        places, purpose = 1 if self.of_last else self.max_length, f"{self.batch.stream}{self.stream}dropout {name}"
+        start, count = self.first * places * width, len(self.tokens) * places * width
+        kept = draws.are_kept(self.batch.key, purpose, start, count, self.share)
+        return torch.from_numpy(kept).to(self.tokens.items_N.device).view(-1, places, width)

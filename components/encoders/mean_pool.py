@@ -17,10 +17,11 @@ from components.training.batches import Batch, Histories
 
 
 class MeanPool(nn.Module):
-    """score(h, i) = <f(m), e_i>,  m = 1/n sum_{p <= n} e_{h_p},  f(m) = W_2 relu(W_1 m + b_1) + b_2; one table of items for both.
+    """score(h, i) = <f(m), e_i>,  m = 1/n sum_{p <= n} e_{h_p},  f(m) = W_2 relu(W_1 m + b_1) + b_2.
 
-    A place that holds the padding's id (a view masked it) counts neither in the sum nor in n. `history`: the items before a
-    row, which asks for data with an order, or all of its user's others. Where a history is empty f is 0.
+    One table of items serves both. A place that holds the padding's id (a view masked it) counts neither in the sum nor in n;
+    where n is 0 the vector is 0. `history`: the items before a row, which asks for data with an order, or all of its user's
+    others.
 
     Shapes: item_table [num_items + 1, dim], its last row the padding's.
     Source: the plain encoder that CCL4Rec (Zhang et al. 2022, arXiv 2208.08024) is taken to use, after its ancestor CauseRec
@@ -81,9 +82,7 @@ class MeanPool(nn.Module):
         shift_B = sequence_B * items_SL.shape[1] - first_B
         slot_N = torch.arange(int(length_B.sum()), device=items_SL.device) + shift_B.repeat_interleave(length_B)
         item_N = items_SL.reshape(-1)[slot_N]
-        means_BD = F.embedding_bag(
-            item_N, self.item_table, first_B, mode="mean", padding_idx=self.num_items, sparse=True
-        )
+        means_BD = F.embedding_bag(item_N, self.item_table, first_B, mode="mean", padding_idx=self.num_items, sparse=True)
         counted_SL = F.pad((items_SL != self.num_items).cumsum(1), (1, 0))  # of the first 0, 1, .. places
         return means_BD, counted_SL[sequence_B, length_B]
 

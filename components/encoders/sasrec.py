@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -27,7 +26,7 @@ class SASRec(nn.Module):
 
     x_p = drop(LN(e_p + position_p)), p from 0 at the history's first item; then `layers` times, post-LN:
         y_p = LN(x_p + drop(W_o attention(x)_p)),  x_p = LN(y_p + drop(W_2 gelu(W_1 y_p)))
-    where attention(x)_p = sum_{q <= p} a_pq W_v x_q in each of `heads`, a_p = drop(softmax_q <W_q x_p, W_k x_q> / sqrt(D / heads)).
+    attention(x)_p = sum_{q <= p} a_pq W_v x_q,  a_p = drop(softmax_q <W_q x_p, W_k x_q> / sqrt(D / heads)), in each of `heads`.
     Linear layers have biases; they, and tables, begin N(0, init_std^2), biases at 0. Padding and places after p have no part in
     x_p; a place in the middle that holds the padding's id (a view masked it) is looked at by no other. Where a batch's rows are
     whole histories, the last layer is computed at their last places alone.
@@ -80,15 +79,15 @@ class SASRec(nn.Module):
 
     def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
         """[B, D] the vectors of histories; with dropout where a batch is given, the draws of `stream` in it."""
-        tokens, length = Tokens(histories, self.num_items), self.window.length
-        drop = Dropout(tokens, batch, histories.first, self.dropout, places=length, keys=length, stream=stream)
+        tokens = Tokens(histories, self.num_items)
+        drop = Dropout(tokens, batch, self.dropout, histories.first, self.window.length, stream)
         items_ND = F.embedding(tokens.items_N, self.item_table, padding_idx=self.num_items, sparse=True)
         x_ND = drop(self.norm(items_ND + F.embedding(tokens.place_N, self.positions)), "embeddings")
         *inner, last = self.blocks
         for n, block in enumerate(inner):
             x_ND = block(x_ND, tokens, drop, f"{n}")
         if histories.sequence_B is None:
-            x_SD = last(x_ND, tokens, replace(drop, places=1), f"{len(inner)}", to_last=True)
+            x_SD = last(x_ND, tokens, drop.at_last(), f"{len(inner)}")
             return x_SD * (histories.lengths_S > 0).unsqueeze(1)
         assert histories.place_B is not None, "a place in each row's sequence"
         x_ND = last(x_ND, tokens, drop, f"{len(inner)}")
@@ -100,42 +99,45 @@ class SASRec(nn.Module):
 
 
 class _Block(nn.Module):
-    """One layer, for all tokens, or for the last of each sequence."""
+    """One layer, for all tokens, or for the last one of each sequence."""
 
     def __init__(self, dim: int, heads: int, inner_dim: int, init_std: float, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (_linear(dim, dim, init_std, generator) for _ in range(4))
+        self.query, self.out = (_linear(dim, dim, init_std, generator) for _ in range(2))
+        self.key_value = _linear(dim, 2 * dim, init_std, generator)
         self.widen = _linear(dim, inner_dim, init_std, generator)
         self.narrow = _linear(inner_dim, dim, init_std, generator)
         self.norm_attention, self.norm_out = nn.LayerNorm(dim, EPSILON), nn.LayerNorm(dim, EPSILON)
 
-    def forward(self, x_ND: Tensor, tokens: Tokens, drop: Dropout, name: str, to_last: bool = False) -> Tensor:
-        """[N, D], or [S, D] `to_last`."""
-        y_MD = F.embedding(tokens.last(), x_ND) if to_last else x_ND
-        q_SQD = self.query(y_MD).unsqueeze(1) if to_last else tokens.pad(self.query(y_MD))
-        k_SLD, v_SLD = tokens.pad(self.key(x_ND)), tokens.pad(self.value(x_ND))
-        a_SQD = self._attention(q_SQD, k_SLD, v_SLD, tokens.visible(to_last), drop, f"weights {name}")
-        a_MD = a_SQD.squeeze(1) if to_last else tokens.pack(a_SQD)
+    def forward(self, x_ND: Tensor, tokens: Tokens, drop: Dropout, name: str) -> Tensor:
+        """[N, D], or [S, D] where `drop` is of the last ones."""
+        y_MD = F.embedding(tokens.lasts_S, x_ND) if drop.of_last else x_ND
+        a_MD = self._attention(self.query(y_MD), self.key_value(x_ND), tokens, drop, f"weights {name}")
         y_MD = self.norm_attention(y_MD + drop(self.out(a_MD), f"attention {name}"))
         return self.norm_out(y_MD + drop(self.narrow(F.gelu(self.widen(y_MD))), f"out {name}"))
 
-    def _attention(
-        self, q_SQD: Tensor, k_SLD: Tensor, v_SLD: Tensor, seen_SQL: Tensor, drop: Dropout, name: str
-    ) -> Tensor:
-        """[S, Q, D]. torch's own drops by the process's generator, not by keys: with dropout it is spelt out."""
-        q, k, v = (each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (q_SQD, k_SLD, v_SLD))  # [S, H, ., D / H]
-        seen = seen_SQL.unsqueeze(1)
-        if drop.is_on:
-            scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).masked_fill(~seen, -torch.inf)
-            attended = drop.weights(torch.softmax(scores, dim=3), name) @ v
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return attended.transpose(1, 2).flatten(2)
+    def _attention(self, q_MD: Tensor, kv_NE: Tensor, tokens: Tokens, drop: Dropout, name: str) -> Tensor:
+        """[M, D]. torch's own would drop by the process's generator, not by keys: with dropout it is spelt out."""
+        kept, parts = drop.weights(name, self.heads), [q_MD[:0]]
+        for group in tokens.last_rows if drop.of_last else tokens.rectangles:
+            own_GQ = group.sequences_G.unsqueeze(1) if drop.of_last else group.tokens_GW
+            read = (F.embedding(own_GQ, q_MD), *F.embedding(group.tokens_GW, kv_NE).chunk(2, dim=2))
+            q, k, v = (each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in read)  # [G, heads, Q or W, D / heads]
+            seen = group.seen_GQW.unsqueeze(1)
+            if kept is None:
+                a = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            else:
+                weights = torch.softmax((q @ k.mT / math.sqrt(q.shape[3])).masked_fill(~seen, -torch.inf), dim=3)
+                kept_GQHW = kept[group.sequences_G, : q.shape[2], :, : k.shape[2]]
+                a = (weights * kept_GQHW.transpose(1, 2) / (1 - drop.share)) @ v
+            parts.append(a.transpose(1, 2).reshape(-1, q_MD.shape[1]))
+        return F.embedding(tokens.last_slots if drop.of_last else tokens.slots, torch.cat(parts))
 
 
 def _linear(width: int, out: int, init_std: float, generator: torch.Generator) -> nn.Linear:
     linear = nn.utils.skip_init(nn.Linear, width, out)  # torch's own start would draw from the process's generator
+    assert isinstance(linear, nn.Linear)
     nn.init.normal_(linear.weight, std=init_std, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear

@@ -12,8 +12,6 @@ from components.data.interactions import Interactions
 from components.errors import InputError
 from components.training.batches import Histories
 
-AT_ONCE = 64  # histories, sorted by length within a tile, so that few places are padding
-
 
 class Scorer(Protocol):
     """Scores of a range of the catalogue for a tile of users; larger is better, -inf is never recommended.
@@ -89,14 +87,9 @@ class Encoded:
 
     @torch.no_grad()
     def queries(self, users_T: Tensor) -> Tensor:
-        users = users_T.cpu().numpy()
-        order_T = torch.from_numpy((self.log.offsets[users + 1] - self.log.offsets[users]).argsort(kind="stable"))
-        queries_TD = self.items_ID.new_empty(len(users), self.items_ID.shape[1])
-        for places in order_T.split(AT_ONCE):
-            read = histories.of_users(self.log, users[places.numpy()], self.encoder.window.length)
-            items_SL, lengths_S = (torch.from_numpy(part).to(self.items_ID.device) for part in read)
-            queries_TD[places.to(queries_TD.device)] = self.encoder.encode(Histories(items_SL, lengths_S, first=0))
-        return queries_TD
+        read = histories.of_users(self.log, users_T.cpu().numpy(), self.encoder.window.length)
+        items_TL, lengths_T = (torch.from_numpy(part).to(self.items_ID.device) for part in read)
+        return self.encoder.encode(Histories(items_TL, lengths_T, first=0))
 
     def scores(self, queries_TD: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         return torch.mm(queries_TD, self.items_ID[start:stop].T, out=out)

@@ -95,10 +95,7 @@ def batches(
         start, stop = workers.share(len(rows))
         mine = rows[start:stop]
         users, items = (torch.from_numpy(column[mine]).to(device, torch.int64) for column in (train.users, train.items))
-        read = None
-        if window is not None:
-            parts = _sequences(train, mine, taken, window) if positives == "sequences" else _prefixes(train, mine, start, window)
-            read = Histories(*(torch.from_numpy(part).to(device) if isinstance(part, np.ndarray) else part for part in parts))
+        read = None if window is None else _histories(train, mine, taken, window, start, positives, device)
         yield Batch(users, items, first_row=start, rows=len(rows), key=(seed, epoch, step), stream=stream, histories=read)
 
 
@@ -121,15 +118,26 @@ def _starts(train: Interactions) -> NDArray[np.int64]:
     return train.offsets[:-1] if train.starts is None else train.starts
 
 
-def _prefixes(train: Interactions, mine: NDArray[np.int64], start: int, window: Window) -> tuple[NDArray | int, ...]:
-    return *histories.of_rows(train, mine, window), start
+def _histories(
+    train: Interactions,
+    mine: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    window: Window,
+    start: int,
+    positives: Positives,
+    device: torch.device,
+) -> Histories:
+    """Of the rows `mine`, from `start` on in the global batch; `taken` are its users where it is of sequences."""
 
+    def moved(values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(device)
 
-def _sequences(
-    train: Interactions, mine: NDArray[np.int64], taken: NDArray[np.int64], window: Window
-) -> tuple[NDArray | int, ...]:
+    if positives != "sequences":
+        items_BL, lengths_B = histories.of_rows(train, mine, window)
+        return Histories(moved(items_BL), moved(lengths_B), start)
     users_B = train.users[mine]
-    begins_B = np.diff(users_B, prepend=-1) != 0  # users differ, so that each is one run
+    begins_B = np.diff(users_B, prepend=-1) != 0  # a user's rows are together
     first = int(np.flatnonzero(taken == users_B[0])[0]) if len(mine) else 0
     items_SL, lengths_S = histories.sequences(train, users_B[begins_B], window)
-    return items_SL, lengths_S, first, np.cumsum(begins_B) - 1, mine - _starts(train)[users_B]
+    places_B = mine - _starts(train)[users_B]
+    return Histories(moved(items_SL), moved(lengths_S), first, moved(np.cumsum(begins_B) - 1), moved(places_B))
