@@ -47,8 +47,8 @@ def by_history_length(per_user: Path, lengths_U: NDArray[np.int64], names: Seque
 def cut(lengths_U: NDArray[np.integer], number: int = GROUPS) -> list[tuple[int, int]]:
     """At most `number` ranges of lengths, each of about as many users; those of one length are in one range.
 
-    Lengths ascend; c = running number of users, n = its end; range g holds those with (g-1) n / number < c <= g n / number.
+    c = users with a shorter history, of n; range g, from 0, holds the lengths with g n / number <= c < (g+1) n / number.
     """
     lengths, counts = np.unique(lengths_U, return_counts=True)
-    group = -(-np.cumsum(counts) * number // max(len(lengths_U), 1))
+    group = (np.cumsum(counts) - counts) * number // max(len(lengths_U), 1)
     return [(int(lengths[group == g].min()), int(lengths[group == g].max())) for g in np.unique(group)]

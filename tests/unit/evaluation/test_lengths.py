@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def test_groups_are_about_as_many_users_and_hold_each_length_once() -> None:
     bounds = cut(lengths, number=5)
     assert bounds[0][0] == lengths.min()
     assert bounds[-1][1] == lengths.max()
-    assert all(before[1] < after[0] for before, after in zip(bounds, bounds[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(bounds))
     sizes = [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in bounds]
     assert sum(sizes) == 1000
     most_alike = np.bincount(lengths).max()
