@@ -54,7 +54,7 @@ class MeanPool(nn.Module):
     def queries(self, batch: Batch) -> Embedded:
         """The vectors of a batch's rows, [B, D]."""
         assert batch.histories is not None, "batches are made with the encoder's window"
-        return Embedded(self.encode(batch.histories), self.item_table[:0])
+        return Embedded(self.encode(batch.histories, batch), self.item_table[:0])
 
     def items(self, ids: Tensor) -> Embedded:
         """The vectors of items, [*ids.shape, D]."""
@@ -65,8 +65,8 @@ class MeanPool(nn.Module):
         """[num_items, D], without a gradient."""
         return self.item_table.detach()[: self.num_items]
 
-    def encode(self, histories: Histories) -> Tensor:
-        """[B, D] the vectors of histories."""
+    def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
+        """[B, D] the vectors of histories; there is no dropout that a batch's draws would be for."""
         means_BD, counts_B = self.means(histories)
         return self.project(means_BD) * (counts_B > 0).unsqueeze(1)
 

@@ -68,6 +68,8 @@ class Factors:
 class Encoded:
     """Inner products of encoded histories and a table of items: score(u, i) = <f(h_u), item_i>; all 0 for an empty history.
 
+    They do not depend on the tile's other users but for rounding.
+
     Args:
         encoder: has a window.
         log: what it reads of a user: the last rows, as many as its window holds.
