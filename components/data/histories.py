@@ -49,10 +49,18 @@ def check_order(encoder: Mapping[str, Any], objective: Mapping[str, Any], data: 
 
 
 def with_positives(log: Interactions, window: Window | None, positives: Positives) -> Interactions:
-    """The log with `starts`: a row is a positive if its history is not empty and, in sequences, if the window holds it."""
+    """The log with `starts`: a row is a positive if its history is not empty and, in sequences, if the window holds it.
+
+    Raises:
+        InputError: no row is one.
+    """
     if window is None:
         return log
     firsts, ends = log.offsets[:-1], log.offsets[1:]
+    if not (ends - firsts > 1).any():
+        raise InputError(
+            f"data: got {len(log)} training rows of as many users, takes users with two: one is the other's history"
+        )
     starts = np.where(ends - firsts > 1, firsts + (window.of == "before"), ends)
     if positives == "sequences":
         starts = np.maximum(starts, ends - window.length)

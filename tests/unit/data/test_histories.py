@@ -75,6 +75,13 @@ def test_a_positive_has_a_history(window: Window | None, positives: Any, wanted:
     assert log.positive_counts().tolist() == [sum(user == u for user, _ in wanted) for u in range(len(USERS))]
 
 
+def test_a_log_without_any_history_is_refused() -> None:
+    single = Interactions.of([0, 2], [1, 1], 3, 9)
+    assert with_positives(single, None, "rows") is single
+    with pytest.raises(InputError, match=r"^data: got 2 training rows of as many users, takes users with two"):
+        with_positives(single, Window(3), "rows")
+
+
 TIMED = {"user": "user_id", "item": "item_id", "time": "time"}
 SASREC, MEAN_POOL = {"name": "sasrec"}, {"name": "mean_pool", "history": "others"}
 
