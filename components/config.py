@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from components import catalog, yaml12
+from components.data.histories import check_order
 from components.errors import InputError, describe
 from components.search import Search
 from components.section import Positive, Section
@@ -42,7 +43,7 @@ def _absolute(path: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
-SPLITS = ("train", "valid", "test")
+SPLITS, SQLITE = ("train", "valid", "test"), "sqlite:///"
 
 
 def _source(value: Any) -> Any:
@@ -244,8 +245,7 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _file_is_absolute(cls, uri: str | None) -> str | None:
-        file = "sqlite:///"
-        return file + _absolute(uri.removeprefix(file)) if uri and uri.startswith(file) else uri
+        return SQLITE + _absolute(uri.removeprefix(SQLITE)) if uri and uri.startswith(SQLITE) else uri
 
 
 class Scale(Section):
@@ -303,6 +303,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _rows_to_choose_on(self) -> Recipe:
+        check_order(self.encoder, self.objective, self.data)
         chosen, split = self.training.select_on, self.data.split
         if isinstance(split, RatioSplit) and chosen != "none" and not getattr(split, chosen):
             takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]

@@ -78,9 +78,19 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
         f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
     )
-    steps = steps_per_epoch(sizes.rows, batch_size, trainer.objective.positives)
-    yield "steps", f"{rows_are}{steps:,} per epoch of global batch {batch_size:,}"
+    units, units_are, what = _units(trainer, sizes)
+    steps = steps_per_epoch(units, batch_size, trainer.objective.positives)
+    yield "steps", f"{units_are}{steps:,} per epoch of global batch {batch_size:,}{what}"
     yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.select_on}"
+
+
+def _units(trainer: Trainer, sizes: Sizes) -> tuple[int, str, str]:
+    """What `batch_size` counts, how that is known, and its name where it is not rows."""
+    if trainer.objective.positives == "sequences":
+        return sizes.users, sizes.ids_are or AT_MOST, " sequences"
+    if trainer.encoder.window is not None:  # a user's first row has no history
+        return max(sizes.rows - sizes.users, 1), "about ", ""
+    return sizes.rows, sizes.rows_are, ""
 
 
 def _width(recipe: Recipe) -> int:
@@ -90,9 +100,11 @@ def _width(recipe: Recipe) -> int:
 def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     """The scores of a worker's rows, and the vectors of their candidates: of each row, or of a pool that all rows share."""
     batch_size = recipe.training.batch_size
+    if trainer.objective.positives == "sequences":  # a row for each place but the first
+        batch_size = math.ceil(batch_size * max(sizes.rows / sizes.users - 1, 1))
     rows = math.ceil(batch_size / recipe.scale.num_workers)
     batch = next(trainer.batches())
-    positive = trainer.encoder.items(batch.items_B)  # pyright: ignore[reportCallIssue]
+    positive = trainer.encoder.items(batch.items_B)
     width, kinds = positive.vectors.shape[1], 1 if positive.vectors is positive.rows else 2
     scores = vectors = 0
     scores_are = ""

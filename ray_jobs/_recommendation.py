@@ -35,7 +35,7 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
         InputError: run and dataset do not belong together, K exceeds the catalogue, or a user is not in the dataset.
     """
     trained = checkpoint.open_run(run, dataset)
-    ranking.check_k(k, trained.scorer().num_items, k_name)
+    ranking.check_k(k, storage.read_json(dataset / storage.MANIFEST)["num_items"], k_name)
     parts = sorted((dataset / "users.parquet").glob("*.parquet"))
     chosen = _chosen(parts, users) if users is not None else None
     out, scratch = run / "recommendations", run / ".recommending"
@@ -97,4 +97,5 @@ def _show(out: Path, items: pa.Table, name: str) -> None:
 
 
 def _model(run: Path, dataset: Path) -> tuple[Scorer, Interactions]:
-    return checkpoint.open_run(run, dataset).scorer(), splits.known(dataset)
+    known = splits.known(dataset)
+    return checkpoint.open_run(run, dataset).scorer(known), known

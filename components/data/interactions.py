@@ -37,9 +37,24 @@ class Interactions:
     users: Ints  # [rows]
     items: Ints  # [rows]
     offsets: NDArray[np.int64]  # [num_users + 1]
+    starts: NDArray[np.int64] | None = None  # [num_users] a user's rows before here are history, no positives; None: all are
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def positives(self) -> NDArray[np.int64]:
+        """The rows that are trained on, ascending."""
+        return np.arange(len(self)) if self.starts is None else ragged(self.starts, self.offsets[1:] - self.starts)
+
+    def positive_counts(self) -> NDArray[np.int64]:
+        """[num_users] positives of each user."""
+        return np.diff(self.offsets) if self.starts is None else self.offsets[1:] - self.starts
+
+    def positive_degrees(self) -> NDArray[np.int64]:
+        """[num_items] positives of each item."""
+        return (
+            self.item_degrees() if self.starts is None else np.bincount(self.items[self.positives()], minlength=self.num_items)
+        )
 
     def items_of(self, user: int) -> Ints:
         return self.items[self.offsets[user] : self.offsets[user + 1]]
@@ -63,6 +78,13 @@ class Interactions:
         sorted_users = np.asarray(users, dtype=np.int32)[order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(sorted_users, minlength=num_users))])
         return cls(num_users, num_items, sorted_users, np.asarray(items, dtype=np.int32)[order], offsets.astype(np.int64))
+
+
+def ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """starts[0] .. starts[0]+counts[0]-1, then starts[1] .., end to end."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
 def load(dataset: Path, *splits: str) -> Interactions:

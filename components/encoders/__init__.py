@@ -1,9 +1,14 @@
 """Encoders: ids become vectors.
 
-An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded, and `scoring_tables()` for
-ranking; `index_bytes(rows, users, items)` is what it keeps beside its parameters for a log of that size. Tables looked up by id
-give sparse gradients, so that workers exchange only the rows of a batch; they are the parameters named `*_table`, which L2 on
-tables is taken on, and not on others. `queries` comes first in a step.
+An encoder is a torch module with `queries(batch)` and `items(ids)` for training, both Embedded; `index_bytes(rows, users,
+items)` is what it keeps beside its parameters for a log of that size. Tables looked up by id give sparse gradients, so that
+workers exchange only the rows of a batch; they are the parameters named `*_table`, which L2 on tables is taken on, and not on
+others. `queries` comes first in a step.
+
+For ranking, one that knows users (`window` None) has `scoring_tables()`. One that reads histories says with `window` which
+(components.data.histories.Window; its arguments `max_length` and `history` say the same in a recipe) and finds them in a
+batch; it has `encode(histories, batch, stream)`, 0 for an empty history, without dropout where no batch is given, and
+`scoring_items()`. Its padding is the row after the last item of its table.
 """
 
 from __future__ import annotations
@@ -17,4 +22,4 @@ class Embedded(NamedTuple):
     """Vectors that are scored by inner product, and the table rows behind them, which L2 is taken on."""
 
     vectors: Tensor  # [N, D]
-    rows: Tensor  # [N, D]
+    rows: Tensor  # [N, D]; none of an encoder without rows of its own for users

@@ -36,6 +36,8 @@ class LightGCN(nn.Module):
     sum), which no cosine and no ranking sees.
     """
 
+    window = None
+
     def __init__(
         self,
         train: Interactions,

@@ -30,6 +30,8 @@ class MF(nn.Module):
     Differs: dropout draws are keyed by the global row, so that they do not depend on the number of workers.
     """
 
+    window = None
+
     def __init__(
         self,
         train: Interactions,

@@ -35,6 +35,8 @@ class Simplex(nn.Module):
     weighs less than a long one; here the weights of a history sum to 1. Dropout draws are keyed by the global row.
     """
 
+    window = None
+
     def __init__(
         self,
         train: Interactions,

@@ -24,11 +24,18 @@ SHIFTED = "shifted_recall@"
 class Task:
     """What is asked and what is hidden: `truth` is the split under test, `seen` is masked except where truth asks for it.
 
+    `before` is what a model may read of a user, where that is not what is seen.
+
     The unit of work is a tile: TILE users that have relevant items, in the order of their ids.
     """
 
     truth: Interactions
     seen: Interactions
+    before: Interactions | None = None
+
+    @property
+    def history(self) -> Interactions:
+        return self.seen if self.before is None else self.before
 
     @cached_property
     def users(self) -> Ints:

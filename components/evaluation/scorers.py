@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from components.data import histories
+from components.data.interactions import Interactions
+from components.errors import InputError
+from components.training.batches import Histories
 
 
 class Scorer(Protocol):
@@ -58,3 +63,43 @@ class Factors:
 
     def buffer(self, size: int) -> Tensor:
         return self.items_ID.new_empty(size)
+
+
+class Encoded:
+    """Inner products of encoded histories and a table of items: score(u, i) = <f(h_u), item_i>; all 0 for an empty history.
+
+    They do not depend on the tile's other users but for rounding.
+
+    Args:
+        encoder: has a window.
+        log: what it reads of a user: the last rows, as many as its window holds.
+
+    Raises: InputError where these are histories over other items than the encoder's.
+    """
+
+    def __init__(self, encoder: Any, log: Interactions) -> None:
+        self.items_ID = encoder.scoring_items().contiguous()
+        if log.num_items != self.num_items:
+            raise InputError(f"histories: got items of a catalogue of {log.num_items}, takes the {self.num_items} of the model")
+        self.encoder, self.log = encoder, log
+
+    @property
+    def num_items(self) -> int:
+        return len(self.items_ID)
+
+    @torch.no_grad()
+    def queries(self, users_T: Tensor) -> Tensor:
+        read = histories.of_users(self.log, users_T.cpu().numpy(), self.encoder.window.length)
+        items_TL, lengths_T = (torch.from_numpy(part).to(self.items_ID.device) for part in read)
+        return self.encoder.encode(Histories(items_TL, lengths_T, first=0))
+
+    def scores(self, queries_TD: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        return torch.mm(queries_TD, self.items_ID[start:stop].T, out=out)
+
+    def buffer(self, size: int) -> Tensor:
+        return self.items_ID.new_empty(size)
+
+
+def of(encoder: Any, log: Interactions) -> Factors | Encoded:
+    """The scorer of a trained encoder; `log` is what one that reads histories reads."""
+    return Factors(*encoder.scoring_tables()) if encoder.window is None else Encoded(encoder, log)

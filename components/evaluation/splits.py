@@ -15,6 +15,8 @@ from components.evaluation.evaluate import Task
 def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     """The task of a held-out split: at valid or valid_NAME, train is seen; at test or test_NAME, every other split.
 
+    Histories are train, at a test train and valid: other tests are no part of them.
+
     An item of the split itself is asked for even where it is seen too (`Task`).
 
     Raises:
@@ -23,7 +25,15 @@ def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     names = require(dataset, split, name)
     is_validation = split.partition("_")[0] == "valid"
     seen = ["train"] if is_validation else [name for name in names if name != split]
-    return Task(interactions.load(dataset, split), interactions.load(dataset, *seen))
+    before = [name for name in seen if name in ("train", "valid")]
+    own = None if before == seen else interactions.load(dataset, *before)
+    return Task(interactions.load(dataset, split), interactions.load(dataset, *seen), own)
+
+
+def unmasked(task: Task) -> Task:
+    """The same question where nothing is masked: items of the user's own history may be listed."""
+    size, items = task.seen.num_users, task.seen.num_items
+    return Task(task.truth, Interactions.of([], [], size, items), task.history)
 
 
 def require(dataset: Path, split: str, name: str) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from components.data.interactions import Interactions
+from components.data.interactions import Interactions, ragged
 
 
 class Seen:
@@ -28,15 +27,8 @@ class Seen:
         hits = np.flatnonzero(self._count[items])  # most history items are no candidates: drop them before repeating
         rows, items = rows[hits], items[hits]
         repeats = self._count[items]
-        columns = order[_ragged(self._first[items], repeats)]
+        columns = order[ragged(self._first[items], repeats)]
         self._count[distinct] = 0
         pairs = np.stack([np.repeat(rows, repeats), columns])
         found = torch.from_numpy(pairs).to(users_B.device)
         return found[0], found[1]
-
-
-def _ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """starts[0] .. starts[0]+counts[0]-1, then starts[1] .., end to end."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)

@@ -38,7 +38,8 @@ class InBatch:
         self.exclude = exclude
         self.excludes_positive = exclude != "nothing"
         self._seen = Seen(train)
-        self._share = torch.from_numpy(train.item_degrees() / max(len(train), 1))
+        degrees = train.positive_degrees()
+        self._share = torch.from_numpy(degrees / max(degrees.sum(), 1))
 
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
         items_C = self.workers.gather(batch.items_B, batch.rows)
@@ -62,7 +63,7 @@ class InBatch:
         return 16 * items
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
-        """How often an item is drawn for a row, one for each of `items`: (rows - 1) * degree / training rows.
+        """How often an item is drawn for a row, one for each of `items`: (rows - 1) * its positives / all positives.
 
         Taken for two rows where there is one, whose only candidate is its own slot and does not count.
         """

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.objectives import Learner, Outcome, _diagnosis
 from components.objectives._drawn import Drawn
-from components.training.batches import Batch, Positives
+from components.training.batches import Batch
 
 MLP_WIDTH = 4
 
@@ -64,6 +65,8 @@ class AdvInfoNCE:
             raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
         if loss.logq:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
+        if hardness == "mlp" and encoder.window is not None:
+            raise InputError("objective.hardness: got 'mlp', takes 'embed' where the encoder has no rows of its own for users")
         self.encoder, self.loss, self.source, self.positives = encoder, loss, sources[0], positives
         self.log_weight = math.log(negative_weight)
         self.adv_interval, self.adv_epochs, self.warm_up = adv_interval, adv_epochs, warm_up

@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.losses import EXCLUDED
 from components.negatives import Candidates
 from components.objectives import Learner, Outcome
 from components.objectives._drawn import Drawn
-from components.training.batches import Batch, Positives
+from components.training.batches import Batch
 
 
 class Supervised:
     """queries, positives -> candidates of each source -> one fold of the loss over all of them.
 
-    The dense driver: each source's scores [B, C] exist at once.
+    The dense driver: each source's scores [B, C] exist at once. `positives: sequences` takes every place of whole sequences in
+    one pass of an encoder that reads histories; its rows are places, and `training.batch_size` counts sequences.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
     of a row and another draws has no expected count that both share; or where it does and positives are drawn for users, for
@@ -40,8 +42,8 @@ class Supervised:
         positives: Positives = "rows",
     ) -> None:
         self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
-        if loss.logq and positives != "rows":
-            raise InputError(f"objective.positives: got {positives!r}, takes 'rows' where loss.logq is true")
+        if loss.logq and positives == "users":
+            raise InputError(f"objective.positives: got {positives!r}, takes 'rows' or 'sequences' where loss.logq is true")
         self.learners = {"model": Learner(encoder)}
         for n, source in enumerate(sources if loss.logq else ()):
             if source.exclude != (first := sources[0].exclude):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components import draws
-from components.data.interactions import Interactions
+from components.data import histories
+from components.data.histories import Positives, Window
+from components.data.interactions import Interactions, ragged
 from components.training.collectives import Workers
 
-Positives = Literal["rows", "users"]  # what a pass consists of
+
+class Histories(NamedTuple):
+    """What a batch's rows are read from: sequences, padded on the right with the number of items to this worker's longest.
+
+    Row b reads items_SL[sequence_B[b], : place_B[b] + 1]; where these are None, sequence b, all of it. Draws are keyed by a
+    sequence's place in the global batch, of which `first` is the first one's. A sequence whose rows are of two workers is
+    among both workers' sequences.
+    """
+
+    items_SL: Tensor
+    lengths_S: Tensor
+    first: int
+    sequence_B: Tensor | None = None
+    place_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Batch:
     rows: int  # of the global batch, over all workers
     key: tuple[int, int, int]  # seed, epoch, step
     stream: str = ""  # of a pass over the rows other than the model's
+    histories: Histories | None = None  # where the encoder has a window
 
     def uniforms(self, purpose: str, per_row: int) -> Tensor:
         """[B, per_row] numbers on [0, 1), keyed by the global row."""
@@ -40,9 +56,15 @@ class Batch:
         return torch.from_numpy(draws.uniforms(self.key, self.stream + purpose, 0, count))
 
 
-def steps_per_epoch(rows: int, batch_size: int, positives: Positives = "rows") -> int:
+def units(train: Interactions, positives: Positives) -> int:
+    """What `batch_size` counts in a pass: positives, or sequences, those of users that have any."""
+    counts_U = train.positive_counts()
+    return int(np.count_nonzero(counts_U)) if positives == "sequences" else int(counts_U.sum())
+
+
+def steps_per_epoch(units: int, batch_size: int, positives: Positives = "rows") -> int:
     """The last, partial batch counts; not where positives are drawn for users, unless there is no other."""
-    return -(-rows // batch_size) if positives == "rows" else max(rows // batch_size, min(rows, 1))
+    return max(units // batch_size, min(units, 1)) if positives == "users" else -(-units // batch_size)
 
 
 def batches(
@@ -56,26 +78,66 @@ def batches(
     first_step: int = 0,
     positives: Positives = "rows",
     stream: str = "",
+    window: Window | None = None,
 ) -> Iterator[Batch]:
     """The batches of one pass over an epoch's positives from `first_step` on; (seed, epoch, stream) decide their order.
 
-    `rows`: every row of the log once. `users`: as many positives as there are rows, for each user in turn one of its own at
-    random, so that users weigh alike (Zhang et al. 2023, arXiv 2310.18700, released code); the partial batch is dropped.
+    `rows`: every positive of the log once, with its history where there is a window. `sequences`: users, `batch_size` at a
+    time, with every place of the last `window.length` + 1 rows of each: its positives are the rows of the batch, encoded in
+    one pass. `users`: as many positives as there are in the log, for each user in turn one of its own at random, so that users
+    weigh alike (Zhang et al. 2023, arXiv 2310.18700, released code); the partial batch is dropped.
     """
-    order = draws.permutation((seed, epoch), stream + "order of rows", len(train))
-    if positives == "users":
-        order = _rows_of_users(train, draws.uniforms((seed, epoch), stream + "positives of users", 0, len(train)))[order]
-    for step in range(first_step, steps_per_epoch(len(train), batch_size, positives)):
-        rows = order[step * batch_size : (step + 1) * batch_size]
+    order = _order(train, positives, (seed, epoch), stream)
+    for step in range(first_step, steps_per_epoch(len(order), batch_size, positives)):
+        rows = taken = order[step * batch_size : (step + 1) * batch_size]
+        if positives == "sequences":
+            rows = ragged(_starts(train)[taken], train.positive_counts()[taken])
         start, stop = workers.share(len(rows))
         mine = rows[start:stop]
         users, items = (torch.from_numpy(column[mine]).to(device, torch.int64) for column in (train.users, train.items))
-        yield Batch(users, items, first_row=start, rows=len(rows), key=(seed, epoch, step), stream=stream)
+        read = None if window is None else _histories(train, mine, taken, window, start, positives, device)
+        yield Batch(users, items, first_row=start, rows=len(rows), key=(seed, epoch, step), stream=stream, histories=read)
+
+
+def _order(train: Interactions, positives: Positives, key: tuple[int, int], stream: str) -> NDArray[np.int64]:
+    """Users of a pass in `sequences`, else its rows."""
+    rows = np.flatnonzero(train.positive_counts()) if positives == "sequences" else train.positives()
+    if positives == "users":
+        rows = _rows_of_users(train, draws.uniforms(key, stream + "positives of users", 0, len(rows)))
+    return rows[draws.permutation(key, stream + "order of rows", len(rows))]
 
 
 def _rows_of_users(train: Interactions, numbers_N: NDArray[np.float64]) -> NDArray[np.int64]:
-    """[rows] for each place k the row of a positive of user k mod users, users without rows left out."""
-    counts_U = np.diff(train.offsets)
-    users = np.flatnonzero(counts_U)
-    users_N = np.resize(users, len(train))
-    return train.offsets[users_N] + (numbers_N * counts_U[users_N]).astype(np.int64)
+    """[positives] for each place k the row of a positive of user k mod users, users without positives left out."""
+    counts_U = train.positive_counts()
+    users_N = np.resize(np.flatnonzero(counts_U), len(numbers_N))
+    return _starts(train)[users_N] + (numbers_N * counts_U[users_N]).astype(np.int64)
+
+
+def _starts(train: Interactions) -> NDArray[np.int64]:
+    return train.offsets[:-1] if train.starts is None else train.starts
+
+
+def _histories(
+    train: Interactions,
+    mine: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    window: Window,
+    start: int,
+    positives: Positives,
+    device: torch.device,
+) -> Histories:
+    """Of the rows `mine`, from `start` on in the global batch; `taken` are its users where it is of sequences."""
+
+    def moved(values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    if positives != "sequences":
+        items_BL, lengths_B = histories.of_rows(train, mine, window)
+        return Histories(moved(items_BL), moved(lengths_B), start)
+    users_B = train.users[mine]
+    begins_B = np.diff(users_B, prepend=-1) != 0  # a user's rows are together
+    first = int(np.flatnonzero(taken == users_B[0])[0]) if len(mine) else 0
+    items_SL, lengths_S = histories.sequences(train, users_B[begins_B], window)
+    places_B = mine - _starts(train)[users_B]
+    return Histories(moved(items_SL), moved(lengths_S), first, moved(np.cumsum(begins_B) - 1), moved(places_B))

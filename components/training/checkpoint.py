@@ -14,8 +14,10 @@ from torch import nn
 from components import catalog, storage
 from components.config import Recipe
 from components.data import interactions
+from components.data.interactions import Interactions
 from components.errors import InputError
-from components.evaluation.scorers import Factors
+from components.evaluation import scorers
+from components.evaluation.scorers import Scorer
 
 MODEL, POSITION = "model.safetensors", "position.json"
 
@@ -86,8 +88,9 @@ class TrainedRun:
     manifest: dict[str, Any]
     encoder: Any
 
-    def scorer(self) -> Factors:
-        return Factors(*self.encoder.scoring_tables())
+    def scorer(self, log: Interactions) -> Scorer:
+        """Of the weights; `log` is what an encoder that reads histories reads of a user."""
+        return scorers.of(self.encoder, log)
 
 
 def open_run(run: Path, dataset: Path) -> TrainedRun:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from components import catalog
 from components.config import L2, Recipe
+from components.data.histories import with_positives
 from components.data.interactions import Interactions
 from components.errors import DivergedError
-from components.evaluation import exact
+from components.evaluation import exact, scorers
 from components.evaluation.evaluate import SHIFTED, Task, validate
-from components.evaluation.scorers import Factors
 from components.objectives import Learner
 from components.training import checkpoint
-from components.training.batches import Batch, batches, steps_per_epoch
+from components.training.batches import Batch, batches, steps_per_epoch, units
 from components.training.collectives import Alone, Workers
 from components.training.optimizer import add_table_gradient, penalty
 
@@ -65,10 +65,11 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, train: Interactions, validation: Task | None, workers: Workers, device: torch.device
     ) -> None:
-        self.recipe, self.train, self.validation, self.workers, self.device = recipe, train, validation, workers, device
+        self.recipe, self.validation, self.workers, self.device = recipe, validation, workers, device
         dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
         generator = torch.Generator().manual_seed(recipe.seed)
-        self.encoder: torch.nn.Module = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
+        self.encoder: Any = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
+        self.train = train = with_positives(train, self.encoder.window, recipe.objective.get("positives", "rows"))
         self.sources = [
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]
@@ -84,6 +85,8 @@ class Trainer:
             )
             for name, learner in self.learners.items()
         }
+        self.units = units(train, self.objective.positives)
+        self.steps = steps_per_epoch(self.units, recipe.training.batch_size, self.objective.positives)  # of a pass
         self.position = Position()
         self._unchecked: list[Tensor] = []  # losses of steps since the last look at them
 
@@ -93,8 +96,7 @@ class Trainer:
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
-        training, position = self.recipe.training, self.position
-        steps = steps_per_epoch(len(self.train), training.batch_size, self.objective.positives)
+        training, position, steps = self.recipe.training, self.position, self.steps
         while not position.finished:
             started, done = time.perf_counter(), 0
             passes = self.objective.passes(position.epoch)
@@ -111,7 +113,7 @@ class Trainer:
                     yield Progress(position.epoch, step, steps * len(passes), checkpoint_due=due)
                 self._add_losses()
                 position.pass_, position.step = position.pass_ + 1, 0
-            yield self._end_epoch(passes, steps, done / (time.perf_counter() - started))
+            yield self._end_epoch(passes, done / (time.perf_counter() - started))
 
     def step(self, batch: Batch, learner: str = "model") -> Tensor:
         """One update of a learner; the others rest. Returns the sum of the losses of this worker's rows."""
@@ -136,7 +138,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The recipe's metric, recall and ndcg on held-out rows: means over their users, the same bits for any workers."""
         assert self.validation is not None, "there is nothing to validate on"
-        scorer = Factors(*self.encoder.scoring_tables())  # pyright: ignore[reportCallIssue]
+        scorer = scorers.of(self.encoder, self.validation.history)
         mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
         metric = self.recipe.training.metric
         k = metric.partition("@")[2]
@@ -176,6 +178,7 @@ class Trainer:
             first_step=first_step,
             positives=self.objective.positives,
             stream="" if is_model else f"pass {pass_}: ",
+            window=self.encoder.window,
         )
 
     def _add_losses(self) -> None:
@@ -190,8 +193,9 @@ class Trainer:
         for step, loss in enumerate(losses, start=position.step - len(losses)):
             if not math.isfinite(loss):
                 first, last = step * self.recipe.training.batch_size + 1, (step + 1) * self.recipe.training.batch_size
-                rows = f"rows {first} to {min(last, len(self.train))} in its order"
-                self._diverged(step + 1, f"the loss is {loss} on the batch of {rows}")
+                what = "sequences" if self.objective.positives == "sequences" else "rows"
+                batch = f"{what} {first} to {min(last, self.units)} in its order"
+                self._diverged(step + 1, f"the loss is {loss} on the batch of {batch}")
         position.losses[-1] += sum(losses)
         if not all(
             bool(torch.isfinite(weight).all()) for module in self.learners.values() for weight in module.module.parameters()
@@ -204,14 +208,16 @@ class Trainer:
         of, rate = ("", "optimizer.learning_rate") if learner == "model" else (f"{learner}'s ", f"{learner}'s learning rate")
         raise DivergedError(f"epoch {position.epoch + 1}, {of}step {step}: {what}; try a lower {rate}")
 
-    def _end_epoch(self, passes: tuple[str, ...], steps: int, rows_per_second: float) -> Progress:
+    def _end_epoch(self, passes: tuple[str, ...], rows_per_second: float) -> Progress:
         training, position = self.recipe.training, self.position
-        rows = len(self.train) if self.objective.positives == "rows" else min(steps * training.batch_size, len(self.train))
+        rows = int(self.train.positive_counts().sum())
+        if self.objective.positives == "users":  # the last, partial batch is dropped
+            rows = min(self.steps * training.batch_size, rows)
         metrics = {"loss": position.losses[-1] / rows, "rows_per_second": rows_per_second}
         for n in range(len(passes) - 1):
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
         if len(passes) > 1:
-            metrics |= self._diagnosis(len(passes) - 1, steps)
+            metrics |= self._diagnosis(len(passes) - 1)
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last
@@ -230,7 +236,7 @@ class Trainer:
             position.best_epoch = position.epoch
         finished = self._is_over(done)
         due = validated or finished
-        steps = steps * len(passes)
+        steps = self.steps * len(passes)
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
         position.epoch, position.pass_, position.step, position.losses, position.finished = done, 0, 0, [], finished
         return progress
@@ -241,7 +247,7 @@ class Trainer:
         patient = self.position.validations_since_best < training.patience or done < training.min_epochs
         return done >= training.epochs or not patient
 
-    def _diagnosis(self, pass_: int, steps: int) -> dict[str, float]:
+    def _diagnosis(self, pass_: int) -> dict[str, float]:
         """Of the last batch of the model's pass, whole on every worker, so that all tell the same."""
-        batch = next(self._batches(pass_, Alone(), steps - 1))
+        batch = next(self._batches(pass_, Alone(), self.steps - 1))
         return self.objective.diagnose(batch, None if self.validation is None else self.validation.truth)

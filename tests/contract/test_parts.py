@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from components import catalog
+from components.data.histories import with_positives
+from components.evaluation import scorers
 from components.losses import EXCLUDED
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
@@ -45,8 +47,15 @@ def test_there_are_parts_and_choices() -> None:
     assert len(SOURCES) >= 6
 
 
-def batch_of(rows: int = 32) -> Batch:
-    return next(batches(TRAIN, batch_size=rows, seed=0, epoch=0, workers=Workers(), device=torch.device("cpu")))
+def batch_of(rows: int = 32, window: Any = None) -> Batch:
+    log, where = with_positives(TRAIN, window, "rows"), {"workers": Workers(), "device": torch.device("cpu")}
+    return next(batches(log, batch_size=rows, seed=0, epoch=0, window=window, **where))
+
+
+def vectors_of(encoder: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every user and every item, as they are ranked."""
+    scorer = scorers.of(encoder, TRAIN)
+    return scorer.queries(torch.arange(TRAIN.num_users)), scorer.items_ID
 
 
 def fold(loss: Any, positive_B: torch.Tensor, *tiles: torch.Tensor) -> torch.Tensor:
@@ -113,7 +122,7 @@ def test_a_losss_gradient_is_that_of_its_value(spec: Spec) -> None:
 @of(ENCODERS)
 def test_an_encoder_depends_on_its_generator_alone(spec: Spec) -> None:
     made = [catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    drawn = [[p for p in encoder.parameters() if p.any()] for encoder in made]  # a bias may begin at 0
+    drawn = [[p for p in encoder.parameters() if p.std() > 0] for encoder in made]  # biases begin at 0, norms at 1
     same, other = ([a.equal(b) for a, b in zip(drawn[0], drawn[n], strict=True)] for n in (1, 2))
     assert same
     assert all(same)
@@ -123,13 +132,13 @@ def test_an_encoder_depends_on_its_generator_alone(spec: Spec) -> None:
 @of(ENCODERS)
 def test_an_encoders_scores_are_of_every_user_and_item(spec: Spec) -> None:
     encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1))
-    users_UD, items_ID = encoder.scoring_tables()
+    users_UD, items_ID = vectors_of(encoder)
     assert users_UD.shape[0] == TRAIN.num_users
     assert items_ID.shape[0] == TRAIN.num_items
     assert users_UD.shape[1] == items_ID.shape[1]
     assert not users_UD.requires_grad
     assert not items_ID.requires_grad
-    batch = batch_of()
+    batch = batch_of(window=encoder.window)
     assert encoder.queries(batch).vectors.shape == (32, users_UD.shape[1])
     assert encoder.items(batch.items_B.view(4, 8)).vectors.shape == (4, 8, users_UD.shape[1])
 
@@ -139,16 +148,27 @@ def test_an_encoders_scores_are_of_every_user_and_item(spec: Spec) -> None:
 def test_an_encoder_is_finite_in_low_precision(spec: Spec, dtype: torch.dtype) -> None:
     """Cast as the trainer casts it: what it makes, and the gradients, are of that type, finite and not all 0."""
     encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1)).to(torch.device("cpu"), dtype)
-    batch = batch_of()
+    batch = batch_of(window=encoder.window)
     queries_BD, items_CD = encoder.queries(batch).vectors, encoder.items(batch.items_B).vectors
     products_BC = queries_BD @ items_CD.T
     products_BC.square().sum().backward()
     gradients = {name: p.grad.to_dense() for name, p in encoder.named_parameters() if p.grad is not None}
     assert set(gradients) == {name for name, _ in encoder.named_parameters()}
-    for found in (queries_BD, items_CD, products_BC, *encoder.scoring_tables(), *gradients.values()):
+    for found in (queries_BD, items_CD, products_BC, *vectors_of(encoder), *gradients.values()):
         assert found.dtype == dtype
         assert torch.isfinite(found).all()
-    assert all(found.any() for found in (products_BC, gradients["user_table"], gradients["item_table"]))
+    tables = [gradient for name, gradient in gradients.items() if name.endswith("_table")]
+    assert tables
+    assert all(found.any() for found in (products_BC, *tables))
+
+
+@of(ENCODERS)
+def test_scoring_twice_is_scoring_once_and_needs_nobody_elses_company(spec: Spec) -> None:
+    encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1)).double()
+    scorer, users = scorers.of(encoder, TRAIN), torch.arange(TRAIN.num_users)
+    alone_UD = torch.cat([scorer.queries(users[n : n + 1]) for n in range(len(users))])
+    assert torch.allclose(scorer.queries(users), alone_UD, rtol=1e-10, atol=1e-14)
+    assert torch.equal(scorer.queries(users), scorers.of(encoder, TRAIN).queries(users))
 
 
 @of(SOURCES)

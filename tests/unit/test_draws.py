@@ -29,6 +29,18 @@ def test_they_are_uniform() -> None:
     assert ((counts - 1000) ** 2 / 1000).sum() < 180  # chi-square, 99 degrees of freedom: p < 1e-6
 
 
+def test_any_slice_of_what_is_kept_is_the_same_and_its_share_is_right() -> None:
+    whole = draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.3)
+    for start in (0, 1, 3, 4, 15, 16, 17, 501, 39_998):
+        assert np.array_equal(draws.are_kept((7, 0, 3), "dropout", start, 40_000 - start, 0.3), whole[start:])
+    assert abs(whole.mean() - 0.7) < 0.01
+    assert draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.0).all()
+    more = draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.5)
+    assert not (more & ~whole).any(), "what a smaller share drops, a larger one drops too"
+    for other in (draws.are_kept((7, 0, 4), "dropout", 0, 40_000, 0.5), np.roll(more, 1)):
+        assert abs(np.corrcoef(more, other)[0, 1]) < 0.03
+
+
 def test_a_permutation_holds_every_row_once() -> None:
     order = draws.permutation((1, 2), "rows", 1000)
     assert np.array_equal(np.sort(order), np.arange(1000))

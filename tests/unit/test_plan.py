@@ -65,6 +65,27 @@ def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: P
     assert f"at most {index / 2**20:.1f} MiB of indices" in memory
 
 
+@pytest.mark.parametrize(
+    ("positives", "steps"),
+    [("rows", "about 3 per epoch of global batch 40"), ("sequences", "at most 2 per epoch of global batch 40 sequences")],
+)
+def test_steps_over_histories(tmp_path: Path, positives: str, steps: str) -> None:
+    """Of each user's three rows one has no history; 50 users are so many sequences, of two places each."""
+    recipe_of(tmp_path)
+    settings: dict[str, Any] = {
+        "data": {"source": str(tmp_path / "log.csv"), "split": {"by": "leave_one_out"}},
+        "encoder": {"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 5},
+        "objective": {"name": "supervised", "positives": positives},
+        "negatives": [{"name": "all_items"}],
+    }
+    told = dict(plan.of(recipe_of(tmp_path, **settings)))
+    assert told["steps"] == steps
+    layer = 4 * (8 * 8 + 8) + 2 * 8 * 16 + 16 + 8 + 2 * 2 * 8
+    assert told["parameters"] == f"at most {(20 + 1 + 5) * 8 + 2 * 8 + 2 * layer:,}"
+    rows = 20 * (1 if positives == "rows" else 2)
+    assert f"{rows * 20 * 4 * 2 / 2**20:.1f} MiB of scores" in told["memory"]
+
+
 @pytest.mark.parametrize(("name", "rows", "rows_are"), [("log.csv", None, "at least "), ("log.parquet", "150", "at most ")])
 def test_a_sample_is_said_to_be_one_in_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: str | None, rows_are: str

@@ -64,6 +64,23 @@ def test_everything_is_known_to_a_recommendation(dataset):
     assert len(splits.known(dataset)) == sum(map(len, ROWS.values()))
 
 
+@pytest.mark.parametrize(("split", "read"), [("valid", ["train"]), ("valid_ood", ["train"]), ("test_ood", ["train", "valid"])])
+def test_what_is_read_of_a_user_is_no_test(dataset, split, read):
+    task = splits.task_of(dataset, split)
+    for user in (0, 1):
+        assert task.history.items_of(user).tolist() == [i for name in read for u, i in ROWS[name] if u == user]
+
+
+def test_without_masking_the_question_and_what_is_read_stay(dataset):
+    task = splits.task_of(dataset, "test")
+    free = splits.unmasked(task)
+    assert len(free.seen) == 0
+    assert (free.seen.num_users, free.seen.num_items) == (2, 5)
+    assert free.truth is task.truth
+    assert free.history is task.history
+    assert len(splits.unmasked(splits.task_of(dataset, "valid")).history) == 3
+
+
 @pytest.mark.parametrize("split", ["train", "empty", "tset"])
 def test_a_split_that_is_not_held_out_is_refused(dataset, split):
     with pytest.raises(InputError, match=f"{split!r}.*valid, test, test_ood"):

@@ -289,3 +289,13 @@ def test_what_it_does_not_take() -> None:
         trainer_of(EVERY, loss={"name": "sampled_softmax", "logq": True})
     with pytest.raises(InputError, match="takes sampled_softmax or bsl"):
         trainer_of(EVERY, loss={"name": "ccl"})
+
+
+def test_an_encoder_of_histories_has_no_rows_for_users() -> None:
+    """Hardness of its own tables will do; that of the encoder's rows will not."""
+    reading = {"encoder": {"name": "mean_pool", "dim": 8, "history": "others"}}
+    trainer = trainer_of(EVERY, **reading)
+    told = [progress.metrics for progress in trainer.run() if progress.metrics]
+    assert any("hardness_kl" in metrics for metrics in told)
+    with pytest.raises(InputError, match=r"^objective\.hardness: got 'mlp', takes 'embed' where the encoder has no rows"):
+        trainer_of({**EVERY, "hardness": "mlp"}, **reading)

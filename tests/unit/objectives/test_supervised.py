@@ -117,7 +117,9 @@ def test_logq_refuses_sources_that_exclude_differently() -> None:
 
 def test_logq_refuses_positives_drawn_for_users() -> None:
     """In the batch, items would then not be as frequent as in the log."""
-    with pytest.raises(InputError, match=r"^objective\.positives: got 'users', takes 'rows' where loss\.logq is true$"):
+    with pytest.raises(
+        InputError, match=r"^objective\.positives: got 'users', takes 'rows' or 'sequences' where loss\.logq is true$"
+    ):
         trainer_of(objective={"name": "supervised", "positives": "users"}, loss={"name": "sampled_softmax", "logq": True})
 
 

@@ -1,0 +1,96 @@
+"""Mean pooling: a user is a small network of the mean of its history."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.data.histories import Window
+from components.data.interactions import Interactions
+from components.encoders import Embedded
+from components.encoders._common import new_table
+from components.training.batches import Batch, Histories
+
+
+class MeanPool(nn.Module):
+    """score(h, i) = <f(m), e_i>,  m = 1/n sum_{p <= n} e_{h_p},  f(m) = W_2 relu(W_1 m + b_1) + b_2.
+
+    One table of items serves both. A place that holds the padding's id (a view masked it) counts neither in the sum nor in n;
+    where n is 0 the vector is 0. `history`: the items before a row, which asks for data with an order, or all of its user's
+    others.
+
+    Shapes: item_table [num_items + 1, dim], its last row the padding's.
+    Source: the plain encoder that CCL4Rec (Zhang et al. 2022, arXiv 2208.08024) is taken to use, after its ancestor CauseRec
+    (Zhang et al. 2021, arXiv 2109.05261), whose network has one layer more. The paper's own is not known to us: our design.
+    Initial values, ours: Xavier normal, biases 0, tables N(0, init_std^2).
+    Differs: L2 on rows and positives is taken on candidates' rows, not on those of histories.
+    """
+
+    def __init__(
+        self,
+        train: Interactions,
+        generator: torch.Generator,
+        /,
+        *,
+        dim: Annotated[int, Field(ge=1)] = 64,
+        inner_dim: Annotated[int, Field(ge=1)] = 256,
+        max_length: Annotated[int, Field(ge=1)] = 100,
+        history: Literal["before", "others"] = "before",
+        init_std: Annotated[float, Field(gt=0)] = 0.01,
+    ) -> None:
+        super().__init__()
+        self.window = Window(max_length, history)
+        self.num_items = train.num_items
+        self.item_table = new_table(train.num_items + 1, dim, "normal", init_std, generator)
+        self.widen_weight = new_table(inner_dim, dim, "xavier_normal", init_std, generator)
+        self.widen_bias = nn.Parameter(torch.zeros(inner_dim))
+        self.narrow_weight = new_table(dim, inner_dim, "xavier_normal", init_std, generator)
+        self.narrow_bias = nn.Parameter(torch.zeros(dim))
+
+    def queries(self, batch: Batch) -> Embedded:
+        """The vectors of a batch's rows, [B, D]."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        return Embedded(self.encode(batch.histories, batch), self.item_table[:0])
+
+    def items(self, ids: Tensor) -> Embedded:
+        """The vectors of items, [*ids.shape, D]."""
+        rows = F.embedding(ids, self.item_table, sparse=True)
+        return Embedded(rows, rows)
+
+    def scoring_items(self) -> Tensor:
+        """[num_items, D], without a gradient."""
+        return self.item_table.detach()[: self.num_items]
+
+    def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
+        """[B, D] the vectors of histories; there is no dropout that a batch's draws would be for."""
+        means_BD, counts_B = self.means(histories)
+        return self.project(means_BD) * (counts_B > 0).unsqueeze(1)
+
+    def means(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        """[B, D] means of the rows of a history's items, 0 of none, and [B] how many items those are."""
+        items_SL, sequence_B, length_B = histories.items_SL, histories.sequence_B, histories.lengths_S
+        if sequence_B is None:
+            sequence_B = torch.arange(len(items_SL), device=items_SL.device)
+        else:
+            assert histories.place_B is not None, "a place in each row's sequence"
+            length_B = histories.place_B + 1
+        first_B = length_B.cumsum(0) - length_B
+        shift_B = sequence_B * items_SL.shape[1] - first_B
+        slot_N = torch.arange(int(length_B.sum()), device=items_SL.device) + shift_B.repeat_interleave(length_B)
+        item_N = items_SL.reshape(-1)[slot_N]
+        means_BD = F.embedding_bag(item_N, self.item_table, first_B, mode="mean", padding_idx=self.num_items, sparse=True)
+        counted_SL = F.pad((items_SL != self.num_items).cumsum(1), (1, 0))  # of the first 0, 1, .. places
+        return means_BD, counted_SL[sequence_B, length_B]
+
+    def project(self, means_BD: Tensor) -> Tensor:
+        """[B, D] what the network makes of means."""
+        hidden_BH = F.relu(F.linear(means_BD, self.widen_weight, self.widen_bias))
+        return F.linear(hidden_BH, self.narrow_weight, self.narrow_bias)
+
+    def index_bytes(self, rows: int, users: int, items: int) -> int:
+        """Nothing beside the tables: histories are the mapped rows."""
+        return 0
