@@ -35,6 +35,14 @@ class Seen:
         return found[0], found[1]
 
 
+def same_item(items_B: Tensor, items_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns (b, c) such that candidate c is the item of row b."""
+    order = items_C.argsort(stable=True)
+    first, end = (torch.searchsorted(items_C[order], items_B, right=right).cpu().numpy() for right in (False, True))
+    rows = np.repeat(np.arange(len(first)), end - first)
+    return torch.from_numpy(rows).to(items_B.device), order[torch.from_numpy(_ragged(first, end - first)).to(order.device)]
+
+
 def _ragged(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """starts[0] .. starts[0]+counts[0]-1, then starts[1] .., end to end."""
     ends = np.cumsum(counts)
