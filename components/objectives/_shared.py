@@ -49,3 +49,8 @@ class Shared:
         """Those of a tile: sum_j slope_rj vector_j for each row, and sum_r slope_rj factors_r for each candidate."""
         of_queries_BD[rows].addmm_(slopes_RT, vectors_CD[columns].to(slopes_RT.dtype))
         of_vectors_CD[columns].addmm_(slopes_RT.T, factors_RD)
+
+
+def numbers_of_a_tile(*, use_gpu: bool) -> int:
+    """For the plan."""
+    return ROWS_OF_DEVICE * COLUMNS_OF_DEVICE if use_gpu else ROWS * COLUMNS

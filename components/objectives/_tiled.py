@@ -68,13 +68,9 @@ class _Tiles:
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of each; all rows of some columns come first, so that few vectors are in use at a time."""
-        for first in range(0, self.pool.candidates, self._width):
-            for top in range(0, self._rows, self._height):
-                yield slice(top, min(top + self._height, self._rows)), slice(first, min(first + self._width, self.pool.candidates))
-
-    def scores(self, queries_RD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
-        """[R, T]; the next call may overwrite them."""
-        return self.pool.tile(queries_RD, vectors, rows, columns)
+        for columns in _slices(self.pool.candidates, self._width):
+            for rows in _slices(self._rows, self._height):
+                yield rows, columns
 
     def log_count(self, rows: slice, columns: slice) -> Tensor | None:
         return None if self._log_count is None else self._log_count.tile(rows, columns)
@@ -93,6 +89,10 @@ class _Tiles:
         tile_X, order_X = torch.sort(column_X // self._width * self._down + row_X // self._height)
         tiles = torch.arange(self._down * -(-self.pool.candidates // self._width) + 1, device=tile_X.device)
         return row_X[order_X], column_X[order_X], torch.searchsorted(tile_X, tiles).tolist()
+
+
+def _slices(whole: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, whole)) for first in range(0, whole, size)]
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -120,6 +120,7 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, gradient_B: Tensor) -> tuple[None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries_BD, vectors, result_B = ctx.saved_tensors
         sums = result_B.dtype
+        gradient_B = gradient_B.masked_fill(result_B < EXCLUDED / 2 * LOG2_E, 0)  # of a row without candidates
         binary_BD = queries_BD.to(sums) * LOG2_E
         factors_BD = queries_BD.to(sums) * gradient_B.unsqueeze(1)
         of_queries_BD, of_vectors = torch.zeros_like(queries_BD, dtype=sums), torch.zeros_like(vectors, dtype=sums)
@@ -133,7 +134,7 @@ class _LogSumExp(torch.autograd.Function):
 
 def _binary_scores(tiles: _Tiles, binary_BD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
     """[R, T] logits over log 2, corrected by their counts."""
-    scores_RT = tiles.scores(binary_BD[rows], vectors, rows, columns)
+    scores_RT = tiles.pool.tile(binary_BD[rows], vectors, rows, columns)
     log_count = tiles.log_count(rows, columns)
     if log_count is not None:
         scores_RT.sub_(log_count * LOG2_E)
@@ -184,6 +185,6 @@ class _Sum(torch.autograd.Function):
 
 @torch.no_grad()
 def _scores(tiles: _Tiles, sums_BD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
-    scores_RT = tiles.scores(sums_BD[rows], vectors, rows, columns)
+    scores_RT = tiles.pool.tile(sums_BD[rows], vectors, rows, columns)
     tiles.exclude(scores_RT, rows, columns, EXCLUDED)
     return scores_RT

@@ -90,4 +90,3 @@ class Supervised:
             if not source.excludes_positive:
                 count_B = count_B + source.expected_count(batch, batch.items_B)
         return torch.log(count_B)
-

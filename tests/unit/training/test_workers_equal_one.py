@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from components.training.batches import batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from tests.worlds import in_processes, recipe, small_log
+from tests.worlds import in_processes, recipe, small_log, tiles
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "in_batch": {"negatives": [{"name": "in_batch"}]},
@@ -44,8 +45,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     },
 }
 
+TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
+SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
+
 CURVES = ("mixture", "lightgcn", "adv_infonce")
-FEWER = ("mixture", "lightgcn", "adv_infonce")
+FEWER = ("mixture", "mixture, tiled", "lightgcn", "adv_infonce", "adv_infonce, tiled")
 ROWS = (49, 2)
 
 
@@ -55,7 +59,8 @@ def gradients(scheme: str, batch_size: int, learner: str = "model") -> dict[str,
     training = {"batch_size": batch_size, "precision": "float64"}
     trainer = Trainer(recipe(training=training, **SCHEMES[scheme]), task.seen, task, Workers(), torch.device("cpu"))
     batch = next(batches(task.seen, batch_size=batch_size, seed=0, epoch=1, workers=trainer.workers, device=trainer.device))
-    loss = trainer.step(batch, learner)
+    with tiles() if "tiled" in scheme else nullcontext():
+        loss = trainer.step(batch, learner)
     module = trainer.learners[learner].module
     return {"loss": loss, **{name: p.grad for name, p in module.named_parameters() if p.grad is not None}}
 
@@ -89,6 +94,7 @@ def everything() -> dict[str, Any]:
         "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
         "fewer rows than workers": {scheme: gradients(scheme, batch_size=2) for scheme in FEWER},
         "hardness": {rows: gradients("adv_infonce", batch_size=rows, learner="hardness") for rows in ROWS},
+        "hardness, tiled": {rows: gradients("adv_infonce, tiled", batch_size=rows, learner="hardness") for rows in ROWS},
         "curves": {scheme: curve(scheme) for scheme in CURVES},
         "gathered": gathered(),
     }
@@ -126,7 +132,18 @@ def test_a_batch_of_fewer_rows_than_workers(scheme: str, alone: Any, together: l
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: Any, together: list[Any]) -> None:
-    same_gradients(alone["hardness"][rows], [worker["hardness"][rows] for worker in together])
+    for key in ("hardness", "hardness, tiled"):
+        same_gradients(alone[key][rows], [worker[key][rows] for worker in together])
+
+
+@pytest.mark.parametrize("scheme", TILED)
+def test_tiles_of_w_workers_are_the_scores_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
+    tiled = f"{scheme}, tiled"
+    same_gradients(alone["gradients"][scheme], [worker["gradients"][tiled] for worker in together])
+    assert any(
+        not torch.equal(alone["gradients"][scheme][table], together[0]["gradients"][tiled][table])
+        for table in ("user_table", "item_table")
+    ), "to the bit they are not: they were added up in another order"
 
 
 @pytest.mark.parametrize("scheme", CURVES)
