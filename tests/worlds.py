@@ -28,6 +28,8 @@ def tiles(rows: int = 3, columns: int = 4, numbers: int = 60) -> Iterator[None]:
     with ExitStack() as stack:
         for module, name, size in [*sizes, (_shared, "ROWS", rows), (_shared, "COLUMNS", columns)]:
             stack.enter_context(mock.patch.object(module, name, size))
+        for pool in (_drawn.Drawn, _shared.Shared):
+            stack.enter_context(mock.patch.object(pool, "products", side_effect=AssertionError("all scores at once")))
         yield
 
 

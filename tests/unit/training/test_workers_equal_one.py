@@ -140,10 +140,6 @@ def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: A
 def test_tiles_of_w_workers_are_the_scores_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
     tiled = f"{scheme}, tiled"
     same_gradients(alone["gradients"][scheme], [worker["gradients"][tiled] for worker in together])
-    assert any(
-        not torch.equal(alone["gradients"][scheme][table], together[0]["gradients"][tiled][table])
-        for table in ("user_table", "item_table")
-    ), "to the bit they are not: they were added up in another order"
 
 
 @pytest.mark.parametrize("scheme", CURVES)
