@@ -130,7 +130,8 @@ def negatives(result: Result) -> Iterator[str]:
     yield from table(["", "seconds", "times as fast", "peak MiB", "of its peak", growth], rows)
     yield ""
     verdict = "Within" if figures["within_limits"] else "**Not within**"
-    yield f"{verdict} the limits: {limits['faster']} times, 1/{limits['smaller']} (sampled softmax), {limits['growth']} (every loss)."
+    softmax = f"{limits['faster']} times, 1/{limits['smaller']}"
+    yield f"{verdict} the limits: {softmax} (sampled softmax), {limits['growth']} (every loss)."
 
 
 def _hours(plan: Result) -> str:
