@@ -37,9 +37,10 @@ class Drawn:
         """Rows, and the candidates of each."""
         return max(NUMBERS_AT_ONCE // max(self.numbers_of_a_row(items_UD.shape[1]), 1), 1), self.candidates
 
-    def tile(self, queries_RD: Tensor, items_UD: Tensor, rows: slice, columns: slice) -> Tensor:
-        """[R, N] inner products of some rows."""
-        return self._products(queries_RD, items_UD.to(queries_RD.dtype), self._place_BN[rows])
+    def tile(self, queries_RD: Tensor, items_UD: Tensor, rows: slice, columns: slice, less_R: Tensor | None = None) -> Tensor:
+        """[R, N] inner products of some rows, less a number of each."""
+        scores_RN = self._products(queries_RD, items_UD.to(queries_RD.dtype), self._place_BN[rows])
+        return scores_RN if less_R is None else scores_RN.sub_(less_R.unsqueeze(1))
 
     def add_gradients(
         self,

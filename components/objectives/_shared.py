@@ -28,13 +28,16 @@ class Shared:
         """Rows and candidates."""
         return (ROWS, COLUMNS) if vectors_CD.device.type == "cpu" else (ROWS_OF_DEVICE, COLUMNS_OF_DEVICE)
 
-    def tile(self, queries_RD: Tensor, vectors_CD: Tensor, rows: slice, columns: slice) -> Tensor:
-        """[R, T] inner products of some rows with some candidates, where those of the last tile were."""
+    def tile(self, queries_RD: Tensor, vectors_CD: Tensor, rows: slice, columns: slice, less_R: Tensor | None = None) -> Tensor:
+        """[R, T] inner products of some rows with some candidates, less a number of each row; where the last tile was."""
         tile_TD = vectors_CD[columns].to(queries_RD.dtype)
         size = len(queries_RD) * len(tile_TD)
         if self._scores is None or len(self._scores) < size:
             self._scores = queries_RD.new_empty(size)
-        return torch.mm(queries_RD, tile_TD.T, out=self._scores[:size].view(len(queries_RD), len(tile_TD)))
+        scores_RT = self._scores[:size].view(len(queries_RD), len(tile_TD))
+        if less_R is None:
+            return torch.mm(queries_RD, tile_TD.T, out=scores_RT)
+        return torch.addmm(-less_R.unsqueeze(1), queries_RD, tile_TD.T, out=scores_RT)
 
     def add_gradients(
         self,

@@ -125,16 +125,17 @@ class _LogSumExp(torch.autograd.Function):
         factors_BD = queries_BD.to(sums) * gradient_B.unsqueeze(1)
         of_queries_BD, of_vectors = torch.zeros_like(queries_BD, dtype=sums), torch.zeros_like(vectors, dtype=sums)
         for rows, columns in ctx.tiles:
-            scores_RT = _binary_scores(ctx.tiles, binary_BD, vectors, rows, columns)
-            weights_RT = scores_RT.sub_(result_B[rows].unsqueeze(1)).exp2_()
+            weights_RT = _binary_scores(ctx.tiles, binary_BD, vectors, rows, columns, result_B[rows]).exp2_()
             ctx.tiles.pool.add_gradients(weights_RT, factors_BD[rows], vectors, rows, columns, of_queries_BD, of_vectors)
         of_queries_BD *= gradient_B.unsqueeze(1)
         return None, of_queries_BD.to(queries_BD.dtype), of_vectors.to(vectors.dtype)
 
 
-def _binary_scores(tiles: _Tiles, binary_BD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
-    """[R, T] logits over log 2, corrected by their counts."""
-    scores_RT = tiles.pool.tile(binary_BD[rows], vectors, rows, columns)
+def _binary_scores(
+    tiles: _Tiles, binary_BD: Tensor, vectors: Tensor, rows: slice, columns: slice, less_R: Tensor | None = None
+) -> Tensor:
+    """[R, T] logits over log 2, corrected by their counts, and less a number of each row."""
+    scores_RT = tiles.pool.tile(binary_BD[rows], vectors, rows, columns, less_R)
     log_count = tiles.log_count(rows, columns)
     if log_count is not None:
         scores_RT.sub_(log_count * LOG2_E)
