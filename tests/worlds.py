@@ -24,7 +24,7 @@ from components.objectives import _drawn, _fold, _shared
 @contextmanager
 def tiles(rows: int = 3, columns: int = 4, numbers: int = 60) -> Iterator[None]:
     """No scores are held whole, however few: tiles of these rows and columns, or of rows with so many numbers."""
-    sizes = [(_fold, "NUMBERS_AT_ONCE", 0), (_drawn, "NUMBERS_AT_ONCE", numbers)]
+    sizes = [(_fold, "NUMBERS_AT_ONCE", -1), (_drawn, "NUMBERS_AT_ONCE", numbers)]
     with ExitStack() as stack:
         for module, name, size in [*sizes, (_shared, "ROWS", rows), (_shared, "COLUMNS", columns)]:
             stack.enter_context(mock.patch.object(module, name, size))

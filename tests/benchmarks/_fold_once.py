@@ -29,14 +29,12 @@ def main(task: dict[str, Any]) -> dict[str, float]:
     """Seconds of the wall and of the processor, the median of so many turns after a first; MiB at its start and at its peak."""
     torch.set_num_threads(task["threads"])
     random = torch.Generator().manual_seed(1)
-    queries_BD, positives_BD, pool_CD = (
-        F.normalize(torch.randn(count, task["width"], generator=random)).requires_grad_()
-        for count in (task["rows"], task["rows"], task["pool"])
-    )
-    inputs = (queries_BD, positives_BD, pool_CD)
+    inputs = tuple(torch.randn(count, task["width"], generator=random) for count in (task["rows"], task["rows"], task["pool"]))
+    for each in inputs:
+        each.div_(torch.linalg.vector_norm(each, dim=1, keepdim=True)).requires_grad_()  # in place: no peak before the start
     loss_of = _dense if task["loss"] == DENSE else _folded(task, random)
     start = _status("VmRSS")
-    wall, cpu, value, slopes = [], [], 0.0, 0.0
+    wall, cpu, peak, value = [], [], start, 0.0
     for _ in range(task["turns"] + 1):
         for each in inputs:
             each.grad = None
@@ -45,15 +43,15 @@ def main(task: dict[str, Any]) -> dict[str, float]:
         loss.backward()
         wall.append(time.perf_counter() - clocks[0])
         cpu.append(time.process_time() - clocks[1])
-        value, slopes = loss.item(), sum(float(each.grad.abs().sum()) for each in inputs if each.grad is not None)
+        peak, value = _status("VmHWM"), loss.item()
     wall, cpu = (sorted(each[1:] or each) for each in (wall, cpu))
     return {
         "seconds": wall[len(wall) // 2],
         "cpu_seconds": cpu[len(cpu) // 2],
         "start_mib": start,
-        "peak_mib": _status("VmHWM"),
+        "peak_mib": peak,
         "loss": value,
-        "slopes": slopes,
+        "slopes": sum(float(each.grad.abs().sum()) for each in inputs if each.grad is not None),
     }
 
 
