@@ -22,6 +22,7 @@ from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
 from components.negatives import check_counts
+from components.objectives import _drawn, _fold, _shared
 from components.objectives._drawn import is_dense
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
@@ -113,13 +114,18 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
-        scores += rows * candidates * 2  # and as much for the backward pass
         distinct = min(rows * candidates, sizes.items) if per_row else candidates
         vectors += distinct * width * kinds * VECTOR_COPIES
-        if per_row and is_dense(distinct, candidates):
-            scores += rows * distinct * 2
-        elif per_row:
+        gathered = per_row and not is_dense(distinct, candidates)
+        numbers = rows * (candidates * width if gathered else distinct)
+        if numbers > _fold.NUMBERS_AT_ONCE:
+            scores += 2 * (_drawn.NUMBERS_AT_ONCE if per_row else _shared.numbers_of_a_tile(use_gpu=recipe.scale.use_gpu))
+            continue
+        scores += rows * candidates * 2  # and as much for the backward pass
+        if gathered:
             vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
+        elif per_row:
+            scores += rows * distinct * 2
     return (
         f"{scores_are}{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -16,6 +18,19 @@ from components import config
 from components.config import Recipe
 from components.data.interactions import Interactions
 from components.evaluation.evaluate import Task
+from components.objectives import _drawn, _fold, _shared
+
+
+@contextmanager
+def tiles(rows: int = 3, columns: int = 4, numbers: int = 60) -> Iterator[None]:
+    """No scores are held whole, however few: tiles of these rows and columns, or of rows with so many numbers."""
+    sizes = [(_fold, "NUMBERS_AT_ONCE", -1), (_drawn, "NUMBERS_AT_ONCE", numbers)]
+    with ExitStack() as stack:
+        for module, name, size in [*sizes, (_shared, "ROWS", rows), (_shared, "COLUMNS", columns)]:
+            stack.enter_context(mock.patch.object(module, name, size))
+        for pool in (_drawn.Drawn, _shared.Shared):
+            stack.enter_context(mock.patch.object(pool, "products", side_effect=AssertionError("all scores at once")))
+        yield
 
 
 def small_log(users: int = 60, items: int = 40, rows: int = 900, seed: int = 0) -> Task:

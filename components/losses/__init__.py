@@ -6,7 +6,8 @@
 
 Two attributes tell the driver what to hand in: `temperature`, and `logq`; where it is true log_count is log of how often an
 item is expected among a row's candidates ([B] for the positives, [T] or [B, T] for a tile), else None. A third, `family`, is
-`log_sum_exp` where a number added to a candidate's score weighs it by its exponential, and `sum` where it does not.
+`log_sum_exp` where a number added to a candidate's score weighs it by its exponential, so that candidates count as one whose
+score is their log-sum-exp, less their log_count; and `sum` where what a tile adds to the state depends on the positive alone.
 
 A fold never needs the whole score matrix. Scores come divided by `loss.temperature`: whoever drives the fold divides the
 queries, which costs B x D instead of B x C. A candidate that must not count has the score EXCLUDED: its part in the loss and

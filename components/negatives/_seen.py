@@ -32,3 +32,11 @@ class Seen:
         pairs = np.stack([np.repeat(rows, repeats), columns])
         found = torch.from_numpy(pairs).to(users_B.device)
         return found[0], found[1]
+
+
+def same_item(items_B: Tensor, items_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns (b, c) such that candidate c is the item of row b."""
+    order = items_C.argsort(stable=True)
+    first, end = (torch.searchsorted(items_C[order], items_B, right=right).cpu().numpy() for right in (False, True))
+    rows = np.repeat(np.arange(len(first)), end - first)
+    return torch.from_numpy(rows).to(items_B.device), order[torch.from_numpy(ragged(first, end - first)).to(order.device)]

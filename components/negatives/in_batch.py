@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.negatives import Candidates
-from components.negatives._seen import Seen
+from components.negatives._seen import Seen, same_item
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -48,11 +48,10 @@ class InBatch:
         if self.exclude == "nothing":
             excluded = rows, rows + batch.first_row
         elif self.exclude == "same_item":
-            same = batch.items_B[:, None] == items_C[None, :]
-            excluded = tuple(same.nonzero(as_tuple=True))
+            excluded = same_item(batch.items_B, items_C)
         else:  # the positive is one of the user's training items, so its own slot is among those found
             excluded = self._seen.among(batch.users_B, items_C)
-        return Candidates(items_C, vectors_CD, excluded)  # pyright: ignore[reportArgumentType]
+        return Candidates(items_C, vectors_CD, excluded)
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
         """As many as the global batch has rows."""

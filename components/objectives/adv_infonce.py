@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.objectives import Learner, Outcome, _diagnosis
+from components.objectives import Learner, Outcome, _diagnosis, _fold
 from components.objectives._drawn import Drawn
+from components.objectives._tiled import log_sum_exp
 from components.training.batches import Batch
 
 MLP_WIDTH = 4
@@ -92,9 +93,13 @@ class AdvInfoNCE:
         drawn = Drawn(self.source(batch, positive.vectors).items)
         negative = self.encoder.items(drawn.items_U)
         queries_BD = query.vectors / self.loss.temperature
-        scores_BN = drawn.products(queries_BD, negative.vectors)
-        state = self.loss.start((queries_BD * positive.vectors).sum(dim=1))
-        state = self.loss.add(state, scores_BN + self._delta(batch, drawn, query.rows, negative.rows) + self.log_weight)
+        state = _fold.start(self.loss, queries_BD, positive.vectors)
+        if _fold.is_dense(drawn, *queries_BD.shape):
+            scores_BN = drawn.products(queries_BD, negative.vectors)
+            state = self.loss.add(state, scores_BN + self._delta(batch, drawn, query.rows, negative.rows) + self.log_weight)
+        else:
+            total_B = self._total(batch, drawn, queries_BD, negative.vectors, query.rows, negative.rows)
+            state = self.loss.add(state, (total_B + self.log_weight).unsqueeze(1))
         return Outcome(self.loss.finish(state), (query.rows, positive.rows), (), (drawn.repeated(negative.rows),))
 
     @torch.no_grad()
@@ -125,6 +130,25 @@ class AdvInfoNCE:
         triggers = sum((e + 3) % self.adv_interval == 0 for e in range(self.warm_up + 1, epoch + 1))
         most = -(-self.total_passes // self.adv_epochs)
         return min(triggers, most) * self.adv_epochs
+
+    def _total(
+        self,
+        batch: Batch,
+        drawn: Drawn,
+        queries_BD: Tensor,
+        vectors_UD: Tensor,
+        user_rows_BD: Tensor,
+        item_rows_UD: Tensor,
+    ) -> Tensor:
+        """[B] log sum_j e^{d_j + s_j}, which is log sum_j e^{g_j + s_j} - log sum_j e^{g_j} + log N: a tile at a time.
+
+        As g is a product of vectors too, g + s is that of both pairs end to end.
+        """
+        if not self._passes_by(batch.key[1]):
+            return log_sum_exp(drawn, queries_BD, vectors_UD)
+        users_BW, items_UW = self.hardness(batch.users_B, drawn.items_U, user_rows_BD, item_rows_UD)
+        both = torch.cat([queries_BD, users_BW], dim=1), torch.cat([vectors_UD, items_UW], dim=1)
+        return log_sum_exp(drawn, *both) - log_sum_exp(drawn, users_BW, items_UW) + math.log(drawn.candidates)
 
     def _delta(self, batch: Batch, drawn: Drawn, user_rows_BD: Tensor, item_rows_UD: Tensor) -> Tensor:
         """[B, N] log(N p_j); one 0 for all until the first adversarial pass."""

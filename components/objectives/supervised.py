@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,18 +11,20 @@ from torch import Tensor
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.losses import EXCLUDED
-from components.negatives import Candidates
-from components.objectives import Learner, Outcome
+from components.objectives import Learner, Outcome, _fold
 from components.objectives._drawn import Drawn
+from components.objectives._log_count import LogCount
+from components.objectives._shared import Shared
+from components.objectives._tiled import of_sums
 from components.training.batches import Batch
 
 
 class Supervised:
     """queries, positives -> candidates of each source -> one fold of the loss over all of them.
 
-    The dense driver: each source's scores [B, C] exist at once. `positives: sequences` takes every place of whole sequences in
-    one pass of an encoder that reads histories; its rows are places, and `training.batch_size` counts sequences.
+    Each source's scores [B, C] exist at once where they are few, else a tile at a time (components.objectives._fold).
+    `positives: sequences` takes every place of whole sequences in one pass of an encoder that reads histories; its rows are
+    places, and `training.batch_size` counts sequences.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
     of a row and another draws has no expected count that both share; or where it does and positives are drawn for users, for
@@ -60,30 +62,27 @@ class Supervised:
         positive = self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
         shared_rows, own_rows = [], []
-        state = self.loss.start((queries_BD * positive.vectors).sum(dim=1), self._log_count_of_positives(batch))
+        state = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
         for source in self.sources:
             candidates = source(batch, positive.vectors)
             if candidates.items.dim() == 2:
-                drawn = Drawn(candidates.items)
-                vectors, rows = self.encoder.items(drawn.items_U)
-                own_rows.append(drawn.repeated(rows))
-                scores_BT = drawn.products(queries_BD, vectors)
+                pool = Drawn(candidates.items)
+                vectors, rows = self.encoder.items(pool.items_U)
+                own_rows.append(pool.repeated(rows))
             else:
-                vectors = candidates.vectors
+                pool, vectors = Shared(len(candidates.items)), candidates.vectors
                 if vectors is None:
                     vectors, rows = self.encoder.items(candidates.items)
                     shared_rows.append(rows)
-                scores_BT = queries_BD @ vectors.T
-            _exclude(scores_BT, candidates)
-            state = self.loss.add(state, scores_BT, self._log_count(batch, candidates.items))
+            log_count = self._log_count(batch, candidates.items, queries_BD.dtype)
+            state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
         return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
 
-    def _log_count(self, batch: Batch, items: Tensor) -> Tensor | None:
+    def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""
         if not self.loss.logq:
             return None
-        counts: Iterator[Tensor] = (source.expected_count(batch, items) for source in self.sources)
-        return torch.log(sum(counts, start=torch.zeros((), dtype=torch.float64, device=items.device)))
+        return LogCount((source.expected_count(batch, items) for source in self.sources), of_sums(dtype))
 
     def _log_count_of_positives(self, batch: Batch) -> Tensor | None:
         """log of 1, as the positive is always there, plus its draws by sources that may draw it."""
@@ -94,11 +93,3 @@ class Supervised:
             if not source.excludes_positive:
                 count_B = count_B + source.expected_count(batch, batch.items_B)
         return torch.log(count_B)
-
-
-def _exclude(scores_BT: Tensor, candidates: Candidates) -> None:
-    """In place, as no product keeps a copy of its result; a loss gives EXCLUDED the gradient 0 by itself."""
-    if candidates.excluded is not None:
-        rows, columns = candidates.excluded
-        with torch.no_grad():
-            scores_BT.view(-1).index_fill_(0, rows * scores_BT.shape[1] + columns, EXCLUDED)

@@ -121,5 +121,28 @@ def ranking(result: Result) -> Iterator[str]:
     yield f"Ratio {figures['ratio_median']:.2f} ({low:.2f} to {high:.2f}), {verdict} the limit of {figures['limit']}."
 
 
+def negatives(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    dense, limits = figures["cross_entropy"], figures["limits"]
+    yield f"## Many candidates in tiles against cross entropy on dense scores ({figures['threads']} threads)"
+    yield ""
+    shape = f"{figures['rows']:,} rows against {figures['candidates']:,} candidates, d {figures['width']}, forward and backward"
+    yield f"{shape}; a process each. Allocator: {figures['allocator']}. The last column leaves the candidates out."
+    yield ""
+    pools = [int(pool) for pool in next(iter(figures["growth"].values()))["whole_mib"]]
+    rows = [["cross entropy", f"{dense['seconds']:.2f}", "1", f"{dense['peak_mib']:,.0f}", "1", ""]]
+    for loss, told in figures["losses"].items():
+        low, high = told["faster_range"]
+        faster = f"{told['faster']:.1f} ({low:.1f} to {high:.1f})"
+        grown = f"{figures['growth'][loss]['growth']:.2f}"
+        rows.append([loss, f"{told['seconds']:.2f}", faster, f"{told['peak_mib']:,.0f}", f"1/{told['smaller']:.1f}", grown])
+    growth = f"memory of {max(pools):,} over {min(pools):,}"
+    yield from table(["", "seconds", "times as fast", "peak MiB", "of its peak", growth], rows)
+    yield ""
+    verdict = "Within" if figures["within_limits"] else "**Not within**"
+    softmax = f"{limits['faster']} times, 1/{limits['smaller']}"
+    yield f"{verdict} the limits: {softmax} (sampled softmax), {limits['growth']} (every loss)."
+
+
 def _hours(plan: Result) -> str:
     return f"{sum(cost['hours'] for cost in plan.values()):.0f}"

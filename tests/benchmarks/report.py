@@ -17,6 +17,7 @@ SECTIONS = {
     "magnitudes": _report_models.magnitudes,
     "lightgcn": _report_speed.lightgcn,
     "epoch": _report_speed.epoch,
+    "negatives": _report_speed.negatives,
     "ranking": _report_speed.ranking,
     "startup": _report_speed.startup,
     "search": _report_search.search,

@@ -13,6 +13,7 @@ from components import config, plan, storage
 from components.data import manifest
 from components.errors import InputError
 from components.training.loop import Trainer
+from tests.worlds import tiles
 
 
 def recipe_of(folder: Path, **sections: Any) -> config.Recipe:
@@ -108,6 +109,15 @@ def test_all_items_are_as_many_as_the_log_has(tmp_path: Path) -> None:
     sections = {"data": {"source": str(tmp_path / "wide.csv")}, "negatives": [{"name": "all_items"}]}
     memory = dict(plan.of(recipe_of(tmp_path, **sections)))["memory"]
     assert f"Adam, at most {20 * 5000 * 4 * 2 / 2**20:.1f} MiB of scores" in memory
+
+
+@pytest.mark.parametrize(("per", "numbers"), [("batch", 600 * 500), ("row", 2 * 600 * 500)])
+def test_of_scores_in_tiles_a_tile_is_held(tmp_path: Path, per: str, numbers: int) -> None:
+    settings = recipe_of(tmp_path, negatives=[{"name": "uniform", "count": 20, "per": per}])
+    with tiles(rows=600, columns=500, numbers=2 * 600 * 500):
+        memory = dict(plan.of(settings))["memory"]
+    assert f"Adam, {numbers * 4 * 2 / 2**20:.1f} MiB of scores" in memory
+    assert "Adam, 0.0 MiB of scores" in dict(plan.of(settings))["memory"], "whole, they are fewer"
 
 
 def test_few_candidates_of_many_items_are_gathered(tmp_path: Path) -> None:

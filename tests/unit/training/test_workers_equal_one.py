@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from components.training.batches import batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from tests.worlds import in_processes, recipe, small_log
+from tests.worlds import in_processes, recipe, small_log, tiles
 
 LAST_LEFT_OUT = {"source": "log.csv", "split": {"by": "leave_one_out"}}
 SASREC = {"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 7, "init_std": 0.5}
@@ -58,8 +59,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "mean_pool, others": {"encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "history": "others", "init_std": 0.5}},
 }
 
+TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
+SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
+
 CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mean_pool")
-FEWER = CURVES
+FEWER = (*CURVES, "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
 
 
@@ -71,7 +75,8 @@ def gradients(scheme: str, batch_size: int, learner: str = "model") -> dict[str,
     where = {"workers": trainer.workers, "device": trainer.device, "window": trainer.encoder.window}
     form = "sequences" if trainer.objective.positives == "sequences" else "rows"
     batch = next(batches(trainer.train, batch_size=batch_size, seed=0, epoch=1, positives=form, **where))
-    loss = trainer.step(batch, learner)
+    with tiles() if "tiled" in scheme else nullcontext():
+        loss = trainer.step(batch, learner)
     module = trainer.learners[learner].module
     return {"loss": loss, **{name: p.grad for name, p in module.named_parameters() if p.grad is not None}}
 
@@ -105,6 +110,7 @@ def everything() -> dict[str, Any]:
         "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
         "fewer rows than workers": {scheme: gradients(scheme, batch_size=2) for scheme in FEWER},
         "hardness": {rows: gradients("adv_infonce", batch_size=rows, learner="hardness") for rows in ROWS},
+        "hardness, tiled": {rows: gradients("adv_infonce, tiled", batch_size=rows, learner="hardness") for rows in ROWS},
         "curves": {scheme: curve(scheme) for scheme in CURVES},
         "gathered": gathered(),
     }
@@ -143,7 +149,14 @@ def test_a_batch_of_fewer_rows_than_workers(scheme: str, alone: Any, together: l
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: Any, together: list[Any]) -> None:
-    same_gradients(alone["hardness"][rows], [worker["hardness"][rows] for worker in together])
+    for key in ("hardness", "hardness, tiled"):
+        same_gradients(alone[key][rows], [worker[key][rows] for worker in together])
+
+
+@pytest.mark.parametrize("scheme", TILED)
+def test_tiles_of_w_workers_are_the_scores_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
+    tiled = f"{scheme}, tiled"
+    same_gradients(alone["gradients"][scheme], [worker["gradients"][tiled] for worker in together])
 
 
 @pytest.mark.parametrize("scheme", CURVES)
