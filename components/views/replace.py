@@ -61,10 +61,10 @@ class Replace:
         times_BL = times_BL * torch.exp(self.sign * weights.ramp * self.sharpness * ranks_BL)
         chosen = lowest(times_BL.masked_fill(~distinct_BL, torch.inf), counts_B).nonzero(as_tuple=True)
         items_K = histories_BL[chosen]
-        scores_UM = weights.similarity_UM * (self.sign / self.temperature)
-        pool = Pool.of(weights.pool_M, scores_UM, weights.behaviours_U)
+        used_R, rows_K = items_K.unique(return_inverse=True)
+        scores_RM = weights.similarity_UM[torch.searchsorted(weights.behaviours_U, used_R)].mul_(self.sign / self.temperature)
+        pool = Pool.of(weights.pool_M, scores_RM)
         without_BE = torch.cat([histories_BL, weights.targets_B[:, None]], dim=1).sort(dim=1).values
-        rows_K = torch.searchsorted(weights.behaviours_U, items_K)
         drawn_K, any_K = pool.draw(rows_K, uniforms("substitute", width).to(device)[chosen], chosen[0], without_BE)
         view_BL = histories_BL.clone()
         view_BL[chosen] = torch.where(any_K, drawn_K, items_K)

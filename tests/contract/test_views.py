@@ -26,7 +26,7 @@ SIMILAR_IN = torch.randint(ITEMS, (ITEMS, 4), generator=RANDOM, dtype=torch.int3
 WEIGHTS = Weights(
     importance_BL=torch.rand(ROWS, WIDTH, generator=RANDOM),
     targets_B=torch.randint(ITEMS, (ROWS,), generator=RANDOM),
-    pool_M=torch.randint(ITEMS, (70,), generator=RANDOM),
+    pool_M=torch.randint(ITEMS, (70,), generator=RANDOM).sort().values,
     behaviours_U=torch.arange(ITEMS),
     similarity_UM=torch.rand(ITEMS, 70, generator=RANDOM) * 2 - 1,
 )

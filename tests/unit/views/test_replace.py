@@ -18,13 +18,13 @@ ITEMS, WIDTH, ROWS, POOL, MANY = 40, 10, 220, 64, 30_000
 HISTORIES = loops.random_histories(ROWS, WIDTH, ITEMS // 2)  # many repeats
 
 
-def weights(rows: int, seed: int = 3, **replaced: Any) -> Weights:
+def weights(rows: int, **replaced: Any) -> Weights:
     """Random ones, some of the same importance; the pool holds items of the histories, and some items twice."""
-    random = torch.Generator().manual_seed(seed)
-    given = {
+    random = torch.Generator().manual_seed(3)
+    given: dict[str, Any] = {
         "importance_BL": torch.randint(6, (rows, WIDTH), generator=random) / 6,
         "targets_B": torch.randint(ITEMS, (rows,), generator=random),
-        "pool_M": torch.randint(ITEMS, (POOL,), generator=random),
+        "pool_M": torch.randint(ITEMS, (POOL,), generator=random).sort().values,
         "behaviours_U": torch.arange(ITEMS),
     }
     cosines = torch.rand(ITEMS, ITEMS, generator=random, dtype=torch.float64) * 2 - 1
@@ -70,7 +70,7 @@ def test_it_is_the_view_of_each_history(replaces: str, temperature: float, ramp:
     similarity = {(u, j): cosines[u][m] for u in range(ITEMS) for m, j in enumerate(pool)}
     positions, substitutes = (uniforms(purpose, WIDTH).tolist() for purpose in ("positions", "substitute"))
     for b, history in enumerate(HISTORIES):
-        own = given.targets_B[b].item(), given.importance_BL[b].tolist(), positions[b], substitutes[b]
+        own = int(given.targets_B[b]), given.importance_BL[b].tolist(), positions[b], substitutes[b]
         expected = loops.replace(
             history,
             *own,
@@ -111,7 +111,7 @@ def test_behaviours_of_one_importance_are_alike_whatever_lies_at_padding() -> No
 @pytest.mark.parametrize(("replaces", "sign"), [("dispensable", 1), ("indispensable", -1)])
 def test_substitutes_go_by_their_similarity(replaces: str, sign: int) -> None:
     """Of behaviour 0, whose like in the pool are itself, another of the history, the target, and three others, one twice."""
-    pool, cosines = torch.tensor([12, 0, 10, 1, 2, 11, 12]), torch.tensor([0.1, 1.0, 0.5, 0.9, 0.8, -0.3, 0.1])
+    pool, cosines = torch.tensor([0, 1, 2, 10, 11, 12, 12]), torch.tensor([1.0, 0.9, 0.8, 0.5, -0.3, 0.1, 0.1])
     table = torch.zeros(ITEMS, len(pool))
     table[0] = cosines
     given = {"importance_BL": importance(*(sign * a for a in (0.1, 0.8, 0.9))), "targets_B": 2, "sharpness": 50.0}
@@ -159,13 +159,13 @@ def test_neither_the_history_nor_the_target_is_ever_drawn() -> None:
 def test_even_numbers_at_both_ends_draw_what_may_be_drawn() -> None:
     """0, and the largest below 1; the pool begins and ends with items of the history."""
     for number in (0.0, 1 - 2**-53):
-        given = weights(1, targets_B=torch.tensor([2]), pool_M=torch.tensor([9, 0, 2, 5, 4, 9, 0]))
+        given = weights(1, targets_B=torch.tensor([2]), pool_M=torch.tensor([0, 0, 2, 4, 5, 9, 9]))
         view = build()(*loops.padded([[0, 1, 9]], WIDTH, ITEMS), constant(number), given)
         assert len(set(told(view)[0]) & {4, 5}) == 1
 
 
 def test_a_behaviour_stays_for_which_nothing_is_left() -> None:
-    given = weights(2, targets_B=torch.tensor([3, 3]), pool_M=torch.tensor([0, 3, 1, 2, 0]))
+    given = weights(2, targets_B=torch.tensor([3, 3]), pool_M=torch.tensor([0, 0, 1, 2, 3]))
     view = build()(*loops.padded([[0, 1, 2], [0, 1, 9]], WIDTH, ITEMS), loops.numbers(2), given)
     assert told(view)[0] == [0, 1, 2]
     assert told(view)[1] != [0, 1, 9]
