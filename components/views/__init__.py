@@ -40,7 +40,7 @@ class Weights(NamedTuple):
     targets_B: Tensor  # never a substitute
     pool_M: Tensor  # items to draw substitutes from, ascending; one that is there twice is drawn twice as often
     behaviours_U: Tensor  # the distinct items of the histories, ascending; others may be among them
-    similarity_UM: Tensor  # cos(e_x, e_j) of each behaviour and item of the pool; all 0: any substitute alike
+    similarity_UM: Tensor  # cos(e_x, e_j), float32 or float64, of each behaviour and item of the pool; 0: any alike
     ramp: float = 1.0  # of `sharpness`: rises from 0 (any positions alike) in a curriculum
 
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FINEST = 40  # bits of a weight
-ROOM = 61  # bits of the sum of all
+FINEST, ROOM = 40, 61  # bits of a weight, and of the sum of all
 
 
 class Pool(NamedTuple):
@@ -19,8 +18,9 @@ class Pool(NamedTuple):
 
     @classmethod
     def of(cls, items_M: Tensor, scores_UM: Tensor) -> Pool:
-        """exp(score) of each behaviour for each item over its largest, in units of 2^-FINEST, coarser where all would need more
-        than ROOM; one unit at least. The scores are overwritten.
+        """exp(score) of each behaviour for each item, over its largest; the scores are overwritten.
+
+        In units of 2^-FINEST, coarser where all together would need more than ROOM; one unit at least.
         """
         behaviours, items = scores_UM.shape
         largest = 2 ** min(FINEST, ROOM - (behaviours * (items + 1)).bit_length())
@@ -43,7 +43,7 @@ class Pool(NamedTuple):
         below_KG = below_KG - gone_KG.cumsum(dim=1) + gone_KG
         foot_K, top_K = self.heights_UM[rows_K, 0], self.heights_UM[rows_K, -1]
         left_K = top_K - foot_K - gone_KG.sum(dim=1)
-        sought_K = foot_K + (numbers_K * left_K).long().minimum(left_K - 1)  # a float may round up to all of it
+        sought_K = foot_K + (numbers_K * left_K).long()  # below all that is left, for numbers of 53 bits below 1
         sought_K = sought_K + (gone_KG * (below_KG <= sought_K[:, None])).sum(dim=1)
         columns_K = torch.searchsorted(self.heights_UM.view(-1), sought_K, right=True) - 1 - rows_K * self.heights_UM.shape[1]
         return self.items_M[columns_K.clamp(0, len(self.items_M) - 1)], left_K > 0

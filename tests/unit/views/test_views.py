@@ -80,6 +80,12 @@ def test_sizes_are_the_published_codes() -> None:
     assert farthest.tolist() == [0, 0, 2, 3, 4, 4, 40]
 
 
+def test_a_share_is_that_of_a_python_float() -> None:
+    """.29 times 100 is a little less than 29."""
+    view = catalog.build("views", {"name": "crop", "ratio": 0.29}, 200, None)
+    assert view(*loops.padded([list(range(100))], 100, 200), loops.numbers(1))[1].tolist() == [28]
+
+
 def many(name: str, length: int, **spec: Any) -> list[list[int]]:
     """Views of as many histories 0, 1, 2 .."""
     batch = loops.padded([list(range(length))] * MANY, WIDTH, ITEMS)
