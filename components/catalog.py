@@ -32,7 +32,7 @@ def find(kind: str, name: Any, path: str | None = None) -> type:
         InputError: no file has that name; lists those there are.
     """
     if name not in names(kind):
-        raise InputError(f"{path or kind}.name: got {name!r}, takes one of {', '.join(names(kind)) or 'none yet'}")
+        raise InputError(f"{path or kind}.name: got {name!r}, takes one of {', '.join(names(kind))}")
     module = importlib.import_module(f"components.{FOLDERS[kind]}.{name}")
     own = [c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__ and n[0] != "_"]
     assert len(own) == 1, f"{module.__name__} has {len(own)} public classes, a part's file has one"
