@@ -9,6 +9,7 @@ import os
 import random
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ PASSING = ("INTERNAL_ERROR", "BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_
 SQLITE = "sqlite:///"
 
 Answer = TypeVar("Answer")
+_opening = threading.Lock()  # the first client makes a file's tables: MLflow keeps other processes out of that, but no threads
 _away: dict[str, float] = {}  # tracking URIs that answer nothing, and since when
 
 
@@ -44,7 +46,8 @@ def client(tracking_uri: str) -> Any:
 
     if tracking_uri.startswith(SQLITE):
         Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    return mlflow.MlflowClient(tracking_uri)
+    with _opening:
+        return mlflow.MlflowClient(tracking_uri)
 
 
 def trouble(tracking_uri: str) -> str:
