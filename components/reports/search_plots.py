@@ -177,7 +177,7 @@ def _scale(axes: Axes, labels: Sequence[str], is_log: bool, vertical: bool = Fal
 
 def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> NDArray[np.float64]:
     if labels:
-        return np.arange(len(labels) + 1) - 0.5
+        return np.arange(len(labels) + 1, dtype=np.float64) - 0.5
     known = np.unique(np.log(values) if is_log else values)
     if 1 < len(known) <= BINS:  # of a grid: a cell for each, whose middle it need not be
         inner = (known[1:] + known[:-1]) / 2
