@@ -181,11 +181,11 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
     known = np.unique(np.log(values) if is_log else values)
     if 1 < len(known) <= BINS:  # of a grid: a cell for each, whose middle it need not be
         inner = (known[1:] + known[:-1]) / 2
-        edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]])
-        return np.asarray(np.exp(edges) if is_log else edges, np.float64)
-    low, high = float(values.min()), float(values.max())
-    shares = np.linspace(0, 1, BINS + 1, dtype=np.float64)
-    return np.asarray(low * (high / low) ** shares if is_log else low + (high - low) * shares, np.float64)
+        edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]], np.float64)
+        return np.exp(edges) if is_log else edges
+    low, high = values.min(), values.max()
+    shares = np.linspace(0, 1, BINS + 1)
+    return low * (high / low) ** shares if is_log else low + (high - low) * shares
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
