@@ -15,16 +15,16 @@ DEFAULT_TRIALS = 20
 class Search(Section):
     """Read by tune alone. `space` maps dotted keys to distributions (components.space).
 
-    `metric` is one of those that training logs on training.select_on; by default training.metric. `searcher` is a grid, random,
-    or Optuna's tree-structured Parzen estimators: on `metric` (tpe), or on it and `against` at once (pareto). `scheduler: asha`
-    ends the worse trials of each rung: after grace_epochs, and every reduction_factor times as many, all but the best
-    1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a grid without either is tried whole, and the others
-    stop at DEFAULT_TRIALS.
+    `metric` is one of those that training logs on validation, by default training.metric; so is `against`, by default
+    shifted_recall@K of its K. `searcher` is a grid, random, or Optuna's tree-structured Parzen estimators: on `metric` (tpe),
+    or on it and `against` at once (pareto). `scheduler: asha` ends the worse trials of each rung: after grace_epochs, and every
+    reduction_factor times as many, all but the best 1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a
+    grid without either is tried whole, and the others stop at DEFAULT_TRIALS.
     """
 
     space: dict[str, Any] = {}
     metric: str | None = None
-    against: str = "shifted_recall@20"
+    against: str | None = None
     searcher: Literal["grid", "random", "tpe", "pareto"] = "tpe"
     scheduler: Literal["fifo", "asha"] = "fifo"
     grace_epochs: Positive = 5

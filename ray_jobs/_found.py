@@ -89,7 +89,9 @@ def close(folder: Path) -> None:
     """Ends the MLflow run of every trial that did not end its own, as its folder says: none stays RUNNING."""
     for run in runs(folder):
         how = ended(run)
-        if how == "failed" and (run / _tracking.LINKS).exists():
+        if not (run / _tracking.LINKS).exists() or not _tracking.is_running(run):
+            continue
+        if how == "failed":
             _tracking.end(_tracking.attach(run), run, "FAILED", (failure(run) or {})["reason"])
-        elif how in ("stopped", "") and (run / _tracking.LINKS).exists():
+        elif how in ("stopped", ""):
             _tracking.end_left(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import math
@@ -10,7 +12,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,12 +42,25 @@ def client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines, and a request, for every run that ends
     import mlflow  # slow to import
 
-    if tracking_uri.startswith(SQLITE):
-        Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    return mlflow.MlflowClient(tracking_uri)
+    if not tracking_uri.startswith(SQLITE):
+        return mlflow.MlflowClient(tracking_uri)
+    folder = Path(tracking_uri.removeprefix(SQLITE)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return mlflow.MlflowClient(tracking_uri)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the first client makes a file's tables, and MLflow would let several do so at once, and fail."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def trouble(tracking_uri: str) -> str:

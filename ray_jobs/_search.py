@@ -17,7 +17,8 @@ from components.errors import FailedError, InputError
 from components.reports.search_plots import Trial
 from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
 
-APART = {"data", "name", "search", "scale", "seed", "tracking"}  # what all trials share
+APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
+JUDGES = ("training.select_on", "training.fit_on", "training.metric", "training.epochs")  # what trials are compared by
 TUNE = "tune"  # Tune's own state, in a search's folder
 FEWEST_FAILED = 3  # before a search ends for failures
 LOOK_SECONDS = 2.0  # between looks at how trials ended
@@ -39,19 +40,23 @@ def check(recipe: Recipe) -> None:
     if not search.space:
         raise InputError("search.space: got nothing, takes dotted keys and their distributions")
     for key in search.space:
+        if key in JUDGES:
+            raise InputError(f"search.space.{key}: is the same for all trials, for they are compared by it")
+        if inside := [other for other in search.space if other.startswith(f"{key}.")]:
+            raise InputError(f"search.space.{inside[0]}: lies within {key}, which is searched too; takes one of them")
         if key.partition(".")[0] in APART:
             takes = sorted({*Recipe.model_fields} - APART)
             raise InputError(f"search.space.{key}: is the same for all trials, takes keys of {', '.join(takes)}")
     for point in space.corners(search.space):
         _trials.recipe_of(recipe, point)
-    if search.searcher in ("grid", "random"):
-        for answers in _searchers.points(search, recipe.seed):
+    if search.searcher == "grid":
+        for answers in _searchers.grid(search):
             _trials.recipe_of(recipe, space.again(search.space, answers))
-    if recipe.training.select_on == "none":
-        raise InputError("training.select_on: got none, takes a split: a search compares trials on it")
+    if recipe.training.select_on != "valid":
+        raise InputError(f"training.select_on: got {recipe.training.select_on}, takes valid: no test is searched on")
     metrics = logged(recipe)
-    for name, value in (("metric", search.metric or recipe.training.metric), ("against", search.against)):
-        if value not in metrics and (name == "metric" or search.searcher == "pareto"):
+    for name, value in (("metric", search.metric), ("against", search.against)):
+        if value is not None and value not in metrics:
             raise InputError(f"search.{name}: got {value!r}, takes one of {', '.join(metrics)}")
     if search.scheduler == "asha" and search.grace_epochs >= recipe.training.epochs:
         raise InputError(
@@ -96,6 +101,8 @@ def resume(recipe: Recipe, folder: Path) -> None:
         print(f"{folder}: finished already")
         return
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    _program.require_server(_tracking.uri(began))
+    _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
     with storage.lock(folder):
         _search(began, dataset, folder, _tracking.attach(folder))
 
@@ -112,11 +119,13 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
             tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(plan), resume_unfinished=True)
         else:
             tuner = _searchers.tuner(recipe, plan, Stopper(folder), Watch(folder, recipe), TUNE)
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            _found.close(folder)
         trials = _found.trials(folder)
-        _found.close(folder)
         _search_report.write(trials, recipe, folder, tracked)
-        if too_many_failed([trial.ended for trial in trials]):
+        if 2 * [trial.ended for trial in trials].count("failed") > len(trials):
             raise FailedError(f"search: ended, for over half of its trials failed: {_found.failures(folder)}")
         best = _found.best(trials)
         about = {
@@ -141,7 +150,7 @@ def result_of(folder: Path) -> _results.Tuned:
         recipe=config.load(folder / _search_report.BEST).to_json(),
         trial=best.name,
         ended=dict(Counter(trial.ended or "interrupted" for trial in trials)),
-        metric=_search_report.metric(searched),
+        metric=_trials.metric_of(searched),
         best_value=best.score,
         mlflow_run_id=_tracking.attach(folder).run_id,
         mlflow_url=_tracking.url(folder),
@@ -164,13 +173,13 @@ def _create(recipe: Recipe) -> Path:
 
 
 def too_many_failed(ended: list[str]) -> bool:
-    """Of the trials that ended, over half, and not merely the first."""
+    """Over half of the trials that have begun, one under way being no failure, and not merely the first."""
     failed = ended.count("failed")
-    return failed >= FEWEST_FAILED and 2 * failed > len([how for how in ended if how in ("failed", "finished", "stopped")])
+    return failed >= FEWEST_FAILED and 2 * failed > len(ended)
 
 
 class Stopper(tune.Stopper):
-    """Ends a search of which over half the trials that ended have failed."""
+    """Ends a search of which over half the trials have failed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._looked = folder, 0.0
@@ -182,8 +191,8 @@ class Stopper(tune.Stopper):
     def stop_all(self) -> bool:
         if time.time() - self._looked > LOOK_SECONDS:  # Tune asks at its every step
             self._looked = time.time()
-            news = [run for run in _found.runs(self._folder) if run.name not in self._ended]
-            self._ended |= {run.name: how for run in news if (how := _found.ended(run))}
+            news = [run for run in _found.runs(self._folder) if not self._ended.get(run.name)]
+            self._ended |= {run.name: _found.ended(run) for run in news}
         return too_many_failed(list(self._ended.values()))
 
 
@@ -205,6 +214,8 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Its process or node was lost more often than scale.max_failures."""
         run = self._folder / _trials.TRIALS / trial.trial_id
+        if _found.ended(run):
+            return
         _trials.keep_failure(run, "lost workers", Path(trial.error_file).read_text() if trial.error_file else "lost")
         self._say(run)
 

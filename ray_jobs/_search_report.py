@@ -42,7 +42,7 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         pictures = draw(trials, recipe, folder / PLOTS)
         storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
         written += [folder / BEST, folder / PAGE]
-    Console().print(tables.trials(ranked(trials)[:SHOWN], metric(recipe), f"{recipe.name}: {_counts(trials)}"))
+    Console().print(tables.trials(ranked(trials)[:SHOWN], _trials.metric_of(recipe), f"{recipe.name}: {_counts(trials)}"))
     with _tracking.saying(tracked, folder / TRIALS):
         for path in written:
             tracked.artifact(path)
@@ -51,12 +51,8 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         tracked.tag("mlflow.note.content", _note(trials, recipe))
         history = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.hours)
         so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
-        name = f"best_{recipe.training.select_on}_{metric(recipe)}"
+        name = f"best_{recipe.training.select_on}_{_trials.metric_of(recipe)}"
         tracked.log([{"time": time.time(), "step": n, "metrics": {name: value}} for n, value in enumerate(so_far, 1)])
-
-
-def metric(recipe: Recipe) -> str:
-    return recipe.search.metric or recipe.training.metric
 
 
 def best_recipe(trials: Sequence[Trial], folder: Path) -> str:
@@ -75,7 +71,7 @@ def say(trials: Sequence[Trial], name: str, recipe: Recipe) -> None:
     """A line on one of the trials that have ended."""
     (trial,) = (trial for trial in trials if trial.name == name)
     values = "  ".join(f"{key} {_short(value)}" for key, value in trial.values.items())
-    came_to = trial.reason if trial.score is None else f"{metric(recipe)} {trial.score:.4f}"
+    came_to = trial.reason if trial.score is None else f"{_trials.metric_of(recipe)} {trial.score:.4f}"
     scores = [each.score for each in trials if each.score is not None]
     best = f"  best {max(scores):.4f}" if scores else ""
     print(f"{len(trials)} {trial.name} {trial.ended} at epoch {trial.epochs}: {came_to}  {values}{best}", flush=True)
@@ -84,12 +80,12 @@ def say(trials: Sequence[Trial], name: str, recipe: Recipe) -> None:
 def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
     """The search's pictures."""
     folder.mkdir(exist_ok=True)
-    name, is_log = metric(recipe), dict.fromkeys(space.logarithmic(recipe.search.space), True)
+    name, is_log = _trials.metric_of(recipe), dict.fromkeys(space.logarithmic(recipe.search.space), True)
     search_plots.best_so_far(trials, folder / "best_so_far.png", name)
     search_plots.slices(trials, folder / "slices.png", name, is_log)
     search_plots.parallel_coordinates(trials, folder / "parallel_coordinates.png", name, is_log)
     if recipe.search.searcher == "pareto":
-        search_plots.pareto_front(trials, folder / "pareto_front.png", name, recipe.search.against)
+        search_plots.pareto_front(trials, folder / "pareto_front.png", name, _trials.against_of(recipe))
     weights = importance(trials, is_log)
     if len(weights) > 1:
         search_plots.importance(weights, folder / "importance.png")
@@ -135,7 +131,7 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
     search, best = recipe.search, _found.best(trials)
     page = Page(f"Search: {recipe.name}")
     page.text(
-        f"{search.searcher} search with the scheduler {search.scheduler} for the highest {metric(recipe)} on "
+        f"{search.searcher} search with the scheduler {search.scheduler} for the highest {_trials.metric_of(recipe)} on "
         f"{recipe.training.select_on}: {_counts(trials)}. The best trial is {best.name}, with {best.score:.4f}; "
         f"{BEST} beside this page is its recipe."
     )
@@ -158,7 +154,14 @@ def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
 def _table(trials: Sequence[Trial], recipe: Recipe) -> tuple[list[str], list[list[str]]]:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
     has_against = recipe.search.searcher == "pareto"
-    header = ["trial", metric(recipe), *([recipe.search.against] if has_against else []), "epochs", *keys, "ended"]
+    header = [
+        "trial",
+        _trials.metric_of(recipe),
+        *([_trials.against_of(recipe)] if has_against else []),
+        "epochs",
+        *keys,
+        "ended",
+    ]
     rows = []
     for trial in trials:
         scores = [trial.score, *([trial.against] if has_against else [])]

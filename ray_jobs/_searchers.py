@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import random
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from components.search import Search
 from components.space import Question
 from ray_jobs import _tracking, _trials
 
-MOST_POINTS = 10_000  # of a random search that time alone ends
-
 
 def trainable(plan: _trials.Plan) -> Any:
     """A trial's own process holds no CPU, or its workers would lack it; Tune wants it to hold something."""
@@ -31,14 +29,10 @@ def trainable(plan: _trials.Plan) -> Any:
 def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune.Callback, name: str) -> tune.Tuner:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = recipe.search
-    algorithm, samples, given = None, 1, {}
-    if search.searcher in ("grid", "random"):
-        given = {_trials.ANSWERS: tune.grid_search(list(points(search, recipe.seed)))}
+    if search.searcher == "grid":
+        algorithm, samples, given = None, 1, {_trials.ANSWERS: tune.grid_search(list(grid(search)))}
     else:
-        metrics: Any = _trials.SCORE if search.searcher == "tpe" else [_trials.SCORE, _trials.AGAINST]
-        mode: Any = "max" if search.searcher == "tpe" else ["max", "max"]
-        algorithm = OptunaSearch(functools.partial(_ask_optuna, search.space), metric=metrics, mode=mode, seed=recipe.seed)
-        samples = search.most_trials or -1
+        algorithm, samples, given = _optuna(search, recipe.seed), search.most_trials or -1, {}
     return tune.Tuner(
         trainable(plan),
         param_space=given,
@@ -68,27 +62,27 @@ def slots(scale: Scale) -> int:
     return max(1, int(min(cpus, gpus)))
 
 
-def points(search: Search, seed: int) -> Iterator[space.Answers]:
-    """All of a grid, or as many at random as are asked for."""
-    most = search.most_trials or MOST_POINTS
-    if search.searcher == "grid":
-        for number, answers in enumerate(space.grid(search.space)):
-            if number < most:
-                yield answers
-        return
-    numbers = random.Random(seed)
-    for _ in range(most):
-        answers: space.Answers = {}
-        space.draw(search.space, functools.partial(_ask_at_random, numbers, answers))
-        yield answers
+def grid(search: Search) -> Iterator[space.Answers]:
+    """All of it, or the first `trials`."""
+    return itertools.islice(space.grid(search.space), search.most_trials)
 
 
-def _ask_at_random(numbers: random.Random, answers: space.Answers, question: Question) -> float | int:
-    if question.is_whole:
-        answers[question.name] = numbers.randint(int(question.low), int(question.high))
-    else:
-        answers[question.name] = question.at(numbers.random())
-    return answers[question.name]
+class Optuna(OptunaSearch):
+    """Tells Optuna that a trial without a score has failed: of two metrics, [None, None] would be taken for scores."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        scored = bool(result) and _trials.SCORE in (result or {})
+        super().on_trial_complete(trial_id, result if scored else None, error=error or not scored)
+
+
+def _optuna(search: Search, seed: int) -> Optuna:
+    """random, tpe or pareto: each asks for one point after another."""
+    metrics: Any = [_trials.SCORE, _trials.AGAINST] if search.searcher == "pareto" else _trials.SCORE
+    mode: Any = ["max", "max"] if search.searcher == "pareto" else "max"
+    ask = functools.partial(_ask_optuna, search.space)
+    if search.searcher == "random":
+        return Optuna(ask, metric=metrics, mode=mode, sampler=optuna.samplers.RandomSampler(seed))
+    return Optuna(ask, metric=metrics, mode=mode, seed=seed)
 
 
 def _ask_optuna(tree: dict[str, Any], trial: Any) -> None:
@@ -123,6 +117,8 @@ class Asha(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         stopped = self.folder / _trials.TRIALS / trial.trial_id / _tracking.STOPPED
-        if not stopped.exists() and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+        if stopped.exists() or storage.is_finished(stopped.parent):
+            return TrialScheduler.CONTINUE
+        if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
             storage.write_json(stopped, {"by": "asha", "epoch": result[_trials.EPOCH]})
         return TrialScheduler.CONTINUE

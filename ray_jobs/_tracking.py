@@ -296,6 +296,14 @@ def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
         print(f"{where} does not answer ({type(error).__name__}: {error}); what it lacks is kept in {kept}", file=sys.stderr)
 
 
+def is_running(run: Path) -> bool:
+    """Whether MLflow has the run as RUNNING, or does not say."""
+    tracked = attach(run)
+    with saying(tracked, run / HISTORY):
+        return client(tracked.tracking_uri).get_run(tracked.run_id).info.status == "RUNNING"
+    return True
+
+
 def end_left(run: Path) -> None:
     """Ends the run of a driver that is gone: as stopped where its folder says that a search ended it, else as killed."""
     tracked = attach(run)

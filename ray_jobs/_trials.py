@@ -30,6 +30,7 @@ from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
 ANSWERS = "answers"
+NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
 
@@ -96,7 +97,8 @@ def run(config: dict[str, Any], plan: Plan) -> None:
         except Exception as error:
             keep_failure(folder, kind_of(error), error)
             return
-    tune.report(standing(_tracking.read_history(folder), base))  # again, for the last one may not have arrived
+    if found := standing(_tracking.read_history(folder), base):
+        tune.report(found)  # again, for the last one may not have arrived
 
 
 def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan: Plan) -> None:
@@ -125,9 +127,8 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
         else:
             _training.finish(recipe, dataset, folder, tracked)
         if found := standing(_tracking.read_history(folder), base):
-            metric = base.search.metric or base.training.metric
             with _tracking.saying(tracked, folder / _tracking.HISTORY):
-                tracked.metrics({f"best_{base.training.select_on}_{metric}": found[SCORE]}, step=int(found[EPOCH]))
+                tracked.metrics({f"best_{base.training.select_on}_{metric_of(base)}": found[SCORE]}, step=int(found[EPOCH]))
 
 
 class Teller(TuneReportCallback):
@@ -151,8 +152,16 @@ def standing(history: list[dict[str, Any]], base: Recipe) -> dict[str, float]:
     if not validated:
         return {}
     best = max(validated, key=lambda entry: entry["metrics"][chosen_by])["metrics"]
-    metric = base.search.metric or base.training.metric
-    return {SCORE: best[f"{split}_{metric}"], AGAINST: best[f"{split}_{base.search.against}"], EPOCH: history[-1]["step"]}
+    score, against = best[f"{split}_{metric_of(base)}"], best[f"{split}_{against_of(base)}"]
+    return {SCORE: score, AGAINST: against, EPOCH: history[-1]["step"]}
+
+
+def metric_of(base: Recipe) -> str:
+    return base.search.metric or base.training.metric
+
+
+def against_of(base: Recipe) -> str:
+    return base.search.against or f"shifted_recall@{base.training.metric.partition('@')[2]}"
 
 
 def keep_failure(folder: Path, kind: str, error: BaseException | str) -> None:
@@ -180,10 +189,10 @@ def kind_of(error: BaseException | None) -> str:
             return "diverged"
         if isinstance(error, InputError):
             return "input"
-        if isinstance(error, MemoryError | OutOfMemoryError) or (isinstance(error, RayActorError) and "memory" in str(error)):
-            return "out of memory"  # the last: killed by Ray's memory monitor
+        if isinstance(error, MemoryError | OutOfMemoryError) or NO_MEMORY in str(error):
+            return "out of memory"
         if isinstance(error, WorkerGroupError):  # more often than scale.max_failures
-            kinds = {kind_of(own) for own in error.worker_failures.values()}
-            return "out of memory" if "out of memory" in kinds else "lost workers"
+            lost = [getattr(own, "health_check_failure", own) for own in error.worker_failures.values()]
+            return "out of memory" if any(kind_of(own) == "out of memory" for own in lost) else "lost workers"
         error = error.__cause__ or error.__context__
     return "error"

@@ -98,8 +98,7 @@ def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
 def _follow(
     trainer: Trainer, reports: Reports, sampler: SystemSampler | None, board: _Board | None, stopped: Path | None = None
 ) -> None:
-    """Trains to the end; or to that of an epoch after `stopped` has appeared, all workers alike, one alone at once."""
-    is_alone = trainer.workers.size == 1
+    """Trains to the end; or to that of an epoch, once `stopped` is there, all workers alike."""
     try:
         for progress in trainer.run():
             if progress.metrics is not None:
@@ -108,8 +107,8 @@ def _follow(
                 board.show(progress, trainer)
             if progress.checkpoint_due:
                 reports.add_checkpoint(progress)
-            can_stop = (is_alone or progress.metrics is not None) and not progress.finished
-            if can_stop and stopped is not None and trainer.workers.gather_objects(stopped.exists())[0]:
+            ends_epoch = progress.metrics is not None and not progress.finished
+            if ends_epoch and stopped is not None and trainer.workers.gather_objects(stopped.exists())[0]:
                 reports.send()
                 return
     except DivergedError:

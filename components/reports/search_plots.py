@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from components.reports.plots import COLOURS, INK, figure
 
 BINS = 8  # of a heat map, each way
-MOST_PANELS = 9
+MOST_PANELS = 12
 SHADES = "viridis"
 ENDED = {"finished": COLOURS[0], "stopped": COLOURS[2], "failed": COLOURS[6]}
 
@@ -92,22 +92,21 @@ def heat_map(trials: Sequence[Trial], x: str, y: str, path: Path, metric: str, i
 
 
 def parallel_coordinates(trials: Sequence[Trial], path: Path, metric: str, is_log: Mapping[str, bool]) -> None:
-    """A line per trial through its parameters to its score; brighter is better."""
-    names = _names(trials)
-    known = [trial for trial in _scored(trials) if all(name in trial.values for name in names)]
-    columns, ends = [], []
+    """A line per trial through the parameters that it has to its score; brighter is better."""
+    names, known = _names(trials), _scored(trials)
+    columns, ends = [], []  # of a column, the heights of the trials that have a value there
     for name in names:
-        values, labels = _numbers([trial.values[name] for trial in known])
-        columns.append(_share(np.log10(values) if is_log.get(name, False) else values))
-        ends.append(labels or [f"{values.min():.3g}", f"{values.max():.3g}"] if len(values) else [])
+        having = [n for n, trial in enumerate(known) if name in trial.values]
+        values, labels = _numbers([known[n].values[name] for n in having])
+        columns.append(dict(zip(having, _share(np.log10(values) if is_log.get(name, False) else values), strict=True)))
+        ends.append(labels or ([f"{values.min():.3g}", f"{values.max():.3g}"] if len(values) else []))
     scores = np.array([trial.score for trial in known], float)
-    columns.append(_share(scores))
+    columns.append(dict(enumerate(_share(scores))))
     ends.append([f"{scores.min():.4f}", f"{scores.max():.4f}"] if len(scores) else [])
     with figure(path, "Every trial", wide=max(6.4, 1.9 * (len(names) + 1))) as (axes,):
         if len(known):
             order = np.argsort(scores)  # the best on top
-            places = np.arange(len(columns))
-            lines = [np.column_stack([places, [column[n] for column in columns]]) for n in order]
+            lines = [np.array([(place, column[n]) for place, column in enumerate(columns) if n in column]) for n in order]
             axes.add_collection(LineCollection(lines, array=scores[order], cmap=SHADES, linewidths=1.4, alpha=0.85))
         for place, labels in enumerate(ends):
             axes.axvline(place, color=INK, linewidth=1)
@@ -181,11 +180,11 @@ def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> 
     known = np.unique(np.log(values) if is_log else values)
     if 1 < len(known) <= BINS:  # of a grid: a cell for each, whose middle it need not be
         inner = (known[1:] + known[:-1]) / 2
-        edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]])
-        return np.asarray(np.exp(edges) if is_log else edges, np.float64)
-    low, high = float(values.min()), float(values.max())
-    shares = np.linspace(0, 1, BINS + 1, dtype=np.float64)
-    return np.asarray(low * (high / low) ** shares if is_log else low + (high - low) * shares, np.float64)
+        edges = np.array([2 * known[0] - inner[0], *inner, 2 * known[-1] - inner[-1]], np.float64)
+        return np.exp(edges) if is_log else edges
+    low, high = values.min(), values.max()
+    shares = np.linspace(0, 1, BINS + 1)
+    return low * (high / low) ** shares if is_log else low + (high - low) * shares
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -118,6 +118,11 @@ def test_the_parent_has_pictures_a_page_and_a_table(search: Path) -> None:
         ({"space": {"loss.temperature": {"uniform": [0.0, 0.1]}}}, "search.space: has .*0.0.* refused: loss.temperature"),
         ({"space": {"scale.num_workers": {"int": [1, 2]}}}, "is the same for all trials"),
         ({"metric": "ncdg@20"}, "search.metric: got 'ncdg@20', takes one of ndcg@20, recall@20, shifted_recall@20"),
+        ({"space": {"training.select_on": {"choice": ["valid", "test"]}}}, "is the same for all trials"),
+        (
+            {"space": {**SPACE, "loss": {"choice": [{"name": "bpr"}, {"name": "bce"}]}}},
+            "lies within loss, which is searched too",
+        ),
         ({"searcher": "pareto", "against": "recall@7"}, "search.against: got 'recall@7', takes one of"),
         ({"scheduler": "asha", "grace_epochs": 8}, "search.grace_epochs: got 8, takes less than training.epochs, 8"),
     ],
@@ -129,9 +134,10 @@ def test_a_wrong_search_is_refused_before_a_trial_starts(
         _search.check(searching.recipe(source, tmp_path, {"space": SPACE, **changes}))
 
 
-def test_a_search_on_no_validation_is_refused(source: Path, tmp_path: Path) -> None:
-    section = {"select_on": "none", "fit_on": "train+valid", "batch_size": 256, "epochs": 2}
-    with pytest.raises(InputError, match=r"training\.select_on: got none, takes a split"):
+@pytest.mark.parametrize("chosen", ["none", "test"])
+def test_a_search_on_a_test_or_on_nothing_is_refused(source: Path, tmp_path: Path, chosen: str) -> None:
+    section = {"select_on": chosen, "fit_on": "train+valid", "batch_size": 256, "epochs": 2}
+    with pytest.raises(InputError, match=rf"training\.select_on: got {chosen}, takes valid: no test is searched on"):
         _search.check(searching.recipe(source, tmp_path, {"space": SPACE}, training=section))
 
 
@@ -207,6 +213,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     os.kill(first.pid, signal.SIGINT)
     assert code(first) == 130
     assert Tracked(folder).status == "KILLED"
+    wait_for(lambda: "RUNNING" not in {run.info.status for run in children(folder).values()}, "trials' runs that are ended")
     finished = {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
 
     second = program("tune", str(file), "--resume", str(folder), out=tmp_path / "second", **own_ray)
@@ -215,6 +222,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     before = {run: _tracking.read_history(run)[:2] for run in going}
     finished |= {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
     kill_group(second)
+    wait_for(lambda: "RUNNING" not in {run.info.status for run in children(folder).values()}, "trials' runs that are ended")
 
     third = program("tune", str(file), "--resume", str(folder), "--refit", "2", out=tmp_path / "third", **own_ray)
     assert code(third) == 0, (tmp_path / "third.err").read_text()
