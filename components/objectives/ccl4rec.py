@@ -24,6 +24,7 @@ Epochs = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0.01)]
 Weight = Annotated[float, Field(ge=0)]
 VIEWS = ["dispensable", "indispensable"]
+SAME = 1e-6  # damages so near are equal: what differs is rounding
 
 
 class CCL4Rec:
@@ -192,7 +193,7 @@ class CCL4Rec:
         more_BVV = damage_BV.unsqueeze(1) - damage_BV.unsqueeze(2)  # [:, a, b]: D_b - D_a
         margins_BVV = self.margin * more_BVV
         margins_BVV = torch.where(boundary_VV, margins_BVV.clamp(min=self.boundary_margin), margins_BVV)
-        before_BVV = boundary_VV | ((positive_V.unsqueeze(1) == positive_V) & (more_BVV > 0))
+        before_BVV = boundary_VV | ((positive_V.unsqueeze(1) == positive_V) & (more_BVV > SAME))
         missing_BVV = F.relu(margins_BVV - (cosines_BV.unsqueeze(2) - cosines_BV.unsqueeze(1)))
         return (missing_BVV * before_BVV).sum(dim=(1, 2)) / math.comb(views, 2)
 
