@@ -154,10 +154,12 @@ class CCL4Rec:
             def uniforms(purpose: str, n: int, of: str = view.replaces, count: int = count) -> Tensor:
                 return batch.uniforms(f"views, {of}: {purpose}", n * count).view(-1, n)
 
-            repeated = (each.repeat_interleave(count, dim=0) for each in (wide_importance_BL, batch.items_B))
-            weights = Weights(*repeated, pool_M, behaviours_U, cosines_UM, ramp)
-            repeated = (each.repeat_interleave(count, dim=0) for each in (wide_BL, lengths_B))
-            parts.append(view(*repeated, uniforms, weights)[0].view(-1, count, longest)[:, :, :width])
+            histories_NL, lengths_N, importance_NL, targets_N = (
+                each.repeat_interleave(count, dim=0) for each in (wide_BL, lengths_B, wide_importance_BL, batch.items_B)
+            )
+            weights = Weights(importance_NL, targets_N, pool_M, behaviours_U, cosines_UM, ramp)
+            views_NL, _ = view(histories_NL, lengths_N, uniforms, weights)
+            parts.append(views_NL.view(-1, count, longest)[:, :, :width])
         views_BVL = torch.cat(parts, dim=1)
         replaced = (views_BVL != items_BL.unsqueeze(1)).nonzero(as_tuple=True)
         rows_K, _, places_K = replaced
@@ -182,8 +184,8 @@ class CCL4Rec:
         positive_BP, negative_BQ = (cosines_BV / self.contrast_temperature).split(self.counts, dim=1)
         log_pull_BP, log_push_BQ = self.log_strengths(damage_BV)
         against_BC = torch.cat([negative_BQ + log_push_BQ, others_BC / self.contrast_temperature], dim=1)
-        against_B = torch.logsumexp(against_BC, dim=1)  # finite: there is a negative view
-        return (log_pull_BP.exp() * F.softplus(against_B.unsqueeze(1) - positive_BP)).mean(dim=1)
+        against_B1 = torch.logsumexp(against_BC, dim=1, keepdim=True)  # finite: there is a negative view
+        return (log_pull_BP.exp() * (torch.logaddexp(positive_BP, against_B1) - positive_BP)).mean(dim=1)
 
     def ranking(self, cosines_BV: Tensor, damage_BV: Tensor) -> Tensor:
         """[B] L_CC."""

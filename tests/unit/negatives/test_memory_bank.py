@@ -72,7 +72,7 @@ def test_an_items_expected_count_is_its_share_of_an_epoch() -> None:
 
 def test_in_training_it_holds_the_last_rows_of_the_models_steps() -> None:
     whole = trainer()
-    bank = whole.memories["negatives.1"]
+    bank: Any = whole.memories["negatives.1"]
     seen: list[int] = []
     for batch in whole.batches():
         seen += batch.items_B.tolist()
@@ -84,15 +84,16 @@ def test_in_training_it_holds_the_last_rows_of_the_models_steps() -> None:
 
 def test_a_checkpoint_brings_it_back(tmp_path: Path) -> None:
     whole, left = trainer(), []
+    banks: Any = whole.memories
     for progress in whole.run():
         if progress.checkpoint_due:
             path = tmp_path / f"{len(left)}"
             whole.save(path, "0123456789ab")
-            left.append((path, whole.memories["negatives.1"].items_M.clone()))
+            left.append((path, banks["negatives.1"].items_M.clone()))
     assert len(left) > 6
     for path, items_M in left:
         resumed = trainer()
-        bank = resumed.memories["negatives.1"]
+        bank: Any = resumed.memories["negatives.1"]
         assert not torch.equal(bank.items_M, items_M)
         resumed.restore(path, "0123456789ab")
         assert torch.equal(bank.items_M, items_M)
