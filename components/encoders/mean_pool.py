@@ -87,7 +87,7 @@ class MeanPool(nn.Module):
         moves_ND = F.embedding_bag(
             items_K2.view(-1), self.item_table, firsts_N, mode="sum", per_sample_weights=shares_K2.view(-1), sparse=True
         )
-        moved_BVD = means_BD.unsqueeze(1) + moves_ND.view(*views_BVL.shape[:2], -1)
+        moved_BVD = means_BD.unsqueeze(1) + moves_ND.view(*views_BVL.shape[:2], moves_ND.shape[1])
         return self.project(moved_BVD) * (counts_B > 0).view(-1, 1, 1)
 
     def means(self, histories: Histories) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -132,8 +133,7 @@ class CCL4Rec:
         assert batch.histories is not None, "batches are made with the encoder's window"
         items_BL, lengths_B, _, sequence_B, _ = batch.histories
         assert sequence_B is None, "a history for each row"
-        width, padding = items_BL.shape[1], self.encoder.num_items
-        inside_BL = torch.arange(width, device=items_BL.device) < lengths_B.unsqueeze(1)
+        inside_BL = torch.arange(items_BL.shape[1], device=items_BL.device) < lengths_B.unsqueeze(1)
         behaviours_U, place_N = items_BL[inside_BL].unique(return_inverse=True)
         pool_M = self.bank.items_M.sort().values
         unit_UD, unit_MD, target_BD = (
@@ -145,22 +145,9 @@ class CCL4Rec:
         cosines_BL[inside_BL] = (unit_UD[place_N] * target_BD[rows_N]).sum(dim=1) if self.importance else 0.0
         importance_BL = torch.softmax(cosines_BL / self.importance_temperature, dim=1)
         ramp = min(1.0, batch.key[1] / self.curriculum_epochs) if self.curriculum_epochs else 1.0
-        longest = self.encoder.window.length  # the same on every worker, as draws are counted by it
-        wide_BL = F.pad(items_BL, (0, longest - width), value=padding)
-        wide_importance_BL = F.pad(importance_BL, (0, longest - width))
-        parts = []
-        for view, count in zip(self.views, self.counts, strict=True):
-
-            def uniforms(purpose: str, n: int, of: str = view.replaces, count: int = count) -> Tensor:
-                return batch.uniforms(f"views, {of}: {purpose}", n * count).view(-1, n)
-
-            histories_NL, lengths_N, importance_NL, targets_N = (
-                each.repeat_interleave(count, dim=0) for each in (wide_BL, lengths_B, wide_importance_BL, batch.items_B)
-            )
-            weights = Weights(importance_NL, targets_N, pool_M, behaviours_U, cosines_UM, ramp)
-            views_NL, _ = view(histories_NL, lengths_N, uniforms, weights)
-            parts.append(views_NL.view(-1, count, longest)[:, :, :width])
-        views_BVL = torch.cat(parts, dim=1)
+        weights = Weights(importance_BL, batch.items_B, pool_M, behaviours_U, cosines_UM, ramp)
+        made = (self._made(batch, view, count, weights) for view, count in zip(self.views, self.counts, strict=True))
+        views_BVL = torch.cat(list(made), dim=1)
         replaced = (views_BVL != items_BL.unsqueeze(1)).nonzero(as_tuple=True)
         rows_K, _, places_K = replaced
         before_K = torch.searchsorted(behaviours_U, items_BL[rows_K, places_K])
@@ -169,6 +156,34 @@ class CCL4Rec:
         damage_BVL = torch.zeros_like(views_BVL, dtype=unit_UD.dtype)
         damage_BVL[replaced] = importance_BL[rows_K, places_K] * (1 - relatedness_K)
         return views_BVL, damage_BVL.sum(dim=2)
+
+    def _made(self, batch: Batch, view: Any, count: int, weights: Weights) -> Tensor:
+        """[B, count, L] the views of one kind; rows are taken by length, so that little is padding."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        items_BL, lengths_B = batch.histories.items_SL, batch.histories.lengths_S
+        longest = self.encoder.window.length  # a row's draws are counted by it, the same on every worker
+
+        @functools.cache
+        def numbers(purpose: str) -> Tensor:
+            drawn = batch.uniforms(f"views, {view.replaces}: {purpose}", count * longest)
+            return drawn.to(items_BL.device).view(len(items_BL), count, longest)
+
+        views_BVL = items_BL.unsqueeze(1).repeat(1, count, 1)
+        exponent_B = torch.log2(lengths_B.clamp(min=4).double()).ceil().long()
+        for exponent in exponent_B.unique().tolist():
+            rows_G, width = (exponent_B == exponent).nonzero().squeeze(1), min(2**exponent, items_BL.shape[1])
+
+            def uniforms(purpose: str, n: int, rows_G: Tensor = rows_G) -> Tensor:
+                return numbers(purpose)[rows_G, :, :n].reshape(-1, n)
+
+            histories_NW, importance_NW, lengths_N, targets_N = (
+                each[rows_G].repeat_interleave(count, dim=0)
+                for each in (items_BL[:, :width], weights.importance_BL[:, :width], lengths_B, weights.targets_B)
+            )
+            own = weights._replace(importance_BL=importance_NW, targets_B=targets_N)
+            made_NW, _ = view(histories_NW, lengths_N, uniforms, own)
+            views_BVL[rows_G, :, :width] = made_NW.view(len(rows_G), count, width)
+        return views_BVL
 
     def log_strengths(self, damage_BV: Tensor) -> tuple[Tensor, Tensor]:
         """[B, P] log w and [B, Q] log v."""
