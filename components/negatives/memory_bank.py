@@ -24,7 +24,7 @@ class MemoryBank(Memory):
 
     Shapes: items_M, the oldest first.
     Source: the queue of MoCo (He et al. 2020, arXiv 1911.05722); of ids, CauseRec's pool (Zhang et al. 2021, arXiv 2109.05261).
-    Differs: no vectors are kept, so that none is stale; it is never empty.
+    Differs: no vectors are kept, so that none is stale; it is never empty. Expected counts are those of a batch's positives.
     """
 
     excludes_positive = True

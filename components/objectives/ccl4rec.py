@@ -18,6 +18,7 @@ from components.negatives import Memory
 from components.objectives import Learner, Outcome
 from components.objectives.supervised import Supervised
 from components.training.batches import Batch, Histories
+from components.training.collectives import Workers
 from components.views import Weights
 
 Count = Annotated[int, Field(ge=1)]
@@ -65,6 +66,7 @@ class CCL4Rec:
         sources: Sequence[Any],
         train: Interactions,
         generator: torch.Generator,
+        workers: Workers,
         views: Sequence[Any],
         /,
         *,
@@ -90,7 +92,8 @@ class CCL4Rec:
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *others, self.bank = sources
-        self.encoder, self.views, self.counts = encoder, views, (positive_views, negative_views)
+        self.encoder, self.workers = encoder, workers
+        self.views, self.counts = views, (positive_views, negative_views)
         self.recommendation = Supervised(encoder, loss, others, train, generator)
         self.learners = {"model": Learner(encoder)}
         self.importance, self.importance_temperature = importance, importance_temperature
@@ -216,8 +219,7 @@ class CCL4Rec:
 
     def _others(self, batch: Batch, unit_BD: Tensor) -> Tensor:
         """[B, C] cosines with the global batch's rows, -inf with those of the row's own user."""
-        workers = self.bank.workers
-        unit_CD, users_C = workers.gather(unit_BD, batch.rows), workers.gather(batch.users_B, batch.rows)
+        unit_CD, users_C = (self.workers.gather(each, batch.rows) for each in (unit_BD, batch.users_B))
         return (unit_BD @ unit_CD.T).masked_fill(batch.users_B.unsqueeze(1) == users_C, -torch.inf)
 
     def _encoded(self, batch: Batch, views_BVL: Tensor) -> Tensor:

@@ -77,10 +77,10 @@ class Trainer:
         ]
         self.memories = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
         loss = catalog.build("loss", recipe.loss)
-        context = [self.encoder, loss, self.sources, train, generator]
+        context: list[Any] = [self.encoder, loss, self.sources, train, generator]
         if getattr(catalog.find("objective", recipe.objective["name"]), "takes_views", False):
             similar = similar_for(recipe.views, train)
-            context.append([catalog.build("views", spec, train.num_items, similar) for spec in recipe.views])
+            context += [workers, [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]]
         self.objective = catalog.build("objective", recipe.objective, *context)
         self.learners: dict[str, Learner] = self.objective.learners
         self.optimizers = {

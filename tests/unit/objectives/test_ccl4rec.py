@@ -199,7 +199,7 @@ def bare(P: int = 2, Q: int = 2, **settings: Any) -> Any:
     bank = trainer_of({}).sources[-1]
     loss = SimpleNamespace(logq=False)
     built: Any = CCL4Rec
-    return built(encoder, loss, [None, bank], None, None, views, positive_views=P, negative_views=Q, **settings)
+    return built(encoder, loss, [None, bank], None, None, Workers(), views, positive_views=P, negative_views=Q, **settings)
 
 
 def row(*values: float) -> Tensor:
