@@ -70,6 +70,26 @@ class MeanPool(nn.Module):
         means_BD, counts_B = self.means(histories)
         return self.project(means_BD) * (counts_B > 0).unsqueeze(1)
 
+    def encode_replaced(self, histories: Histories, views_BVL: Tensor) -> Tensor:
+        """[B, V, D] the vectors of views of histories in which some items are others: m moves by 1/n sum (e_new - e_old).
+
+        Only what differs is looked up. Neither may hold the padding's id within its length.
+        """
+        assert histories.sequence_B is None, "a history for each row"
+        means_BD, counts_B = self.means(histories)
+        old_BVL = histories.items_SL.unsqueeze(1).expand_as(views_BVL)
+        differs_BVL = views_BVL != old_BVL
+        items_K2 = torch.stack([views_BVL[differs_BVL], old_BVL[differs_BVL]], dim=1)
+        shares_K = (1 / counts_B.to(means_BD.dtype))[differs_BVL.nonzero()[:, 0]]
+        shares_K2 = torch.stack([shares_K, -shares_K], dim=1)
+        in_view_N = 2 * differs_BVL.sum(dim=2).view(-1)
+        firsts_N = in_view_N.cumsum(0) - in_view_N
+        moves_ND = F.embedding_bag(
+            items_K2.view(-1), self.item_table, firsts_N, mode="sum", per_sample_weights=shares_K2.view(-1), sparse=True
+        )
+        moved_BVD = means_BD.unsqueeze(1) + moves_ND.view(*views_BVL.shape[:2], moves_ND.shape[1])
+        return self.project(moved_BVD) * (counts_B > 0).view(-1, 1, 1)
+
     def means(self, histories: Histories) -> tuple[Tensor, Tensor]:
         """[B, D] means of the rows of a history's items, 0 of none, and [B] how many items those are."""
         items_SL, sequence_B, length_B = histories.items_SL, histories.sequence_B, histories.lengths_S

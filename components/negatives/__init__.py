@@ -7,18 +7,21 @@ how often each of some items is drawn for a row (its n_s q_s(i)), `exclude` what
 whether the row's own positive is: what the logQ correction needs. `per` is `row` where each row has candidates of its own,
 `batch` where they share them. For the plan, `candidates_of_a_row(rows, items)` says how many scores a row of a global batch
 takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
+One that remembers earlier batches is a Memory.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.training.batches import Batch
 
 UNSEEN = ("row", "seen")  # (per, exclude) of sources that draw from what a user does not have
 
@@ -29,6 +32,14 @@ class Candidates(NamedTuple):
     items: Tensor  # [C], or [B, N]
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
     excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count
+
+
+class Memory(nn.Module):
+    """A source that remembers: its buffers, the same on every worker, are part of a checkpoint."""
+
+    @abstractmethod
+    def push(self, batch: Batch) -> None:
+        """Called on every worker after each of the model's steps, with its batch."""
 
 
 def check_counts(specs: Iterable[dict[str, Any]], items: int) -> None:

@@ -58,7 +58,10 @@ class Supervised:
         return ("model",)
 
     def __call__(self, batch: Batch) -> Outcome:
-        query = self.encoder.queries(batch)
+        return self.of_queries(batch, self.encoder.queries(batch))
+
+    def of_queries(self, batch: Batch, query: Any) -> Outcome:
+        """The same, for one that has them already."""
         positive = self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
         shared_rows, own_rows = [], []

@@ -37,10 +37,15 @@ def save(
     recipe: Recipe,
     dataset_fingerprint: str,
 ) -> None:
-    """Writes all that the future of a training depends on: of each learner, by name, its weights and its optimiser."""
+    """Writes all that the future of a training depends on: of each learner, by name, its weights and its optimiser.
+
+    A module without an optimiser is a memory (components.negatives).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for learner, module in modules.items():
         save_model(folder / f"{learner}.safetensors", module)
+        if learner not in optimizers:
+            continue
         moments = {
             f"{index}.{name}": value.detach().cpu().contiguous()
             for index, values in optimizers[learner].state_dict()["state"].items()
@@ -58,7 +63,7 @@ def restore(
     recipe: Recipe,
     dataset_fingerprint: str,
 ) -> dict[str, Any]:
-    """Loads weights and optimisers in place and returns the position.
+    """Loads weights, memories and optimisers in place and returns the position.
 
     Raises:
         InputError: the checkpoint was made for another dataset or another recipe.
@@ -69,6 +74,8 @@ def restore(
             raise InputError(f"checkpoint {folder}: made for {what} {saved['made_for'][what]}, takes one of {what} {wanted}")
     for learner, module in modules.items():
         module.load_state_dict(load_file(folder / f"{learner}.safetensors"))
+        if learner not in optimizers:
+            continue
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in load_file(folder / f"{learner}_optimizer.safetensors").items():
             index, name = key.split(".", 1)

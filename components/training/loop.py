@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components import catalog
 from components.config import L2, Recipe
@@ -20,11 +20,13 @@ from components.data.interactions import Interactions
 from components.errors import DivergedError
 from components.evaluation import exact, scorers
 from components.evaluation.evaluate import SHIFTED, Task, validate
+from components.negatives import Memory
 from components.objectives import Learner
 from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch, units
 from components.training.collectives import Alone, Workers
 from components.training.optimizer import add_table_gradient, penalty
+from components.views import similar_for
 
 STEPS_UNCHECKED = 64  # so that a loss that is not finite is found soon, and no step waits for the look at it
 
@@ -73,8 +75,13 @@ class Trainer:
         self.sources = [
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]
+        self.memories = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
         loss = catalog.build("loss", recipe.loss)
-        self.objective = catalog.build("objective", recipe.objective, self.encoder, loss, self.sources, train, generator)
+        context: list[Any] = [self.encoder, loss, self.sources, train, generator]
+        if getattr(catalog.find("objective", recipe.objective["name"]), "takes_views", False):
+            similar = similar_for(recipe.views, train)
+            context += [workers, [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]]
+        self.objective = catalog.build("objective", recipe.objective, *context)
         self.learners: dict[str, Learner] = self.objective.learners
         self.optimizers = {
             name: torch.optim.Adam(
@@ -133,6 +140,9 @@ class Trainer:
         if learner == "model" and self.recipe.optimizer.clip_norm:
             torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
         optimizer.step()
+        if learner == "model":
+            for memory in self.memories.values():
+                memory.push(batch)
         return outcome.loss_B.detach().double().sum()
 
     def validate(self) -> dict[str, float]:
@@ -147,9 +157,8 @@ class Trainer:
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
     def save(self, folder: Path, dataset_fingerprint: str) -> None:
-        """Writes weights, optimisers and position."""
-        modules = {name: learner.module for name, learner in self.learners.items()}
-        checkpoint.save(folder, modules, self.optimizers, asdict(self.position), self.recipe, dataset_fingerprint)
+        """Writes weights, memories, optimisers and position."""
+        checkpoint.save(folder, self._modules(), self.optimizers, asdict(self.position), self.recipe, dataset_fingerprint)
 
     def restore(self, folder: Path, dataset_fingerprint: str, made_for: Recipe | None = None) -> None:
         """Continues from a checkpoint, made for this recipe, or for `made_for`, which must differ in epochs alone.
@@ -157,10 +166,13 @@ class Trainer:
         Raises:
             InputError: it was made for another dataset or another recipe.
         """
-        modules = {name: learner.module for name, learner in self.learners.items()}
-        saved = checkpoint.restore(folder, modules, self.optimizers, made_for or self.recipe, dataset_fingerprint)
+        saved = checkpoint.restore(folder, self._modules(), self.optimizers, made_for or self.recipe, dataset_fingerprint)
         self.position = Position(**saved)
         self.position.finished = self._is_over(self.position.epoch)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """All that learns or remembers."""
+        return {name: learner.module for name, learner in self.learners.items()} | self.memories
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the pass under way, from the present position on."""

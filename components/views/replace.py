@@ -49,7 +49,7 @@ class Replace:
         sharpness: Annotated[float, Field(ge=0)] = 5.0,
         temperature: Annotated[float, Field(ge=0.05)] = 0.1,
     ) -> None:
-        self.ratio, self.sharpness, self.temperature = ratio, sharpness, temperature
+        self.replaces, self.ratio, self.sharpness, self.temperature = replaces, ratio, sharpness, temperature
         self.sign = 1.0 if replaces == "dispensable" else -1.0
 
     def __call__(self, histories_BL: Tensor, lengths_B: Tensor, uniforms: Uniforms, weights: Weights) -> tuple[Tensor, Tensor]:

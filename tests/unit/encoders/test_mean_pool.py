@@ -89,3 +89,24 @@ def test_initial_values(std: float) -> None:
     assert encoder.item_table.std().item() == pytest.approx(std, rel=0.05)
     assert encoder.widen_weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
     assert not encoder.widen_bias.any()
+
+
+def test_a_view_is_what_encoding_it_gives_value_and_gradient() -> None:
+    encoder = mean_pool()
+    histories = read(HISTORIES)
+    views_BVL = histories.items_SL.unsqueeze(1).repeat(1, 3, 1)
+    places_L = torch.arange(views_BVL.shape[2])
+    inside_BL = places_L < histories.lengths_S.unsqueeze(1)
+    views_BVL[:, 1] = torch.where(inside_BL & (places_L % 2 == 0), (views_BVL[:, 1] + 1) % TRAIN.num_items, views_BVL[:, 1])
+    views_BVL[:, 2] = torch.where(inside_BL, 0, views_BVL[:, 2])
+    whole = [encoder.encode(Histories(view_BL, histories.lengths_S, 0)) for view_BL in views_BVL.unbind(1)]
+    gradients = []
+    for vectors_BVD in (torch.stack(whole, dim=1), encoder.encode_replaced(histories, views_BVL)):
+        assert torch.allclose(vectors_BVD, torch.stack(whole, dim=1), rtol=1e-10)
+        encoder.zero_grad()
+        (vectors_BVD * torch.linspace(-1, 2, vectors_BVD.numel()).view_as(vectors_BVD)).sum().backward()
+        gradients.append(
+            [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in encoder.parameters() if p.grad is not None]
+        )
+    assert len(gradients[0]) == 5
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(*gradients, strict=True))

@@ -96,6 +96,25 @@ def test_the_future_of_two_learners_is_the_same_bits(tmp_path: Path) -> None:
                 assert torch.equal(resumed.learners[name].module.state_dict()[key], table)
 
 
+def test_the_future_of_what_remembers_is_the_same_bits(tmp_path: Path) -> None:
+    """Views draw from a bank of recent items, across the warm-up's end and up the curriculum."""
+    given = recipe(
+        data={"source": "log.csv", "split": {"by": "leave_one_out"}},
+        encoder={"name": "mean_pool", "dim": 8, "inner_dim": 16, "init_std": 0.5},
+        objective={"name": "ccl4rec", "warm_up": 1, "curriculum_epochs": 2},
+        views=[{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+        negatives=[{"name": "in_batch"}, {"name": "memory_bank", "size": 250}],
+        training={"batch_size": 100, "epochs": 4, "precision": "float64", "checkpoint_steps": 2},
+    )
+    whole, epochs, left = checkpoints(given, tmp_path)
+    assert len(left) > 6
+    for path, before, _ in left:
+        resumed = trainer(given)
+        resumed.restore(path, DATASET)
+        assert go_on(resumed) == epochs[before:]
+        assert torch.equal(resumed.encoder.state_dict()["item_table"], whole.encoder.state_dict()["item_table"])
+
+
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     given = mixed(patience=3, min_epochs=5, epochs=60, checkpoint_steps=None)
     whole, epochs, left = checkpoints(given, tmp_path)

@@ -56,13 +56,27 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
     "mean_pool": {"data": LAST_LEFT_OUT, "encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "init_std": 0.5}},
+    "ccl4rec": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "init_std": 0.5},
+        "objective": {"name": "ccl4rec", "warm_up": 1, "curriculum_epochs": 2},
+        "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+        "negatives": [{"name": "in_batch"}, {"name": "memory_bank", "size": 70}],
+    },
+    "ccl4rec, sasrec, dropout": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {**SASREC, "dropout": 0.3},
+        "objective": {"name": "ccl4rec", "positive_views": 1, "negative_views": 2, "warm_up": 0},
+        "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+        "negatives": [{"name": "uniform", "count": 30}, {"name": "memory_bank", "size": 70}],
+    },
     "mean_pool, others": {"encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "history": "others", "init_std": 0.5}},
 }
 
 TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
 SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 
-CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mean_pool")
+CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mean_pool", "ccl4rec")
 FEWER = (*CURVES, "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
 

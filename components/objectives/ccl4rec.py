@@ -1,0 +1,232 @@
+"""CCL4Rec-style: views by how much they matter, contrasted with the history, and with each other. Our design."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from components.data.interactions import Interactions
+from components.errors import InputError
+from components.negatives import Memory
+from components.objectives import Learner, Outcome
+from components.objectives.supervised import Supervised
+from components.training.batches import Batch, Histories
+from components.training.collectives import Workers
+from components.views import Weights
+
+Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0.01)]
+Weight = Annotated[float, Field(ge=0)]
+VIEWS = ["dispensable", "indispensable"]
+SAME = 1e-6  # damages so near are equal: what differs is rounding
+
+
+class CCL4Rec:
+    """L_b = L_rec + contrast_weight L_CL + ranking_weight L_CC, with P positive and Q negative views of each history x_1..x_n.
+
+    importance   a_t = softmax_t( cos(e_{x_t}, e_y) / importance_temperature ), y the target: in training alone
+    relatedness  r_tj = (1 + cos(e_{x_t}, e_j)) / 2, j the substitute of x_t, from the memory bank
+    damage       D_v = sum over the replaced t of a_t (1 - r_tj); c_v = cos(h, h_v)
+    strengths    w = P softmax_p( (1 - D_p) / strength_temperature ),  v = Q softmax_n( D_n / strength_temperature )
+    L_CL         -1/P sum_p w_p log( e^{c_p/t} / (e^{c_p/t} + sum_n v_n e^{c_n/t} + sum_u' e^{cos(h, h_u')/t}) ), u' the rows of
+                 other users in the global batch, t the contrast_temperature
+    L_CC         mean over pairs of views a before b of [M_ab - (c_a - c_b)]_+, M_ab = margin (D_b - D_a); positive views come
+                 before negative ones, where M_ab is boundary_margin at least, and of one kind the less damaged first
+
+    a, r, D, w and v have no gradient. L_rec is `supervised`'s with the recipe's loss and all sources but the bank, the last. Of
+    `views`, the first makes the positive ones, the second the negative ones; the sharpness of both rises linearly from 0 over
+    `curriculum_epochs` (0: it is there at once). Rows none of whose views differs have L_rec alone, as all have in the first
+    `warm_up` epochs. With both weights 0 it is `supervised`.
+
+    Ablations: without `importance` a_t = 1/n, so any positions alike; without `relatedness` cosines with substitutes count as
+    0, so any substitutes alike and r = 1/2; `strengths: equal` w = v = 1, `hard` v ~ exp(-D_n / strength_temperature);
+    `ranking_weight` 0.
+
+    Memory: rows x rows of the global batch for L_CL, and what `replace` says of the bank.
+    Raises: InputError for other views, for no bank at the end of the sources, for an encoder that reads no histories.
+    Source: our design after the abstract of CCL4Rec (Zhang et al. 2022, arXiv 2208.08024), whose equations are not public: it
+    replicates nothing.
+    Differs: views of one kind that are equally damaged have no order, and no term in L_CC.
+    """
+
+    takes_views, positives = True, "rows"
+
+    def __init__(
+        self,
+        encoder: Any,
+        loss: Any,
+        sources: Sequence[Any],
+        train: Interactions,
+        generator: torch.Generator,
+        workers: Workers,
+        views: Sequence[Any],
+        /,
+        *,
+        positive_views: Count = 4,
+        negative_views: Count = 4,
+        importance: bool = True,
+        importance_temperature: Temperature = 0.2,
+        relatedness: bool = True,
+        strengths: Literal["adaptive", "equal", "hard"] = "adaptive",
+        strength_temperature: Temperature = 0.2,
+        contrast_weight: Weight = 0.1,
+        contrast_temperature: Temperature = 0.1,
+        ranking_weight: Weight = 0.1,
+        margin: Weight = 1.0,
+        boundary_margin: Weight = 0.1,
+        warm_up: Epochs = 2,
+        curriculum_epochs: Epochs = 30,
+    ) -> None:
+        if encoder.window is None:
+            raise InputError("encoder: objective.ccl4rec takes one that reads histories, mean_pool or sasrec")
+        if len(sources) < 2 or not isinstance(sources[-1], Memory):
+            raise InputError("negatives: objective.ccl4rec takes {name: memory_bank} last, after the sources of the loss")
+        if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
+            raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
+        *others, self.bank = sources
+        self.encoder, self.workers = encoder, workers
+        self.views, self.counts = views, (positive_views, negative_views)
+        self.recommendation = Supervised(encoder, loss, others, train, generator)
+        self.learners = {"model": Learner(encoder)}
+        self.importance, self.importance_temperature = importance, importance_temperature
+        self.relatedness = relatedness
+        self.strengths, self.strength_temperature = strengths, strength_temperature
+        self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature
+        self.ranking_weight, self.margin, self.boundary_margin = ranking_weight, margin, boundary_margin
+        self.warm_up, self.curriculum_epochs = warm_up, curriculum_epochs
+
+    def passes(self, epoch: int) -> tuple[str, ...]:
+        """The model's, in every epoch."""
+        return ("model",)
+
+    def __call__(self, batch: Batch) -> Outcome:
+        query = self.encoder.queries(batch)
+        outcome = self.recommendation.of_queries(batch, query)
+        if batch.key[1] < self.warm_up or not (self.contrast_weight or self.ranking_weight):
+            return outcome
+        return outcome._replace(loss_B=outcome.loss_B + self._of_views(batch, query.vectors))
+
+    def _of_views(self, batch: Batch, queries_BD: Tensor) -> Tensor:
+        """[B] what the views add to the loss."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        views_BVL, damage_BV = self.drawn(batch)
+        differs_B = (views_BVL != batch.histories.items_SL.unsqueeze(1)).any(dim=2).any(dim=1)
+        vectors_BVD = F.normalize(self._encoded(batch, views_BVL), dim=2)
+        unit_BD = F.normalize(queries_BD, dim=1)
+        cosines_BV = (vectors_BVD * unit_BD.unsqueeze(1)).sum(dim=2)
+        added_B = torch.zeros_like(cosines_BV[:, 0])
+        if self.contrast_weight:
+            others_BC = self._others(batch, unit_BD)
+            added_B = added_B + self.contrast_weight * self.contrast(cosines_BV, damage_BV, others_BC)
+        if self.ranking_weight:
+            added_B = added_B + self.ranking_weight * self.ranking(cosines_BV, damage_BV)
+        return torch.where(differs_B, added_B, 0.0)
+
+    @torch.no_grad()
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The views of each history, [B, P + Q, L], positive ones first, and the damage done to it, [B, P + Q]."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        items_BL, lengths_B, _, sequence_B, _ = batch.histories
+        assert sequence_B is None, "a history for each row"
+        inside_BL = torch.arange(items_BL.shape[1], device=items_BL.device) < lengths_B.unsqueeze(1)
+        behaviours_U, place_N = items_BL[inside_BL].unique(return_inverse=True)
+        pool_M = self.bank.items_M.sort().values
+        unit_UD, unit_MD, target_BD = (
+            F.normalize(self.encoder.items(ids).vectors, dim=1) for ids in (behaviours_U, pool_M, batch.items_B)
+        )
+        cosines_UM = unit_UD @ unit_MD.T if self.relatedness else unit_UD.new_zeros(len(behaviours_U), len(pool_M))
+        cosines_BL = torch.full_like(items_BL, -torch.inf, dtype=unit_UD.dtype)
+        rows_N = inside_BL.nonzero()[:, 0]
+        cosines_BL[inside_BL] = (unit_UD[place_N] * target_BD[rows_N]).sum(dim=1) if self.importance else 0.0
+        importance_BL = torch.softmax(cosines_BL / self.importance_temperature, dim=1)
+        ramp = min(1.0, batch.key[1] / self.curriculum_epochs) if self.curriculum_epochs else 1.0
+        weights = Weights(importance_BL, batch.items_B, pool_M, behaviours_U, cosines_UM, ramp)
+        made = (self._made(batch, view, count, weights) for view, count in zip(self.views, self.counts, strict=True))
+        views_BVL = torch.cat(list(made), dim=1)
+        replaced = (views_BVL != items_BL.unsqueeze(1)).nonzero(as_tuple=True)
+        rows_K, _, places_K = replaced
+        before_K = torch.searchsorted(behaviours_U, items_BL[rows_K, places_K])
+        after_K = torch.searchsorted(pool_M, views_BVL[replaced])
+        relatedness_K = (1 + cosines_UM[before_K, after_K]) / 2
+        damage_BVL = torch.zeros_like(views_BVL, dtype=unit_UD.dtype)
+        damage_BVL[replaced] = importance_BL[rows_K, places_K] * (1 - relatedness_K)
+        return views_BVL, damage_BVL.sum(dim=2)
+
+    def _made(self, batch: Batch, view: Any, count: int, weights: Weights) -> Tensor:
+        """[B, count, L] the views of one kind; rows are taken by length, so that little is padding."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        items_BL, lengths_B = batch.histories.items_SL, batch.histories.lengths_S
+        longest = self.encoder.window.length  # a row's draws are counted by it, the same on every worker
+
+        @functools.cache
+        def numbers(purpose: str) -> Tensor:
+            drawn = batch.uniforms(f"views, {view.replaces}: {purpose}", count * longest)
+            return drawn.to(items_BL.device).view(len(items_BL), count, longest)
+
+        views_BVL = items_BL.unsqueeze(1).repeat(1, count, 1)
+        exponent_B = torch.log2(lengths_B.clamp(min=4).double()).ceil().long()
+        for exponent in exponent_B.unique().tolist():
+            rows_G, width = (exponent_B == exponent).nonzero().squeeze(1), min(2**exponent, items_BL.shape[1])
+
+            def uniforms(purpose: str, n: int, rows_G: Tensor = rows_G) -> Tensor:
+                return numbers(purpose)[rows_G, :, :n].reshape(-1, n)
+
+            histories_NW, importance_NW, lengths_N, targets_N = (
+                each[rows_G].repeat_interleave(count, dim=0)
+                for each in (items_BL[:, :width], weights.importance_BL[:, :width], lengths_B, weights.targets_B)
+            )
+            own = weights._replace(importance_BL=importance_NW, targets_B=targets_N)
+            made_NW, _ = view(histories_NW, lengths_N, uniforms, own)
+            views_BVL[rows_G, :, :width] = made_NW.view(len(rows_G), count, width)
+        return views_BVL
+
+    def log_strengths(self, damage_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, P] log w and [B, Q] log v."""
+        damage_BP, damage_BQ = damage_BV.split(self.counts, dim=1)
+        if self.strengths == "equal":
+            return torch.zeros_like(damage_BP), torch.zeros_like(damage_BQ)
+        sign = -1 if self.strengths == "hard" else 1
+        pull_BP = torch.log_softmax((1 - damage_BP) / self.strength_temperature, dim=1) + math.log(self.counts[0])
+        return pull_BP, torch.log_softmax(sign * damage_BQ / self.strength_temperature, dim=1) + math.log(self.counts[1])
+
+    def contrast(self, cosines_BV: Tensor, damage_BV: Tensor, others_BC: Tensor) -> Tensor:
+        """[B] L_CL; others_BC are cosines with other users' rows, -inf where there is none."""
+        positive_BP, negative_BQ = (cosines_BV / self.contrast_temperature).split(self.counts, dim=1)
+        log_pull_BP, log_push_BQ = self.log_strengths(damage_BV)
+        against_BC = torch.cat([negative_BQ + log_push_BQ, others_BC / self.contrast_temperature], dim=1)
+        against_B1 = torch.logsumexp(against_BC, dim=1, keepdim=True)  # finite: there is a negative view
+        return (log_pull_BP.exp() * (torch.logaddexp(positive_BP, against_B1) - positive_BP)).mean(dim=1)
+
+    def ranking(self, cosines_BV: Tensor, damage_BV: Tensor) -> Tensor:
+        """[B] L_CC."""
+        views = damage_BV.shape[1]
+        positive_V = torch.arange(views, device=damage_BV.device) < self.counts[0]
+        boundary_VV = positive_V.unsqueeze(1) & ~positive_V
+        more_BVV = damage_BV.unsqueeze(1) - damage_BV.unsqueeze(2)  # [:, a, b]: D_b - D_a
+        margins_BVV = self.margin * more_BVV
+        margins_BVV = torch.where(boundary_VV, margins_BVV.clamp(min=self.boundary_margin), margins_BVV)
+        before_BVV = boundary_VV | ((positive_V.unsqueeze(1) == positive_V) & (more_BVV > SAME))
+        missing_BVV = F.relu(margins_BVV - (cosines_BV.unsqueeze(2) - cosines_BV.unsqueeze(1)))
+        return (missing_BVV * before_BVV).sum(dim=(1, 2)) / math.comb(views, 2)
+
+    def _others(self, batch: Batch, unit_BD: Tensor) -> Tensor:
+        """[B, C] cosines with the global batch's rows, -inf with those of the row's own user."""
+        unit_CD, users_C = (self.workers.gather(each, batch.rows) for each in (unit_BD, batch.users_B))
+        return (unit_BD @ unit_CD.T).masked_fill(batch.users_B.unsqueeze(1) == users_C, -torch.inf)
+
+    def _encoded(self, batch: Batch, views_BVL: Tensor) -> Tensor:
+        """[B, V, D] by the encoder's own short way where it has one."""
+        histories = batch.histories
+        assert histories is not None, "batches are made with the encoder's window"
+        if hasattr(self.encoder, "encode_replaced"):
+            return self.encoder.encode_replaced(histories, views_BVL)
+        read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
+        return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
