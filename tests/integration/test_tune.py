@@ -18,22 +18,11 @@ from components.config import Recipe
 from components.errors import FailedError, InputError
 from ray_jobs import _dataflow, _found, _refits, _search, _tracking
 from tests.integration import searching, training
-from tests.integration.preparing import write_log
 from tests.integration.searching import SLOW, TOO_LARGE, children, ended
 from tests.integration.training import Tracked, code, has_all_epochs, kill_group, program, recipe_file, wait_for
 
 SPACE = {"loss.temperature": {"choice": [0.1, 0.3]}, "encoder.dim": {"choice": [8, TOO_LARGE]}}
 TWO_WORKERS = {"num_workers": 2, "cpus_per_worker": 1}  # of each trial, on four CPUs: two trials at once
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("log") / "log.csv", rows=3000)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(scope="module")
