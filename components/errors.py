@@ -26,6 +26,10 @@ class InputError(ValueError):
     """
 
 
+class TrackingError(InputError):
+    """MLflow does not answer where a run is to begin: a wrong address, or an outage."""
+
+
 class DivergedError(ArithmeticError):
     """The loss is no longer a finite number: no retry helps. Programs print it without a traceback."""
 

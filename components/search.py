@@ -37,6 +37,14 @@ class Search(Section):
         """None: as many as there are, or as the hours allow."""
         return self.trials or (None if self.hours or self.searcher == "grid" else DEFAULT_TRIALS)
 
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs after which ASHA compares trials of so many; none under another scheduler."""
+        found, epoch = [], self.grace_epochs
+        while self.scheduler == "asha" and epoch < epochs:
+            found.append(epoch)
+            epoch *= self.reduction_factor
+        return found
+
     @field_validator("space")
     @classmethod
     def _distributions(cls, value: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,14 @@ def failures(folder: Path) -> str:
             kinds[failed["kind"]] += 1
             first.setdefault(failed["kind"], f"{run.name}: {failed['reason'][:LONGEST_REASON]}")
     return "; ".join(f"{number} {kind} ({first[kind]})" for kind, number in kinds.most_common())
+
+
+def sweep(folder: Path) -> None:
+    """Deletes the checkpoints of trials that ended early: a search that is over never goes on with them."""
+    for run in runs(folder):
+        if ended(run) in ("stopped", "failed"):
+            for checkpoint in run.glob("checkpoint_2*"):
+                shutil.rmtree(checkpoint)
 
 
 def close(folder: Path) -> None:

@@ -21,7 +21,7 @@ REFIT = "refit.json"
 
 def check(folder: Path) -> None:
     """Raises InputError where a search was tested before."""
-    if (folder / REFIT).exists():
+    if "metrics" in _begun(folder):
         raise InputError(f"--refit: {folder} was refitted and tested before, and a test is looked at once; see {REFIT} there")
 
 
@@ -31,32 +31,38 @@ def refit(folder: Path, number: int) -> dict[str, Any]:
     folder and MLflow run.
 
     Raises:
-        InputError: the search has not ended, or was tested before.
+        InputError: the search has not ended, was tested before, or other seeds were begun.
     """
     check(folder)
     best = folder / _trials.TRIALS / storage.open_finished(folder, "search")["best"]
     recipe, dataset = recipe_of(best), Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
-    seeds = list(range(1, number + 1))
+    tracked, seeds = _tracking.attach(folder), list(range(1, number + 1))
+    told = _begun(folder) or {"trial": best.name, "seeds": seeds, "runs": []}
+    if told["seeds"] != seeds:
+        raise InputError(f"--refit: got {number}, takes {len(told['seeds'])}, the number of seeds that were begun for {folder}")
     with _program.cluster():
-        runs = [_training.train(parse({**recipe.model_dump(), "seed": seed}), dataset) for seed in seeds]
-    metrics = {}
+        for seed in seeds[len(told["runs"]) :]:
+            own = parse({**recipe.model_dump(), "seed": seed})
+            told["runs"].append(str(_training.train(own, dataset, tags={"search": tracked.run_id})))
+            storage.write_json(folder / REFIT, told)  # what was fitted before an interruption is what is tested
+    metrics: dict[str, dict[str, Any]] = {}
     for split in sorted(path.name for path in dataset.glob("test*")):
-        found = [_evaluation.evaluate(recipe, run, dataset, split).metrics[_results.MODEL] for run in runs]
+        found = [_evaluation.evaluate(recipe, Path(run), dataset, split).metrics[_results.MODEL] for run in told["runs"]]
         metrics[split] = {name: interval([each[name] for each in found]) for name in found[0]}
-    told = {
-        "trial": best.name,
-        "seeds": seeds,
-        "runs": [str(run) for run in runs],
-        "metrics": metrics,
-    }
+    told["metrics"] = metrics
     storage.write_json(folder / REFIT, told)
-    tracked = _tracking.attach(folder)
     with _tracking.saying(tracked, folder / REFIT):
         tracked.artifact(folder / REFIT)
-        means = {f"{split}_{name}_mean": about["mean"] for split, found in metrics.items() for name, about in found.items()}
-        tracked.metrics(means)
+        found = {f"{split}_{name}": about for split, own in metrics.items() for name, about in own.items()}
+        tracked.metrics(
+            {f"{name}_{what}": value for name, about in found.items() for what, value in about.items() if value is not None}
+        )
     _show(told, recipe)
     return told
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    return storage.read_json(folder / REFIT) if (folder / REFIT).exists() else {}
 
 
 def recipe_of(trial: Path) -> Recipe:

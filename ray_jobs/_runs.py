@@ -1,4 +1,4 @@
-"""Names and folders of runs: `runs/<recipe>-<fingerprint>-<attempt>/`, stable over retries and new for each new run."""
+"""Names and folders of runs and searches: `runs/<recipe>-<fingerprint>-<attempt>/`, stable over retries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from components.config import Recipe
 from components.errors import InputError
 
 
-def create(recipe: Recipe) -> Path:
-    """A new run's folder, with the recipe in it; creating it is what claims the name."""
-    runs = Path(recipe.scale.storage_path) / "runs"
+def create(recipe: Recipe, kind: str = "runs") -> Path:
+    """The folder of a new run, or of one of the `searches`, with the recipe in it; creating it is what claims the name."""
+    runs = Path(recipe.scale.storage_path) / kind
     runs.mkdir(parents=True, exist_ok=True)
     while True:
         folder = runs / f"{recipe.name}-{recipe.fingerprint()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"

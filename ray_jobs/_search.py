@@ -13,9 +13,9 @@ from ray import tune
 
 from components import config, space, storage
 from components.config import Recipe
-from components.errors import FailedError, InputError
+from components.errors import FailedError, InputError, TrackingError
 from components.reports.search_plots import Trial
-from ray_jobs import _found, _program, _results, _search_report, _searchers, _tracking, _trials
+from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
 JUDGES = ("training.select_on", "training.fit_on", "training.metric", "training.epochs")  # what trials are compared by
@@ -79,7 +79,7 @@ def run(recipe: Recipe, dataset: Path) -> Path:
     check(recipe)
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
-    folder = _create(recipe)
+    folder = _runs.create(recipe, "searches")
     with storage.lock(folder):
         tracked = _tracking.create(recipe, folder, dataset, {"kind": "search", "mlflow.source.name": "ray_jobs.tune"})
         _search(recipe, dataset, folder, tracked)
@@ -87,7 +87,8 @@ def run(recipe: Recipe, dataset: Path) -> Path:
 
 
 def resume(recipe: Recipe, folder: Path) -> None:
-    """Continues an interrupted search: trials that ended stay, the others go on from their checkpoints.
+    """Continues an interrupted search: trials that ended stay, the others go on from their checkpoints, with the workers that
+    the recipe has now: the cluster may be another.
 
     Raises:
         InputError: it was started from another recipe; names the differences.
@@ -101,10 +102,11 @@ def resume(recipe: Recipe, folder: Path) -> None:
         print(f"{folder}: finished already")
         return
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    scale = recipe.scale.model_copy(update={"storage_path": began.scale.storage_path})
     _program.require_server(_tracking.uri(began))
-    _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
+    _program.require_slots(scale, scale.num_workers, scale.use_gpu)
     with storage.lock(folder):
-        _search(began, dataset, folder, _tracking.attach(folder))
+        _search(began.model_copy(update={"scale": scale}), dataset, folder, _tracking.attach(folder))
 
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
@@ -123,6 +125,7 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
             tuner.fit()
         finally:
             _found.close(folder)
+        _found.sweep(folder)
         trials = _found.trials(folder)
         _search_report.write(trials, recipe, folder, tracked)
         if 2 * [trial.ended for trial in trials].count("failed") > len(trials):
@@ -164,14 +167,6 @@ def _differences(began: Recipe, now: Recipe) -> Iterator[str]:
             yield f"{key} was {before.get(key, 'absent')}, is {after.get(key, 'absent')}"
 
 
-def _create(recipe: Recipe) -> Path:
-    name = f"{recipe.name}-{recipe.fingerprint()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    folder = Path(recipe.scale.storage_path) / "searches" / name
-    folder.mkdir(parents=True)
-    storage.write_text(folder / "recipe.json", recipe.to_json())
-    return folder
-
-
 def too_many_failed(ended: list[str]) -> bool:
     """Over half of the trials that have begun, one under way being no failure, and not merely the first."""
     failed = ended.count("failed")
@@ -206,17 +201,20 @@ class Watch(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id
         if run.exists() and not _found.ended(run):  # Tune has ended it, for the search ends
-            search, epoch = self._recipe.search, trial.last_result.get(_trials.EPOCH)
-            by = "the end of the search's hours" if search.hours else "the end of the search"
-            storage.write_json(run / _tracking.STOPPED, {"by": by, "epoch": epoch})
+            if too_many_failed([_found.ended(each) for each in _found.runs(self._folder)]):
+                by = "the search's failures"
+            else:
+                by = "the end of the search's hours"
+            storage.write_json(run / _tracking.STOPPED, {"by": by, "epoch": trial.last_result.get(_trials.EPOCH, 0)})
         self._say(run)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process or node was lost more often than scale.max_failures."""
+        """Its process or node was lost, or MLflow away, more often than scale.max_failures."""
         run = self._folder / _trials.TRIALS / trial.trial_id
         if _found.ended(run):
             return
-        _trials.keep_failure(run, "lost workers", Path(trial.error_file).read_text() if trial.error_file else "lost")
+        error = Path(trial.error_file).read_text() if trial.error_file else "lost"
+        _trials.keep_failure(run, "tracking" if TrackingError.__name__ in error else "lost workers", error)
         self._say(run)
 
     def _say(self, run: Path) -> None:

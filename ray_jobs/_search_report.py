@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +51,14 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         history = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.hours)
         so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
         name = f"best_{recipe.training.select_on}_{_trials.metric_of(recipe)}"
-        tracked.log([{"time": time.time(), "step": n, "metrics": {name: value}} for n, value in enumerate(so_far, 1)])
+        began = (folder / "recipe.json").stat().st_mtime  # sent twice with the same times, points are there once
+        times = [began + trial.hours * 3600 for trial in history]
+        tracked.log(
+            [
+                {"time": time, "step": n, "metrics": {name: best}}
+                for n, (time, best) in enumerate(zip(times, so_far, strict=True), 1)
+            ]
+        )
 
 
 def best_recipe(trials: Sequence[Trial], folder: Path) -> str:

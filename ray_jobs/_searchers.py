@@ -6,10 +6,10 @@ import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -18,7 +18,7 @@ from components import space, storage
 from components.config import Recipe, Scale
 from components.search import Search
 from components.space import Question
-from ray_jobs import _tracking, _trials
+from ray_jobs import _found, _program, _tracking, _trials
 
 
 def trainable(plan: _trials.Plan) -> Any:
@@ -56,10 +56,7 @@ def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune
 
 def slots(scale: Scale) -> int:
     """Trials that the cluster has room for at once."""
-    total = ray.cluster_resources()
-    cpus = total.get("CPU", 0) // (scale.num_workers * scale.cpus_per_worker)
-    gpus = total.get("GPU", 0) // scale.num_workers if scale.use_gpu else cpus
-    return max(1, int(min(cpus, gpus)))
+    return _program.require_slots(scale, scale.num_workers, scale.use_gpu) // scale.num_workers
 
 
 def grid(search: Search) -> Iterator[space.Answers]:
@@ -104,7 +101,7 @@ def _asha(recipe: Recipe, folder: Path) -> Asha:
         reduction_factor=recipe.search.reduction_factor,
         stop_last_trials=False,  # one that reaches its last epoch ends by itself, and keeps its model
     )
-    scheduler.folder = folder
+    scheduler.folder, scheduler.base = folder, recipe
     return scheduler
 
 
@@ -114,6 +111,20 @@ class Asha(ASHAScheduler):
     """
 
     folder: Path
+    base: Recipe
+    _is_filled = False
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A search that is resumed has its rungs from the trials' folders: Tune keeps none."""
+        super().on_trial_add(tune_controller, trial)
+        if not self._is_filled:
+            self._is_filled = True
+            bracket = self._trial_info[trial.trial_id]
+            for run in _found.runs(self.folder):
+                history = _tracking.read_history(run)
+                for epoch in self.base.search.rungs(history[-1]["step"] + 1 if history else 0):
+                    if found := _trials.standing(history, self.base, epoch):
+                        bracket.on_result(SimpleNamespace(trial_id=run.name), epoch, found[_trials.SCORE])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         stopped = self.folder / _trials.TRIALS / trial.trial_id / _tracking.STOPPED

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from components import storage
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import InputError, TrackingError
 from ray_jobs._mlflow import LONGEST_NAME, metric_name, metric_value, patiently, text
 from ray_jobs._mlflow import client as client  # for what a TrackedRun does not do
 
@@ -107,7 +107,7 @@ def create(
     """Creates the MLflow run of a training, with tags, the dataset as an input, and its parameters: all of them, or `params`.
 
     Raises:
-        InputError: the tracking server does not answer.
+        TrackingError: the tracking server does not answer.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
     from mlflow.utils import mlflow_tags
@@ -152,7 +152,7 @@ def create(
             with contextlib.suppress(Exception):
                 tracked.end("FAILED", f"it could not be begun: {error}")
         if isinstance(error, Exception):
-            raise InputError(
+            raise TrackingError(
                 f"tracking.uri: got {where}, where no run could be begun: {type(error).__name__}: {error}"
             ) from error
         raise
@@ -308,15 +308,19 @@ def end_left(run: Path) -> None:
     """Ends the run of a driver that is gone: as stopped where its folder says that a search ended it, else as killed."""
     tracked = attach(run)
     if (run / STOPPED).exists():
-        end(tracked, run, "FINISHED", why_stopped(run))
+        tell_stopped(tracked, run)
+        end(tracked, run, "FINISHED")
     else:
         end(tracked, run, "KILLED", "the driver was killed")
 
 
-def why_stopped(run: Path) -> str:
-    """By whom or what a trial was ended before its last epoch, and when."""
+def tell_stopped(tracked: TrackedRun, run: Path) -> None:
+    """By whom or what a trial was ended before its last epoch, and when: as tags, to be filtered by."""
     told = storage.read_json(run / STOPPED)
-    return f"stopped by {told['by']} at epoch {told['epoch']}"
+    with saying(tracked, run / STOPPED):
+        tracked.tag("stopped", told["by"])
+        tracked.tag("stopped_epoch", str(told["epoch"]))
+        tracked.tag("reason", f"stopped by {told['by']} at epoch {told['epoch']}")
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,8 @@ def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(exclude={"name", "seed", "training", "tracking", "scale", "evaluation", "search"})
 
 
-def train(recipe: Recipe, dataset: Path, extended: Path | None = None) -> Path:
-    """Trains a new run, from where another ended if it is to extend that, and returns its folder."""
+def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Mapping[str, str] | None = None) -> Path:
+    """Trains a new run, from where another ended if it is to extend that, and returns its folder. `tags` are MLflow's."""
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
@@ -102,8 +103,8 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None) -> Path:
         try:
             if extended is not None:
                 _checkpoints.copy_last(extended, folder)
-            tags = {"extends": _tracking.attach(extended).run_id} if extended is not None else {}
-            tracked = _tracking.create(recipe, folder, dataset, tags)
+            extends = {"extends": _tracking.attach(extended).run_id} if extended is not None else {}
+            tracked = _tracking.create(recipe, folder, dataset, {**extends, **(tags or {})})
         except InputError:
             shutil.rmtree(folder)  # nothing has begun
             raise

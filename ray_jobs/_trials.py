@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import traceback
 import uuid
@@ -22,10 +23,11 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components import space, storage
 from components.config import Recipe, parse
-from components.errors import DivergedError, InputError, WorkerError
+from components.errors import DivergedError, InputError, TrackingError, WorkerError
 from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
@@ -63,7 +65,8 @@ def keeping_credentials() -> Iterator[str]:
     """The name of the actor that keeps them; empty where there are none."""
     values = _credentials.here()
     name = f"credentials-{uuid.uuid4().hex}" if values else ""
-    keeper = Keeper.options(name=name).remote(values) if values else None
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # not lost with another node
+    keeper = Keeper.options(name=name, scheduling_strategy=here).remote(values) if values else None
     yield name
     del keeper  # it ends with its last handle
 
@@ -92,7 +95,7 @@ def run(config: dict[str, Any], plan: Plan) -> None:
     if not storage.is_finished(folder) and not (folder / _tracking.STOPPED).exists():
         try:
             _train(base, answers, folder, plan)
-        except RayActorError:  # Train's controller is gone: Tune tries again
+        except (RayActorError, TrackingError):  # Train's controller is gone, or MLflow away for long: Tune tries again
             raise
         except Exception as error:
             keep_failure(folder, kind_of(error), error)
@@ -122,8 +125,7 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
             tracked.reopen()
         _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
         if (folder / _tracking.STOPPED).exists():
-            with _tracking.saying(tracked, folder / _tracking.STOPPED):
-                tracked.tag("reason", _tracking.why_stopped(folder))
+            _tracking.tell_stopped(tracked, folder)
         else:
             _training.finish(recipe, dataset, folder, tracked)
         if found := standing(_tracking.read_history(folder), base):
@@ -132,22 +134,30 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
 
 
 class Teller(TuneReportCallback):
-    """Train's callback that tells Tune where the trial stands, from all epochs that the run's folder has."""
+    """Train's callback that tells Tune where the trial stands, from all epochs that the run's folder has.
+
+    A report may have many epochs: of those, ASHA hears of each at which it compares trials, or it would compare unlike ones.
+    """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         super().__init__()
-        self._plan, self._folder = plan, folder
+        self._base, self._folder, self._told = plan.base(), folder, 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None) -> None:
-        history, base = _tracking.read_history(self._folder), self._plan.base()
-        found = standing(history, base)
-        if found and found[EPOCH] < base.training.epochs:  # of a whole training, Tune hears once its model is kept
-            super().after_report(run_context, [found], None)
+        history = _tracking.read_history(self._folder)
+        last = history[-1]["step"] if history else 0
+        rungs = [epoch for epoch in self._base.search.rungs(self._base.training.epochs) if self._told < epoch < last]
+        for epoch in [*rungs, last]:
+            found = standing(history, self._base, epoch)
+            if found and epoch < self._base.training.epochs:  # of a whole training, Tune hears once its model is kept
+                super().after_report(run_context, [found], None)
+        self._told = last
 
 
-def standing(history: list[dict[str, Any]], base: Recipe) -> dict[str, float]:
-    """Of the epoch that training would choose so far: what is searched for. {} before the first validation."""
+def standing(history: list[dict[str, Any]], base: Recipe, until: float = math.inf) -> dict[str, float]:
+    """Of the epoch that training would choose so far, or after epoch `until`: what is searched for. {} before a validation."""
     split, chosen_by = base.training.select_on, f"{base.training.select_on}_{base.training.metric}"
+    history = [entry for entry in history if entry["step"] <= until]
     validated = [entry for entry in history if chosen_by in entry["metrics"]]
     if not validated:
         return {}

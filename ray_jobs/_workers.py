@@ -33,7 +33,15 @@ from ray_jobs._system import SystemSampler
 from ray_jobs._tracking import STOPPED, TrackedRun, read_history, write_history
 
 PROGRESS = "progress.json"
-LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what workers say when another one is gone
+LOST = (  # what workers say when another one is gone
+    "gloo",
+    "NCCL",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection was closed",
+    "Broken pipe",
+    "failed to recv, got 0 bytes",
+)
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
@@ -72,7 +80,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
         return {"error": f"{type(error).__name__}: {error}", "input": isinstance(error, InputError)}
     except Exception as error:
-        if not any(said in str(error) for said in LOST):
+        if _is_no_memory(error) or not any(said in str(error) for said in LOST):  # NCCL lacks memory too
             kind = "out of memory" if _is_no_memory(error) else "error"
             storage.write_json(run / ERROR, {"kind": kind, "text": traceback.format_exc()})
         raise

@@ -1,13 +1,19 @@
-"""One Ray cluster in this process for all tests: Ray Data keeps state that does not outlive the cluster it was made in."""
+"""One Ray cluster in this process for all tests: Ray Data keeps state that does not outlive the cluster it was made in.
+
+And a small log and a storage path for each module that trains.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
+
+from tests.integration.preparing import write_log
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "log.csv", rows=3000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")

@@ -137,7 +137,7 @@ def test_a_failed_trial_says_why(pages: Pages, searched: Path) -> None:
     told = storage.read_json(searched / _trials.TRIALS / trial / _trials.FAILED)
     expect(page.get_by_text(told["reason"][:60]).first).to_be_visible()
     pages.artifacts()
-    pages.artifact(_trials.FAILED)
+    pages.artifact(_trials.TRACEBACK)
     expect(page.locator("pre")).to_contain_text("Traceback (most recent call last)")
 
 

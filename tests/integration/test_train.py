@@ -18,7 +18,7 @@ from components.config import Recipe
 from components.errors import DivergedError, InputError
 from ray_jobs import _checkpoints, _dataflow, _evaluation, _runs, _tracking, _training
 from tests.integration import training
-from tests.integration.preparing import ROOT, RULES, parts, write_log
+from tests.integration.preparing import ROOT, RULES, parts
 from tests.integration.training import (
     Tracked,
     has_all_epochs,
@@ -32,16 +32,6 @@ from tests.integration.training import (
     train_workers,
     wait_for,
 )
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("log") / "log.csv", rows=3000)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(scope="module")

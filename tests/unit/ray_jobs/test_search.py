@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.tune.integration.ray_train import TuneReportCallback
 
+from components import storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, FailedError, InputError, WorkerError
 from components.reports.search_plots import Trial
-from ray_jobs import _found, _refits, _search, _search_report, _searchers, _trials, _workers
+from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
 SHORT = "the actor was killed due to the node running low on memory"
@@ -134,6 +137,43 @@ def test_another_k_is_asked_for_throughout() -> None:
     _search.check(base)
 
 
+def history_of(*scores: float) -> list[dict[str, Any]]:
+    names = ("valid_recall@20", "valid_shifted_recall@20")
+    return [{"time": 0.0, "step": n, "metrics": dict.fromkeys(names, score)} for n, score in enumerate(scores, 1)]
+
+
+def test_asha_hears_of_each_rung_that_a_report_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = recipe(scheduler="asha", grace_epochs=2)
+    assert base.search.rungs(19) == [2, 6, 18]
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(TuneReportCallback, "__init__", lambda self: None)
+    monkeypatch.setattr(TuneReportCallback, "after_report", lambda self, context, metrics, checkpoint: told.extend(metrics))
+    teller = _trials.Teller(_trials.Plan(base.to_json(), "", "", ""), tmp_path)
+    _tracking.write_history(tmp_path, history_of(*(n / 10 for n in range(1, 8))))
+    teller.after_report(None, [{}], None)
+    _tracking.append_history(tmp_path, history_of(*(n / 10 for n in range(1, 10)))[7:])
+    teller.after_report(None, [{}], None)
+    assert [(each["epoch"], each["score"]) for each in told] == [(2, 0.2), (6, 0.6), (7, 0.7), (9, 0.9)]
+
+
+def test_a_search_that_is_resumed_has_its_rungs(tmp_path: Path) -> None:
+    """Two trials left .5 and .3 at rung 2: a third of .4 is not among the best half there, one of .6 is."""
+    base = recipe(scheduler="asha", grace_epochs=2, reduction_factor=2)
+    for name, scores in (("a", (0.1, 0.5, 0.9)), ("b", (0.3, 0.2)), ("c", (0.9,))):  # c was not there yet
+        run = tmp_path / _trials.TRIALS / name
+        run.mkdir(parents=True)
+        storage.write_json(run / _trials.POINT, {})
+        _tracking.write_history(run, history_of(*scores))
+    scheduler = _searchers._asha(base, tmp_path)
+    (tmp_path / _trials.TRIALS / "d").mkdir()
+    (tmp_path / _trials.TRIALS / "e").mkdir()
+    for name, score, stops in (("d", 0.35, True), ("e", 0.6, False)):
+        new = SimpleNamespace(trial_id=name, stub=False)
+        scheduler.on_trial_add(None, new)
+        scheduler.on_trial_result(None, new, {"score": score, "against": 0.0, "epoch": 2})
+        assert (tmp_path / _trials.TRIALS / name / _tracking.STOPPED).exists() == stops
+
+
 def test_optuna_hears_of_a_trial_without_a_score_that_it_failed() -> None:
     search = recipe(searcher="pareto", trials=3).search
     asked = _searchers._optuna(search, seed=0)
@@ -172,6 +212,16 @@ def test_importance_finds_the_parameter_that_matters() -> None:
     assert shares["temperature"] > 3 * shares["width"]
     assert math.isclose(sum(shares.values()), 1)
     assert _search_report.importance(found[:3], {}) == {}
+
+
+def test_a_refit_that_was_interrupted_before_its_test_goes_on_and_one_after_it_is_refused(tmp_path: Path) -> None:
+    told = {"trial": "a", "seeds": [1, 2], "runs": ["runs/a"]}
+    storage.write_json(tmp_path / _refits.REFIT, told)
+    _refits.check(tmp_path)
+    assert _refits._begun(tmp_path) == told
+    storage.write_json(tmp_path / _refits.REFIT, {**told, "metrics": {}})
+    with pytest.raises(InputError, match="a test is looked at once"):
+        _refits.check(tmp_path)
 
 
 def test_the_interval_is_students() -> None:
