@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -41,8 +42,8 @@ class MCLRec:
     The views are the same in every turn, dropout is not. First order: no gradient goes through another's update.
 
     Defaults are the released code's, which made the published numbers. The paper's: updates encoder_once, pairs learned (R of
-    z1 and z2 alone; `all`: of the three pairs of L_cl2), margin global, augmenter_gamma times_beta (gamma beta in L_1, too), and
-    no normalise. With beta 0 there are no augmenters; with lambda 0, too, no views are drawn, and it is `supervised`, with
+    z1 and z2 alone; `all`: of the three pairs of L_cl2), margin global, augmenter_gamma times_beta (gamma beta in L_1, too),
+    normalise false. With beta 0 there are no augmenters; with lambda 0, too, no views are drawn, and it is `supervised`, with
     encoder_twice taking two updates on each batch. CL4SRec is beta 0 and encoder_once.
 
     The loss that is logged is L_0 of the first turn.
@@ -152,7 +153,7 @@ class _Augmenters(nn.Module):
 
 def _mlp(width: int, generator: torch.Generator) -> nn.Sequential:
     sizes, layers = (width, *WIDTHS, width), []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         linear = nn.utils.skip_init(nn.Linear, before, after)  # torch's own start would draw from the process's generator
         for weight in linear.parameters():
             nn.init.uniform_(weight, -1 / math.sqrt(before), 1 / math.sqrt(before), generator=generator)
