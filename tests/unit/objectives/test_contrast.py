@@ -17,7 +17,7 @@ from components.training.collectives import Workers
 from tests.unit.objectives import contrast_loops as loops
 from tests.worlds import tiles
 
-EYE = torch.eye(2).double()
+EYE, SAME = torch.eye(2).double(), torch.ones(3, 2).double()
 TOY = EYE, torch.tensor([[0.8, 0.6], [0.6, 0.8]], dtype=torch.float64)
 
 
@@ -76,8 +76,7 @@ def test_the_specifications_values() -> None:
 
 @pytest.mark.parametrize(
     ("x", "y", "anchor", "together"),
-    [(torch.ones(3, 2).double(), torch.ones(3, 2).double(), 0, 0), (EYE, EYE, 2, 2), (EYE, EYE.flip(0), 0.5, 0.5)]
-    + [(*TOY, 0.44, 0.42)],
+    [(SAME, SAME, 0, 0), (EYE, EYE, 2, 2), (EYE, EYE.flip(0), 0.5, 0.5), (*TOY, 0.44, 0.42)],
 )
 def test_the_specifications_margins(x: Tensor, y: Tensor, anchor: float, together: float) -> None:
     assert contrast(x, y).margin("anchor").mean().item() == pytest.approx(anchor, abs=1e-12)
