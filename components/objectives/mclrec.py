@@ -84,7 +84,8 @@ class MCLRec:
         self.encoder, self.workers, self.views, self.padding = encoder, workers, views, train.num_items
         self.lambda_, self.beta, self.gamma, self.temperature = lambda_, beta, gamma, temperature
         self.augmenter_gamma = gamma * beta if augmenter_gamma == "times_beta" else gamma
-        self.pairs, self.margin = pairs, margin
+        self.pairs: Literal["all", "learned"] = pairs
+        self.margin: Margin = margin
         width = encoder.scoring_items().shape[1]
         self.augmenters = _Augmenters(width, normalise, shared_augmenter, generator)
         self.learners = {"model": Learner(encoder), "augmenters": Learner(self.augmenters)}

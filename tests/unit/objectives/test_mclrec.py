@@ -60,18 +60,14 @@ def moved(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tenso
 
 
 def augmented(module: Any, h_BD: Tensor, normalise: bool) -> Tensor:
-    """An augmenter, one vector and one number at a time."""
+    """An augmenter, one vector at a time."""
     vectors = []
     for h in h_BD:
-        x = list(h)
+        x = h
         for n, layer in enumerate(module[::2]):
-            x = [
-                sum((w * v for w, v in zip(row, x, strict=True)), start=b)
-                for row, b in zip(layer.weight, layer.bias, strict=True)
-            ]
-            x = [0.5 * v * (1 + torch.erf(v / math.sqrt(2))) for v in x] if n < 2 else x
-        length = torch.sqrt(sum((v * v for v in x), start=h.new_zeros(()))) if normalise else 1
-        vectors.append(torch.stack(x) / length)
+            x = torch.stack([(row * x).sum() + bias for row, bias in zip(layer.weight, layer.bias, strict=True)])
+            x = 0.5 * x * (1 + torch.erf(x / math.sqrt(2))) if n < 2 else x
+        vectors.append(x / torch.sqrt((x * x).sum()) if normalise else x)
     return torch.stack(vectors)
 
 
