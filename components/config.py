@@ -302,8 +302,12 @@ class Recipe(Section):
         return parts
 
     @model_validator(mode="after")
-    def _rows_to_choose_on(self) -> Recipe:
+    def _sections_fit(self) -> Recipe:
         check_order(self.encoder, self.objective, self.data)
+        objective: Any = catalog.find("objective", self.objective["name"])
+        if self.views and not objective.takes_views:
+            names = ", ".join(view["name"] for view in self.views)
+            raise InputError(f"views: got {names}, takes none under objective {self.objective['name']}")
         chosen, split = self.training.select_on, self.data.split
         if isinstance(split, RatioSplit) and chosen != "none" and not getattr(split, chosen):
             takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]

@@ -150,7 +150,7 @@ def _try_parts(recipe: Recipe) -> Trainer:
     trainer.position.epoch = next((epoch for epoch in epochs if len(trainer.objective.passes(epoch)) > 1), 0)
     for number, learner in enumerate(trainer.objective.passes(trainer.position.epoch)):
         trainer.position.pass_ = number
-        loss = float(trainer.step(next(trainer.batches()), learner))
+        loss = float(trainer.update(next(trainer.batches()), learner))
         if not math.isfinite(loss):
             raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
     return trainer

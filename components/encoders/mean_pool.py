@@ -23,7 +23,7 @@ class MeanPool(nn.Module):
     where n is 0 the vector is 0. `history`: the items before a row, which asks for data with an order, or all of its user's
     others.
 
-    Shapes: item_table [num_items + 1, dim], its last row the padding's.
+    Shapes: item_table [num_items + 2, dim], its last rows the padding's and a mask's.
     Source: the plain encoder that CCL4Rec (Zhang et al. 2022, arXiv 2208.08024) is taken to use, after its ancestor CauseRec
     (Zhang et al. 2021, arXiv 2109.05261), whose network has one layer more. The paper's own is not known to us: our design.
     Initial values, ours: Xavier normal, biases 0, tables N(0, init_std^2).
@@ -45,7 +45,7 @@ class MeanPool(nn.Module):
         super().__init__()
         self.window = Window(max_length, history)
         self.num_items = train.num_items
-        self.item_table = new_table(train.num_items + 1, dim, "normal", init_std, generator)
+        self.item_table = new_table(train.num_items + 2, dim, "normal", init_std, generator)
         self.widen_weight = new_table(inner_dim, dim, "xavier_normal", init_std, generator)
         self.widen_bias = nn.Parameter(torch.zeros(inner_dim))
         self.narrow_weight = new_table(dim, inner_dim, "xavier_normal", init_std, generator)

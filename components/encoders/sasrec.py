@@ -31,7 +31,7 @@ class SASRec(nn.Module):
     x_p; a place in the middle that holds the padding's id (a view masked it) is looked at by no other. Where a batch's rows are
     whole histories, the last layer is computed at their last places alone.
 
-    Shapes: item_table [num_items + 1, dim], its last row the padding's; positions [max_length, dim].
+    Shapes: item_table [num_items + 2, dim], its last rows the padding's and a mask's; positions [max_length, dim].
     Source: Kang and McAuley 2018, arXiv 1808.09781, in the form of RecBole, DuoRec and MCLRec (Qin et al. 2023, arXiv
     2304.07763): post-LN, gelu, initial values, dropout on embeddings, weights and both outputs.
     Differs: the padding is no candidate (there, a column of the softmax); without a history x is 0. Dropout draws are keyed by
@@ -58,7 +58,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.window = Window(max_length)
         self.num_items, self.dropout = train.num_items, dropout
-        self.item_table = new_table(train.num_items + 1, dim, "normal", init_std, generator)
+        self.item_table = new_table(train.num_items + 2, dim, "normal", init_std, generator)
         self.positions = new_table(max_length, dim, "normal", init_std, generator)
         self.norm = nn.LayerNorm(dim, EPSILON)
         self.blocks = nn.ModuleList(_Block(dim, heads, inner_dim, init_std, generator) for _ in range(layers))

@@ -55,6 +55,21 @@ def added(
     return _Sum.apply(loss, tiles, queries_BD, vectors, *state)  # pyright: ignore[reportReturnType]
 
 
+@torch.no_grad()
+def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None = None) -> Tensor:
+    """[B] the place of the candidate with the largest <q, v_j>, the first of equal ones; of a pool that all rows share."""
+    largest_B = queries_BD.new_full((len(queries_BD),), -torch.inf, dtype=of_sums(queries_BD.dtype))
+    place_B = torch.zeros(len(queries_BD), dtype=torch.int64, device=queries_BD.device)
+    tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
+    sums_BD = queries_BD.to(largest_B.dtype)
+    for rows, columns in tiles:
+        scores_R, place_R = _scores(tiles, sums_BD, vectors, rows, columns).max(dim=1)
+        larger_R = scores_R > largest_B[rows]
+        place_B[rows] = torch.where(larger_R, place_R + columns.start, place_B[rows])
+        largest_B[rows] = torch.where(larger_R, scores_R, largest_B[rows])
+    return place_B
+
+
 class _Tiles:
     """Where the tiles are, and what their scores need beside the product."""
 

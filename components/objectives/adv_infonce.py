@@ -18,6 +18,7 @@ from components.objectives import Learner, Outcome, _diagnosis, _fold
 from components.objectives._drawn import Drawn
 from components.objectives._tiled import log_sum_exp
 from components.training.batches import Batch
+from components.training.collectives import Workers
 
 MLP_WIDTH = 4
 
@@ -41,6 +42,8 @@ class AdvInfoNCE:
     epochs, not in every fifth.
     """
 
+    takes_views, turns = False, (("model",),)
+
     def __init__(
         self,
         encoder: Any,
@@ -48,6 +51,8 @@ class AdvInfoNCE:
         sources: Sequence[Any],
         train: Interactions,
         generator: torch.Generator,
+        _workers: Workers,
+        _views: Sequence[Any],
         /,
         *,
         hardness: Literal["embed", "mlp"] = "embed",

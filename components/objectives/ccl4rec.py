@@ -57,7 +57,8 @@ class CCL4Rec:
     Differs: views of one kind that are equally damaged have no order, and no term in L_CC.
     """
 
-    takes_views, positives = True, "rows"
+    positives: Literal["rows"] = "rows"
+    takes_views, turns = True, (("model",),)
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class CCL4Rec:
         *others, self.bank = sources
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
-        self.recommendation = Supervised(encoder, loss, others, train, generator)
+        self.recommendation = Supervised(encoder, loss, others, train, generator, workers, ())
         self.learners = {"model": Learner(encoder)}
         self.importance, self.importance_temperature = importance, importance_temperature
         self.relatedness = relatedness

@@ -17,6 +17,7 @@ from components.objectives._log_count import LogCount
 from components.objectives._shared import Shared
 from components.objectives._tiled import of_sums
 from components.training.batches import Batch
+from components.training.collectives import Workers
 
 
 class Supervised:
@@ -32,6 +33,8 @@ class Supervised:
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
+    takes_views, turns = False, (("model",),)
+
     def __init__(
         self,
         encoder: Any,
@@ -39,6 +42,8 @@ class Supervised:
         sources: Sequence[Any],
         _train: Interactions,
         _generator: torch.Generator,
+        _workers: Workers,
+        _views: Sequence[Any],
         /,
         *,
         positives: Positives = "rows",

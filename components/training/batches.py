@@ -43,6 +43,7 @@ class Batch:
     rows: int  # of the global batch, over all workers
     key: tuple[int, int, int]  # seed, epoch, step
     stream: str = ""  # of a pass over the rows other than the model's
+    turn: int = 0  # of those in which learners step on it (objective.turns)
     histories: Histories | None = None  # where the encoder has a window
 
     def uniforms(self, purpose: str, per_row: int) -> Tensor:

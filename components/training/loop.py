@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,11 +77,10 @@ class Trainer:
         ]
         self.memories = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
         loss = catalog.build("loss", recipe.loss)
-        context: list[Any] = [self.encoder, loss, self.sources, train, generator]
-        if getattr(catalog.find("objective", recipe.objective["name"]), "takes_views", False):
-            similar = similar_for(recipe.views, train)
-            context += [workers, [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]]
-        self.objective = catalog.build("objective", recipe.objective, *context)
+        similar = similar_for(recipe.views, train)
+        views = [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]
+        built = self.encoder, loss, self.sources, train, generator, workers, views
+        self.objective = catalog.build("objective", recipe.objective, *built)
         self.learners: dict[str, Learner] = self.objective.learners
         self.optimizers = {
             name: torch.optim.Adam(
@@ -109,7 +108,7 @@ class Trainer:
             passes = self.objective.passes(position.epoch)
             while position.pass_ < len(passes):
                 for batch in self.batches():
-                    self._unchecked.append(self.step(batch, passes[position.pass_]))
+                    self._unchecked.append(self.update(batch, passes[position.pass_]))
                     done += batch.rows
                     position.step += 1
                     due = training.checkpoint_steps is not None and position.step % training.checkpoint_steps == 0
@@ -122,27 +121,37 @@ class Trainer:
                 position.pass_, position.step = position.pass_ + 1, 0
             yield self._end_epoch(passes, done / (time.perf_counter() - started))
 
-    def step(self, batch: Batch, learner: str = "model") -> Tensor:
-        """One update of a learner; the others rest. Returns the sum of the losses of this worker's rows."""
-        for name, other in self.learners.items():
-            other.module.requires_grad_(name == learner)
-        parameters = list(self.learners[learner].module.parameters())
-        optimizer = self.optimizers[learner]
-        optimizer.zero_grad(set_to_none=True)
+    def update(self, batch: Batch, learner: str = "model") -> Tensor:
+        """All updates of a pass on a batch: of the model's, every turn. Returns what the first of them does."""
+        if learner != "model":
+            return self.step(batch, learner)
+        losses = [self.step(replace(batch, turn=n), *together) for n, together in enumerate(self.objective.turns)]
+        for memory in self.memories.values():
+            memory.push(batch)
+        return losses[0]
+
+    def step(self, batch: Batch, *learners: str) -> Tensor:
+        """One update of some learners, by default the model; the others rest. Returns the sum of the losses of this worker's
+        rows.
+        """
+        learners = learners or ("model",)
+        for name, learner in self.learners.items():
+            learner.module.requires_grad_(name in learners)
+            if name in learners:
+                self.optimizers[name].zero_grad(set_to_none=True)
         outcome = self.objective(batch)
-        total = outcome.loss_B.sum() / batch.rows
-        l2 = self.recipe.optimizer.l2 if learner == "model" else L2()
-        total = total + penalty(l2, outcome, batch.rows, self.workers.size)
+        l2 = self.recipe.optimizer.l2 if "model" in learners else L2()
+        total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
         total.backward()
-        self.workers.sum_gradients(parameters)
-        tables = (weight for name, weight in self.learners[learner].module.named_parameters() if name.endswith("_table"))
-        add_table_gradient(l2, tables, batch.rows)
-        if learner == "model" and self.recipe.optimizer.clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
-        optimizer.step()
-        if learner == "model":
-            for memory in self.memories.values():
-                memory.push(batch)
+        for name in learners:
+            module = self.learners[name].module
+            self.workers.sum_gradients(module.parameters())
+            if name == "model":
+                tables = (weight for name, weight in module.named_parameters() if name.endswith("_table"))
+                add_table_gradient(l2, tables, batch.rows)
+                if self.recipe.optimizer.clip_norm:
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip_norm)
+            self.optimizers[name].step()
         return outcome.loss_B.detach().double().sum()
 
     def validate(self) -> dict[str, float]:

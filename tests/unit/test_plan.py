@@ -82,7 +82,7 @@ def test_steps_over_histories(tmp_path: Path, positives: str, steps: str) -> Non
     told = dict(plan.of(recipe_of(tmp_path, **settings)))
     assert told["steps"] == steps
     layer = 4 * (8 * 8 + 8) + 2 * 8 * 16 + 16 + 8 + 2 * 2 * 8
-    assert told["parameters"] == f"at most {(20 + 1 + 5) * 8 + 2 * 8 + 2 * layer:,}"
+    assert told["parameters"] == f"at most {(20 + 2 + 5) * 8 + 2 * 8 + 2 * layer:,}"
     rows = 20 * (1 if positives == "rows" else 2)
     assert f"{rows * 20 * 4 * 2 / 2**20:.1f} MiB of scores" in told["memory"]
 

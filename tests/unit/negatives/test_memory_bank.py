@@ -77,7 +77,7 @@ def test_in_training_it_holds_the_last_rows_of_the_models_steps() -> None:
     for batch in whole.batches():
         seen += batch.items_B.tolist()
         before = bank.items_M.tolist()
-        whole.step(batch)
+        whole.update(batch)
         assert bank.items_M.tolist() == [*before, *batch.items_B.tolist()][-130:]
     assert bank.items_M.tolist() == seen[-130:]
 

@@ -47,7 +47,7 @@ def toy(temperature: float, weight: float, odds: float = 3.0) -> tuple[Any, Batc
     encoder = catalog.build("encoder", {"name": "mf", "dim": 1, "train_similarity": "dot"}, log, generator).double()
     loss = catalog.build("loss", {"name": "sampled_softmax", "temperature": temperature})
     spec = {**EVERY, "dim": 1, "negative_weight": weight}
-    objective = catalog.build("objective", spec, encoder, loss, [Both()], log, generator)
+    objective = catalog.build("objective", spec, encoder, loss, [Both()], log, generator, Workers(), [])
     objective.hardness.double()
     with torch.no_grad():
         encoder.user_table.fill_(1)

@@ -275,7 +275,7 @@ def test_importance() -> None:
 
 @pytest.mark.parametrize(("objective", "epoch"), [({"contrast_weight": 0.0, "ranking_weight": 0.0}, 3), ({"warm_up": 4}, 3)])
 def test_without_views_it_is_supervised(objective: dict[str, Any], epoch: int) -> None:
-    plain = trainer_of({"name": "supervised"}, negatives=NEGATIVES[:1])
+    plain = trainer_of({"name": "supervised"}, negatives=NEGATIVES[:1], views=[])
     found = trainer_of(objective)
     batch = batch_of(found, epoch)
     assert torch.equal(found.objective(batch).loss_B, plain.objective(batch).loss_B)

@@ -135,7 +135,9 @@ class PerRow:
 def test_candidates_of_a_row_are_excluded_too() -> None:
     trainer = trainer_of()
     loss = catalog.build("loss", trainer.recipe.loss)
-    objective = catalog.build("objective", {"name": "supervised"}, trainer.encoder, loss, [PerRow()], TRAIN, None)
+    objective = catalog.build(
+        "objective", {"name": "supervised"}, trainer.encoder, loss, [PerRow()], TRAIN, None, Workers(), []
+    )
     batch = batch_of(3)
     loss_B = objective(batch).loss_B
     scores = cosines(trainer)[batch.users_B] / 0.2

@@ -55,6 +55,13 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
+    "mclrec": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {**SASREC, "dropout": 0.3},
+        "objective": {"name": "mclrec", "lambda_": 0.5, "beta": 1.0, "margin": "global"},
+        "negatives": [{"name": "all_items"}],
+        "views": [{"name": "crop"}, {"name": "mask"}, {"name": "reorder"}, {"name": "insert"}],
+    },
     "mean_pool": {"data": LAST_LEFT_OUT, "encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "init_std": 0.5}},
     "ccl4rec": {
         "data": LAST_LEFT_OUT,
@@ -76,7 +83,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
 SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 
-CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mean_pool", "ccl4rec")
+CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mclrec", "mean_pool", "ccl4rec")
 FEWER = (*CURVES, "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
 
