@@ -214,6 +214,23 @@ def test_importance_finds_the_parameter_that_matters() -> None:
     assert _search_report.importance(found[:3], {}) == {}
 
 
+def test_the_heat_map_is_of_the_best_trials_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters that one part alone has are in it, though importance over all trials knows none of them."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(_search_report.search_plots, "heat_map", lambda trials, x, y, *_: drawn.append((len(trials), {x, y})))
+    margins = {"loss": "multi_margin", "loss.margin": 0.5}
+    found = [
+        *(
+            trial(f"a{n}", n / 10, **{"loss": "ssm", "loss.temperature": 0.1 * n, "loss.scale": 1.0 + n % 3})
+            for n in range(1, 9)
+        ),
+        *(trial(f"b{n}", n / 100, **margins) for n in range(5)),
+    ]
+    pictures = _search_report.draw(found, recipe(), tmp_path)
+    assert drawn == [(8, {"loss.temperature", "loss.scale"})]
+    assert "importance" not in {path.stem for path in pictures}, "the part alone is known of every trial"
+
+
 def test_a_refit_that_was_interrupted_before_its_test_goes_on_and_one_after_it_is_refused(tmp_path: Path) -> None:
     told = {"trial": "a", "seeds": [1, 2], "runs": ["runs/a"]}
     storage.write_json(tmp_path / _refits.REFIT, told)
