@@ -16,7 +16,7 @@ from components import space, storage
 from components.config import Recipe
 from components.reports import search_plots, tables
 from components.reports.page import Page
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _found, _tracking, _trials
 
 TRIALS, BEST, PAGE, PLOTS = "trials.json", "best.yaml", "search.html", "plots"

@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from components import storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, FailedError, InputError, WorkerError
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
