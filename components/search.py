@@ -1,7 +1,9 @@
-"""The recipe's section `search`: what tune tries, by which searcher, and for how long."""
+"""The recipe's section `search`: what tune tries, by which searcher, and for how long; and what it finds of each trial."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -50,3 +52,20 @@ class Search(Section):
     def _distributions(cls, value: dict[str, Any]) -> dict[str, Any]:
         space.check(value)
         return value
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended, when (hours after the search began), what it was given, and what it reached: None of a failed one.
+
+    `ended` is finished, stopped, failed (for a `reason`), or empty of one that goes on.
+    """
+
+    name: str
+    ended: str
+    hours: float
+    values: Mapping[str, Any]
+    score: float | None
+    against: float | None = None
+    epochs: int = 0
+    reason: str = ""

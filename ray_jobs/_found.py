@@ -10,7 +10,7 @@ from pathlib import Path
 from components import space, storage
 from components.config import Recipe
 from components.errors import FailedError
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _tracking, _trials
 
 LONGEST_REASON = 200

@@ -14,7 +14,7 @@ from ray import tune
 from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError, TrackingError
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share

@@ -16,7 +16,7 @@ from components import space, storage
 from components.config import Recipe
 from components.reports import search_plots, tables
 from components.reports.page import Page
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _found, _tracking, _trials
 
 TRIALS, BEST, PAGE, PLOTS = "trials.json", "best.yaml", "search.html", "plots"
@@ -24,9 +24,9 @@ FEWEST_TO_WEIGH = 4  # trials before importance means anything
 SHOWN = 10  # trials in the terminal and in MLflow's description; the page has all
 SAYS = {
     "best_so_far": "Every trial where it ended, and the best score until then",
-    "importance": "How much of the scores' variation each parameter explains (PED-ANOVA)",
+    "importance": "How much of the scores' variation each parameter that all trials have explains (PED-ANOVA)",
     "slices": "Each parameter against the score",
-    "heat_map": "The two most important parameters and the mean score of the trials in each cell",
+    "heat_map": "The two most important parameters of trials with the best one's parts, and the mean score in each cell",
     "parallel_coordinates": "A line per trial through its parameters to its score",
     "pareto_front": "Two metrics of every trial, and those that none beats in both",
 }
@@ -95,8 +95,11 @@ def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
     weights = importance(trials, is_log)
     if len(weights) > 1:
         search_plots.importance(weights, folder / "importance.png")
-        x, y = sorted(weights, key=lambda key: -weights[key])[:2]
-        search_plots.heat_map(trials, x, y, folder / "heat_map.png", name, is_log)
+    alike = [trial for trial in trials if trial.values.keys() == _found.best(trials).values.keys()]
+    own = importance(alike, is_log)
+    if len(own) > 1:
+        x, y = sorted(own, key=lambda key: -own[key])[:2]
+        search_plots.heat_map(alike, x, y, folder / "heat_map.png", name, is_log)
     return [path for each in SAYS if (path := folder / f"{each}.png").exists()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,12 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from components.reports.plots import COLOURS, INK, figure
+from components.search import Trial
 
 BINS = 8  # of a heat map, each way
 MOST_PANELS = 12
 SHADES = "viridis"
 ENDED = {"finished": COLOURS[0], "stopped": COLOURS[2], "failed": COLOURS[6]}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How a trial ended, when (hours after the search began), what it was given, and what it reached: None of a failed one.
-
-    `ended` is finished, stopped, failed (for a `reason`), or empty of one that goes on.
-    """
-
-    name: str
-    ended: str
-    hours: float
-    values: Mapping[str, Any]
-    score: float | None
-    against: float | None = None
-    epochs: int = 0
-    reason: str = ""
 
 
 def best_so_far(trials: Sequence[Trial], path: Path, metric: str) -> None:

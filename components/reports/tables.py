@@ -13,7 +13,7 @@ from rich.text import Text
 
 from components.evaluation import comparison as intervals
 from components.evaluation.comparison import Difference, Interval
-from components.reports.search_plots import Trial
+from components.search import Trial
 
 LONGEST_REASON = 60
 

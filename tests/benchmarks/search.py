@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import config, space, storage
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _search_report, _trials
 from tests.benchmarks import _common, _programs, _spans
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,13 @@ import yaml
 from components import config, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
-from ray_jobs import _dataflow, _found, _refits, _search, _tracking
+from ray_jobs import _dataflow, _found, _refits, _reporter, _search, _tracking
+from tests.benchmarks import _spans
 from tests.integration import searching, training
 from tests.integration.searching import SLOW, TOO_LARGE, children, ended
 from tests.integration.training import Tracked, code, has_all_epochs, kill_group, program, recipe_file, wait_for
 
-SPACE = {"loss.temperature": {"choice": [0.1, 0.3]}, "encoder.dim": {"choice": [8, TOO_LARGE]}}
+SPACE = {"loss.temperature": {"choice": [0.2]}, "encoder.dim": {"choice": [8, 12, 16, TOO_LARGE]}}
 TWO_WORKERS = {"num_workers": 2, "cpus_per_worker": 1}  # of each trial, on four CPUs: two trials at once
 
 
@@ -38,13 +40,16 @@ def given(source: Path, store: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def search(given: Recipe, dataset: Path) -> Path:
-    """Four trials of two workers each, where two have room; half of them want more memory than there is."""
+    """Four trials of two workers each, where two have room; the last wants more memory than there is."""
     return _search.run(given, dataset)
 
 
 def test_trials_wait_for_their_places_and_end_each_in_its_own_way(search: Path) -> None:
     found = ended(search)
-    assert {how: len(runs) for how, runs in found.items()} == {"finished": 2, "failed": 2}
+    assert {how: len(runs) for how, runs in found.items()} == {"finished": 3, "failed": 1}
+    spans = sorted((_spans.of(run) for run in found["finished"]), key=lambda span: span.began)
+    first_free = min(span.trained for span in spans[:2])
+    assert spans[2].process < first_free < spans[2].began, "its own process was there, and its workers had no place yet"
     assert storage.open_finished(search, "search")["best"] in {run.name for run in found["finished"]}
     for run in found["failed"]:
         failure = storage.read_json(run / "failed.json")
@@ -53,6 +58,8 @@ def test_trials_wait_for_their_places_and_end_each_in_its_own_way(search: Path) 
         traceback = (run / "traceback.txt").read_text()
         assert "Traceback" in traceback
         assert "mf.py" in traceback, "the worker's own"
+        (notice,) = _reporter.read_notices(run)
+        assert notice.endswith("training ends; failures: 1"), "another try would fail alike"
 
 
 def test_mlflow_has_one_parent_and_a_run_below_it_for_each_trial(search: Path, given: Recipe) -> None:
@@ -82,7 +89,7 @@ def test_the_best_recipe_is_one_that_train_takes(search: Path, given: Recipe) ->
     trials = {trial.name: trial for trial in _found.trials(search)}
     chosen = trials[storage.open_finished(search, "search")["best"]]
     assert chosen.score == max(trial.score for trial in trials.values() if trial.score is not None)
-    assert best.loss["temperature"] == chosen.values["loss.temperature"]
+    assert best.encoder["dim"] == chosen.values["encoder.dim"]
     same = {"encoder", "loss", "search"}
     assert best.model_dump(exclude=same) == given.model_dump(exclude=same)
     assert not best.search.space
@@ -94,7 +101,7 @@ def test_the_parent_has_pictures_a_page_and_a_table(search: Path) -> None:
     assert pictures | {"best.yaml", "trials.json", "search.html"} <= tracked.artifacts()
     best = max(trial.score for trial in _found.trials(search) if trial.score is not None)
     assert f"{best:.4f}" in tracked.tags["mlflow.note.content"]
-    assert "2 failed" in tracked.tags["mlflow.note.content"]
+    assert "1 failed" in tracked.tags["mlflow.note.content"]
     assert tracked.history("best_valid_recall@20")[-1][1] == best
 
 
@@ -180,6 +187,36 @@ def test_optuna_with_asha_ends_poor_trials_early_and_says_when(source: Path, sto
 def own_ray(cluster: None) -> Iterator[dict[str, str | None]]:
     """For a program that starts a Ray of its own, of two CPUs."""
     yield {"RAY_ADDRESS": None, "RAY_AUTH_MODE": "token"}
+
+
+@pytest.mark.slow
+def test_its_hours_end_it_and_are_to_last_for_a_validation(
+    source: Path, tmp_path: Path, own_ray: dict[str, str | None]
+) -> None:
+    """Where they do, all trials are stopped and the best is known; where they do not, no best recipe is made up."""
+    asked = {"space": {"loss.temperature": {"uniform": [0.1, 0.5]}}, "searcher": "random"}
+    given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 2000})
+    file = recipe_file(tmp_path / "recipe.json", given)
+    _dataflow.prepare(given, report=lambda line: None)
+
+    short = program("tune", str(file), "--set", "search.hours=0.0005", out=tmp_path / "short", **own_ray)
+    assert code(short) == 1
+    said = (tmp_path / "short.err").read_text()
+    assert re.search(r"error: search: none of \d trials was validated once; takes a budget for at least one", said)
+    folder = max((tmp_path / "searches").iterdir())
+    assert not (folder / "best.yaml").exists()
+    assert Tracked(folder).status == "FAILED"
+
+    long = program("tune", str(file), "--set", "search.hours=0.012", out=tmp_path / "long", **own_ray)
+    assert code(long) == 0, (tmp_path / "long.err").read_text()
+    folder = max((tmp_path / "searches").iterdir())
+    assert set(ended(folder)) == {"stopped"}
+    assert (
+        config.load(folder / "best.yaml").loss["temperature"] == _found.best(_found.trials(folder)).values["loss.temperature"]
+    )
+    for run in children(folder).values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["stopped"] == "the end of the search's hours"
 
 
 def epochs_of(run: Path) -> int:

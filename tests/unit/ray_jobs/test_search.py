@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from components import storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, FailedError, InputError, WorkerError
-from components.reports.search_plots import Trial
+from components.search import Trial
 from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
@@ -212,6 +212,23 @@ def test_importance_finds_the_parameter_that_matters() -> None:
     assert shares["temperature"] > 3 * shares["width"]
     assert math.isclose(sum(shares.values()), 1)
     assert _search_report.importance(found[:3], {}) == {}
+
+
+def test_the_heat_map_is_of_the_best_trials_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters that one part alone has are in it, though importance over all trials knows none of them."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(_search_report.search_plots, "heat_map", lambda trials, x, y, *_: drawn.append((len(trials), {x, y})))
+    margins = {"loss": "multi_margin", "loss.margin": 0.5}
+    found = [
+        *(
+            trial(f"a{n}", n / 10, **{"loss": "ssm", "loss.temperature": 0.1 * n, "loss.scale": 1.0 + n % 3})
+            for n in range(1, 9)
+        ),
+        *(trial(f"b{n}", n / 100, **margins) for n in range(5)),
+    ]
+    pictures = _search_report.draw(found, recipe(), tmp_path)
+    assert drawn == [(8, {"loss.temperature", "loss.scale"})]
+    assert "importance" not in {path.stem for path in pictures}, "the part alone is known of every trial"
 
 
 def test_a_refit_that_was_interrupted_before_its_test_goes_on_and_one_after_it_is_refused(tmp_path: Path) -> None:

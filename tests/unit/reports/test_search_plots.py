@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from components.reports import search_plots
-from components.reports.search_plots import Trial
+from components.search import Trial
 
 IS_LOG = {"loss.temperature": True}
 
@@ -40,6 +42,22 @@ def test_every_picture_is_drawn(number: int, tmp_path: Path) -> None:
     pictures = list(tmp_path.glob("*.png"))
     assert len(pictures) == 6
     assert all(painted(picture) > 0.005 for picture in pictures)
+
+
+def test_every_trial_has_a_line_through_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    class Recorded(LineCollection):
+        def __init__(self, lines: Any, **options: Any) -> None:
+            drawn.extend(lines)
+            super().__init__(lines, **options)
+
+    monkeypatch.setattr(search_plots, "LineCollection", Recorded)
+    search_plots.parallel_coordinates(trials(10), tmp_path / "parallel.png", "ndcg@20", IS_LOG)
+    columns = sorted(tuple(line[:, 0]) for line in drawn)
+    assert columns == [(0, 1, 2, 3)] * 5 + [(0, 1, 3)] * 5, "five have a margin, and the failed one has no line"
+    best = max(drawn, key=lambda line: line[-1, 1])
+    assert best[-1].tolist() == [3, 1], "the best score is on top"
 
 
 def test_a_front_is_what_no_other_beats() -> None:
