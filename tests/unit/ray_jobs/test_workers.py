@@ -77,12 +77,12 @@ def follow(folder: Path, seconds_per_look: float, fails_in_epoch: int | None = N
     task = small_log()
     settings = {"batch_size": 100, "epochs": 6, "precision": "float64", **training}
     trainer = Trainer(recipe(training=settings), task.seen, task, Workers(), torch.device("cpu"))
-    step = trainer.step
+    update = trainer.update
 
     def failing(batch: Batch, learner: str = "model") -> torch.Tensor:
-        return step(batch, learner) * (torch.nan if trainer.position.epoch == fails_in_epoch else 1)
+        return update(batch, learner) * (torch.nan if trainer.position.epoch == fails_in_epoch else 1)
 
-    trainer.step = failing
+    trainer.update = failing
     told = Told(folder)
     reports = _workers.Reports(trainer, "dataset", [], told, clock=itertools.count(0, seconds_per_look).__next__)
     if fails_in_epoch is None:
