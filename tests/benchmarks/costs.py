@@ -23,7 +23,7 @@ import torch
 
 from components import config
 from components.data.interactions import Interactions
-from components.training.batches import batches, steps_per_epoch
+from components.training.batches import batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from tests.benchmarks import _common, _logs
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
-    logs = {name: _logs.read(name, "train") for name in (("coat", "gowalla") if arguments.quick else _logs.FILES)}
+    logs = {
+        name: _logs.read(name, "train")
+        for name in (("coat", "gowalla") if arguments.quick else (*_logs.FILES, *_logs.SEQUENCES))
+    }
     known: dict[tuple[str, ...], dict[str, float]] = {}
 
     def priced(recipe: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -90,8 +93,7 @@ def _seconds_per_pass(trainer: Trainer) -> dict[str, float]:
     training = trainer.recipe.training
     active = {learner for epoch in range(training.epochs) for learner in trainer.objective.passes(epoch)}
     trainer.position.epoch = 100  # where an adversary has begun
-    steps = steps_per_epoch(len(trainer.train), training.batch_size, trainer.objective.positives)
-    return {learner: _seconds(trainer, learner) * steps for learner in active}
+    return {learner: _seconds(trainer, learner) * trainer.steps for learner in active}
 
 
 def _seconds(trainer: Trainer, learner: str) -> float:
@@ -100,7 +102,7 @@ def _seconds(trainer: Trainer, learner: str) -> float:
     while len(found) < WARM_UP + STEPS:
         for batch in trainer.batches():
             started = time.perf_counter()
-            trainer.step(batch, learner)
+            trainer.update(batch, learner)
             found.append(time.perf_counter() - started)
             if len(found) == WARM_UP + STEPS:
                 break

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -27,10 +26,10 @@ from components import catalog
 from components.data.interactions import Interactions
 from components.training.batches import Batch
 from components.views import Uniforms, Weights, similar_for
-from tests.benchmarks import _common
+from tests.benchmarks import _common, _logs
 from tests.unit.views import loops
 
-BATCH, WIDTH, POOL, DIM, AT_ONCE, SEED, HELD_OUT = 256, 50, 1024, 64, 4, 1, 2
+BATCH, WIDTH, POOL, DIM, AT_ONCE, SEED = 256, 50, 1024, 64, 4, 1
 VIEWS = ("crop", "mask", "reorder", "insert", "substitute", "replace")
 
 
@@ -127,21 +126,14 @@ def _prefixes(log: Interactions) -> tuple[Tensor, Tensor]:
 
 def _log() -> tuple[str, Interactions]:
     """The training part of leave-one-out, in the order of time."""
-    path = _common.data("seq_beauty.parquet")
-    if path is None:
+    if _common.data(_logs.SEQUENCES["beauty"]) is None:
         random = np.random.default_rng(SEED)
         lengths = random.geometric(1 / 4, 22_363) + 2
         users = np.repeat(np.arange(len(lengths)), lengths)
         return "random rows of Beauty's size", Interactions.of(
             users, random.integers(0, 12_101, len(users)), len(lengths), 12_101
         )
-    table = pq.read_table(path)
-    user, item, position = (np.asarray(table[name]) for name in ("user_id", "item_id", "position"))
-    order = np.lexsort([position, user])
-    user, item = np.unique(user[order], return_inverse=True)[1], np.unique(item[order], return_inverse=True)[1]
-    after = np.cumsum(np.bincount(user))[user] - np.arange(len(user))  # of a user's rows, this one and those that follow
-    kept = after > HELD_OUT
-    return "beauty", Interactions.of(user[kept], item[kept], int(user.max()) + 1, int(item.max()) + 1)
+    return "beauty", _logs.read("beauty", "train")
 
 
 def _times(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
