@@ -58,7 +58,9 @@ def has_cluster() -> bool:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs."""
+    """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs;
+    within another, that.
+    """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # reports wait for the controller's poll: 2 s by default
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -68,6 +70,9 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would upload the whole folder
     import ray  # slow to import, and not needed to find a mistake in a recipe
 
+    if ray.is_initialized():
+        yield
+        return
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING, log_to_driver=False)
     try:
         yield

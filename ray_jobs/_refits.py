@@ -40,15 +40,15 @@ def refit(folder: Path, number: int) -> dict[str, Any]:
     told = _begun(folder) or {"trial": best.name, "seeds": seeds, "runs": []}
     if told["seeds"] != seeds:
         raise InputError(f"--refit: got {number}, takes {len(told['seeds'])}, the number of seeds that were begun for {folder}")
+    metrics: dict[str, dict[str, Any]] = {}
     with _program.cluster():
         for seed in seeds[len(told["runs"]) :]:
             own = parse({**recipe.model_dump(), "seed": seed})
             told["runs"].append(str(_training.train(own, dataset, tags={"search": tracked.run_id})))
             storage.write_json(folder / REFIT, told)  # what was fitted before an interruption is what is tested
-    metrics: dict[str, dict[str, Any]] = {}
-    for split in sorted(path.name for path in dataset.glob("test*")):
-        found = [_evaluation.evaluate(recipe, Path(run), dataset, split).metrics[_results.MODEL] for run in told["runs"]]
-        metrics[split] = {name: interval([each[name] for each in found]) for name in found[0]}
+        for split in sorted(path.name for path in dataset.glob("test*")):
+            found = [_evaluation.evaluate(recipe, Path(run), dataset, split).metrics[_results.MODEL] for run in told["runs"]]
+            metrics[split] = {name: interval([each[name] for each in found]) for name in found[0]}
     told["metrics"] = metrics
     storage.write_json(folder / REFIT, told)
     with _tracking.saying(tracked, folder / REFIT):

@@ -20,6 +20,7 @@ import pytest
 
 from tests.integration.training import free_port, kill_group, wait_for
 
+CONNECTIONS = 300
 USER = "hardneg"
 
 
@@ -69,6 +70,7 @@ def database() -> Iterator[Database]:
         create += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
         subprocess.run(create, check=True, capture_output=True, cwd=folder, **owner)
         start = [programs() / "postgres", "-D", folder / "data", "-h", "127.0.0.1", "-p", str(found.port), "-k", "", "-F"]
+        start += ["-c", f"max_connections={CONNECTIONS}"]
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(start, stdout=log, stderr=log, cwd=folder, start_new_session=True, **owner)
         wait_for(lambda: _answers(found), "PostgreSQL", server)

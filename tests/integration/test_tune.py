@@ -105,6 +105,29 @@ def test_the_parent_has_pictures_a_page_and_a_table(search: Path) -> None:
     assert tracked.history("best_valid_recall@20")[-1][1] == best
 
 
+def test_the_best_is_fitted_on_train_and_valid_from_several_seeds_and_tested_once(search: Path) -> None:
+    told = _refits.refit(search, 2)
+    assert told == storage.read_json(search / _refits.REFIT)
+    assert len({*told["runs"]}) == 2
+    recall = told["metrics"]["test"]["recall@20"]
+    assert recall["low"] <= recall["mean"] <= recall["high"]
+    best = storage.open_finished(search, "search")["best"]
+    validated = {entry["step"]: entry["metrics"]["valid_recall@20"] for entry in _tracking.read_history(_of(search, best))}
+    for seed, run in enumerate(told["runs"], start=1):
+        recipe = json.loads((Path(run) / "recipe.json").read_text())
+        fitted = recipe["training"]
+        assert (recipe["seed"], fitted["fit_on"], fitted["select_on"]) == (seed, "train+valid", "none")
+        assert validated[fitted["epochs"]] == max(validated.values())
+        assert Tracked(Path(run)).tags["search"] == _tracking.attach(search).run_id
+    assert Tracked(search).history("test_recall@20_mean") == [(0, recall["mean"])]
+    with pytest.raises(InputError, match="a test is looked at once"):
+        _refits.refit(search, 2)
+
+
+def _of(search: Path, trial: str) -> Path:
+    return next(run for run in _found.runs(search) if run.name == trial)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -227,7 +250,7 @@ def epochs_of(run: Path) -> int:
 def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     source: Path, tmp_path: Path, own_ray: dict[str, str | None]
 ) -> None:
-    """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on; then the best is fitted and tested, once."""
+    """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on."""
     asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3, 0.4]}}, "searcher": "grid"}
     scale = {"storage_path": str(tmp_path), "num_workers": 1}
     given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 20}, scale=scale)
@@ -255,7 +278,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     kill_group(second)
     wait_for(lambda: "RUNNING" not in {run.info.status for run in children(folder).values()}, "trials' runs that are ended")
 
-    third = program("tune", str(file), "--resume", str(folder), "--refit", "2", out=tmp_path / "third", **own_ray)
+    third = program("tune", str(file), "--resume", str(folder), out=tmp_path / "third", **own_ray)
     assert code(third) == 0, (tmp_path / "third.err").read_text()
     assert {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in finished} == finished, "none ran again"
     assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 4}
@@ -266,15 +289,6 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     assert {run.info.status for run in children(folder).values()} == {"FINISHED"}
     assert len(children(folder)) == 4
     assert Tracked(folder).status == "FINISHED"
-
-    told = storage.read_json(folder / _refits.REFIT)
-    assert len(told["runs"]) == len(set(told["runs"])) == 2
-    recall = told["metrics"]["test"]["recall@20"]
-    assert recall["low"] <= recall["mean"] <= recall["high"]
-    fitted = json.loads((Path(told["runs"][0]) / "recipe.json").read_text())["training"]
-    assert (fitted["fit_on"], fitted["select_on"]) == ("train+valid", "none")
-    with pytest.raises(InputError, match="a test is looked at once"):
-        _refits.check(folder)
 
 
 def workers_below(pid: int) -> list[psutil.Process]:

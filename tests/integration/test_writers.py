@@ -39,7 +39,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("writers")
     with postgres.database() as database:
-        server = MlflowServer(folder, database.uri, workers=3, PGPASSWORD=database.password)
+        pool = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": f"{postgres.CONNECTIONS // 4}"}  # of each of the workers
+        server = MlflowServer(folder, database.uri, workers=3, PGPASSWORD=database.password, **pool)
         server.start()
         try:
             yield World(server, database, folder)

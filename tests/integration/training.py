@@ -216,6 +216,7 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--workers", str(self._workers), "--backend-store-uri", self._backend]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]  # by default 5 s: a busy machine imports for longer
         own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **self._environment}
         with (self._folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
