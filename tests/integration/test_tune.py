@@ -187,18 +187,18 @@ def test_a_search_of_which_over_half_fails_ends_and_says_so(source: Path, store:
 def test_optuna_with_asha_ends_poor_trials_early_and_says_when(source: Path, store: Path, dataset: Path) -> None:
     space = {"loss.temperature": {"loguniform": [0.05, 5.0]}, "optimizer.learning_rate": {"loguniform": [1e-6, 0.02]}}
     asked = {"space": space, "searcher": "pareto", "scheduler": "asha", "grace_epochs": 2, "trials": 4}
-    given = searching.recipe(source, store, asked, training={**SLOW, "epochs": 20})
+    given = searching.recipe(source, store, asked, training={**SLOW, "epochs": 8})
     folder = _search.run(given, dataset)
     found = ended(folder)
     assert len(_found.runs(folder)) == 4
     assert set(found) == {"finished", "stopped"}
     for run in found["stopped"]:
         epochs = _tracking.read_history(run)[-1]["step"]
-        assert epochs < 20
+        assert epochs < 8
         tracked = Tracked(run)
         assert tracked.status == "FINISHED"
         assert tracked.tags["stopped"] == "asha"
-        assert int(tracked.tags["stopped_epoch"]) in (2, 6, 18), "a rung; the trial hears of it an epoch later or two"
+        assert int(tracked.tags["stopped_epoch"]) in (2, 6), "a rung; the trial hears of it an epoch later or two"
         assert not list(run.glob("checkpoint_2*")), "nothing goes on with it"
     best = max(_found.trials(folder), key=lambda trial: trial.score or 0)
     assert best.ended == "finished", "ASHA keeps the best"
@@ -251,7 +251,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     source: Path, tmp_path: Path, own_ray: dict[str, str | None]
 ) -> None:
     """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on."""
-    asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3, 0.4]}}, "searcher": "grid"}
+    asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid"}
     scale = {"storage_path": str(tmp_path), "num_workers": 1}
     given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 20}, scale=scale)
     file = recipe_file(tmp_path / "recipe.json", given)
@@ -271,7 +271,6 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     finished = {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
 
     second = program("tune", str(file), "--resume", str(folder), out=tmp_path / "second", **own_ray)
-    wait_for(lambda: len(ended(folder).get("finished", [])) > len(finished), "one more that finished", second)
     going = wait_for(lambda: [run for run in ended(folder).get("", []) if epochs_of(run) >= 2], "another on its way", second)
     before = {run: _tracking.read_history(run)[:2] for run in going}
     finished |= {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in ended(folder)["finished"]}
@@ -281,13 +280,13 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     third = program("tune", str(file), "--resume", str(folder), out=tmp_path / "third", **own_ray)
     assert code(third) == 0, (tmp_path / "third.err").read_text()
     assert {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in finished} == finished, "none ran again"
-    assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 4}
+    assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 3}
     for run, began in before.items():
         history = _tracking.read_history(run)
         assert [entry["step"] for entry in history] == list(range(1, 21))
         assert history[:2] == began, "it went on from where it was"
     assert {run.info.status for run in children(folder).values()} == {"FINISHED"}
-    assert len(children(folder)) == 4
+    assert len(children(folder)) == 3
     assert Tracked(folder).status == "FINISHED"
 
 
