@@ -164,12 +164,16 @@ def pictures(search: Path, folder: Path) -> None:
         pages.page.mouse.move(0, 0)
         pages.page.screenshot(path=folder / "search_runs.png")
         pages.compare([*everywhere.values()], metric)
+        pages.page.get_by_text("Comparing").first.click()  # away from the list of metrics
         pages.page.screenshot(path=folder / "search_compare.png")
         pages.search()
         pages.artifacts()
         pages.artifact(_search_report.PAGE)
         pages.page.set_viewport_size(TALL)
         expect(pages.html().get_by_role("img").first).to_be_visible()
+        pages.page.get_by_text(re.compile("^Path:")).first.evaluate(
+            "line => line.style.visibility = 'hidden'"
+        )  # of this machine
         pages.page.screenshot(path=folder / "search_page.png")
 
 

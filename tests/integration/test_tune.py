@@ -23,7 +23,7 @@ from tests.integration import searching, training
 from tests.integration.searching import SLOW, TOO_LARGE, children, ended
 from tests.integration.training import Tracked, code, has_all_epochs, kill_group, program, recipe_file, wait_for
 
-SPACE = {"loss.temperature": {"choice": [0.2]}, "encoder.dim": {"choice": [8, 12, 16, TOO_LARGE]}}
+SPACE = {"encoder.dim": {"choice": [8, 12, 16, TOO_LARGE]}}
 TWO_WORKERS = {"num_workers": 2, "cpus_per_worker": 1}  # of each trial, on four CPUs: two trials at once
 
 
@@ -139,7 +139,7 @@ def _of(search: Path, trial: str) -> Path:
         ({"metric": "ncdg@20"}, "search.metric: got 'ncdg@20', takes one of ndcg@20, recall@20, shifted_recall@20"),
         ({"space": {"training.select_on": {"choice": ["valid", "test"]}}}, "is the same for all trials"),
         (
-            {"space": {**SPACE, "loss": {"choice": [{"name": "bpr"}, {"name": "bce"}]}}},
+            {"space": {"loss.temperature": {"uniform": [0.1, 0.2]}, "loss": {"choice": [{"name": "bpr"}, {"name": "bce"}]}}},
             "lies within loss, which is searched too",
         ),
         ({"searcher": "pareto", "against": "recall@7"}, "search.against: got 'recall@7', takes one of"),
