@@ -182,13 +182,13 @@ def test_augmenters_begin_as_the_specification_says() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, PAPER, {"updates": "joint"}])
-@pytest.mark.parametrize("rows", [1, 2, 12])
+@pytest.mark.parametrize("rows", [1, 12])
 def test_batches_of_one_user(options: dict[str, Any], rows: int) -> None:
     """Every row is the same user's; the last batch may have one row."""
     one = Interactions.of([0] * 14, [*range(13), 3], 1, 20)
-    trainer = trainer_of({**ALL, **options}, 0.2, one, training={"batch_size": rows, "epochs": 2, "precision": "float64"})
+    trainer = trainer_of({**ALL, **options}, 0.2, one, training={"batch_size": rows, "epochs": 1, "precision": "float64"})
     told = [progress.metrics["loss"] for progress in trainer.run() if progress.metrics]
-    assert len(told) == 2
+    assert len(told) == 1
     assert all(math.isfinite(loss) for loss in told)
     assert all(torch.isfinite(weight).all() for group in weights(trainer).values() for weight in group.values())
 
