@@ -30,6 +30,12 @@ def ended(run: Path) -> str:
     return "stopped" if (run / _tracking.STOPPED).exists() else ""
 
 
+def has_left(run: Path) -> bool:
+    """Whether it has ended, and not merely been asked to."""
+    how = ended(run)
+    return how in ("failed", "finished") or (how == "stopped" and (run / _trials.LEFT).exists())
+
+
 def trials(folder: Path) -> list[Trial]:
     base = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     return [trial(run, base) for run in runs(folder)]

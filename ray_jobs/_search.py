@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ JUDGES = ("training.select_on", "training.fit_on", "training.metric", "training.
 TUNE = "tune"  # Tune's own state, in a search's folder
 FEWEST_FAILED = 3  # before a search ends for failures
 LOOK_SECONDS = 2.0  # between looks at how trials ended
+GRACE_SECONDS = 120.0  # for trials that are asked to end
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables and advice: we say how each trial ended
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the program as a kill does: --resume knows one way
@@ -115,12 +117,13 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
     with _tracking.closing(tracked, folder), _trials.keeping_credentials() as keeper:
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()  # of a search that is resumed
+        (folder / _trials.OVER).unlink(missing_ok=True)
         os.environ |= SETTINGS
         plan = _trials.Plan(recipe.to_json(), str(dataset), str(folder), keeper)
         if tune.Tuner.can_restore(path):
             tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(plan), resume_unfinished=True)
         else:
-            tuner = _searchers.tuner(recipe, plan, Stopper(folder), Watch(folder, recipe), TUNE)
+            tuner = _searchers.tuner(recipe, plan, Stopper(folder, recipe.search.hours), Watch(folder, recipe), TUNE)
         try:
             tuner.fit()
         finally:
@@ -174,25 +177,52 @@ def too_many_failed(ended: list[str]) -> bool:
 
 
 class Stopper(tune.Stopper):
-    """Ends a search of which over half the trials have failed."""
+    """Ends a search of which over half the trials have failed, or whose hours are over: asks its trials to end.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._looked = folder, 0.0
-        self._ended: dict[str, str] = {}
+    Tune would kill them, and with them the controllers that hold the places of their workers. So it hears of the end when they
+    have ended, each after its epoch, or after GRACE_SECONDS.
+    """
+
+    def __init__(self, folder: Path, hours: float | None, used: float = 0.0) -> None:
+        self._folder, self._hours, self._used = folder, hours, used  # seconds, before an interruption
+        self._began: float | None = None
+        self._looked, self._over = -math.inf, math.inf
+
+    def __reduce__(self) -> Any:
+        return Stopper, (self._folder, self._hours, self._seconds())
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if time.time() - self._looked > LOOK_SECONDS:  # Tune asks at its every step
-            self._looked = time.time()
-            news = [run for run in _found.runs(self._folder) if not self._ended.get(run.name)]
-            self._ended |= {run.name: _found.ended(run) for run in news}
-        return too_many_failed(list(self._ended.values()))
+        now = time.monotonic()
+        self._began = self._began or now
+        if now - self._looked < LOOK_SECONDS:  # Tune asks at its every step
+            return False
+        self._looked = now
+        runs = _found.runs(self._folder)
+        if math.isinf(self._over) and (by := self._over_by([_found.ended(run) for run in runs])):
+            self._over = now
+            storage.write_json(self._folder / _trials.OVER, {"by": by})
+        if math.isinf(self._over):
+            return False
+        for run in runs:
+            if not _found.ended(run):
+                _trials.ask_to_end(run, storage.read_json(self._folder / _trials.OVER)["by"])
+        return now - self._over > GRACE_SECONDS or all(_found.has_left(run) for run in runs)
+
+    def _over_by(self, ended: list[str]) -> str:
+        if too_many_failed(ended):
+            return "the search's failures"
+        is_late = self._hours is not None and self._seconds() > self._hours * 3600
+        return "the end of the search's hours" if is_late else ""
+
+    def _seconds(self) -> float:
+        return self._used + (time.monotonic() - self._began if self._began else 0.0)
 
 
 class Watch(tune.Callback):
-    """In the driver: says how each trial ended, and marks those that were under way when the search ended."""
+    """In the driver: says how each trial ended."""
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
@@ -200,12 +230,6 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id
-        if run.exists() and not _found.ended(run):  # Tune has ended it, for the search ends
-            if too_many_failed([_found.ended(each) for each in _found.runs(self._folder)]):
-                by = "the search's failures"
-            else:
-                by = "the end of the search's hours"
-            storage.write_json(run / _tracking.STOPPED, {"by": by, "epoch": trial.last_result.get(_trials.EPOCH, 0)})
         self._say(run)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

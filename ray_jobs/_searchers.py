@@ -41,7 +41,6 @@ def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune
             scheduler=_asha(recipe, Path(plan.folder)) if search.scheduler == "asha" else None,
             num_samples=samples,
             max_concurrent_trials=slots(recipe.scale) + 1,  # the one more starts while the others train, and waits for a place
-            time_budget_s=None if search.hours is None else search.hours * 3600,
         ),
         run_config=tune.RunConfig(
             name=name,
@@ -131,5 +130,5 @@ class Asha(ASHAScheduler):
         if stopped.exists() or storage.is_finished(stopped.parent):
             return TrialScheduler.CONTINUE
         if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
-            storage.write_json(stopped, {"by": "asha", "epoch": result[_trials.EPOCH]})
+            _trials.ask_to_end(stopped.parent, "asha", int(result[_trials.EPOCH]))
         return TrialScheduler.CONTINUE

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from components.errors import DivergedError, InputError, TrackingError, WorkerEr
 from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
+OVER, LEFT = "over.json", "left.json"  # of a search that asks its trials to end; of a trial that has, where it was asked
 ANSWERS = "answers"
 NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
@@ -92,6 +94,8 @@ def run(config: dict[str, Any], plan: Plan) -> None:
     folder = Path(plan.folder) / TRIALS / tune.get_context().get_trial_id()
     if (folder / FAILED).exists():
         return
+    while (Path(plan.folder) / OVER).exists() and not (folder / POINT).exists():
+        time.sleep(1)  # until it is killed: were it to end, Tune would begin another
     if not storage.is_finished(folder) and not (folder / _tracking.STOPPED).exists():
         try:
             _train(base, answers, folder, plan)
@@ -100,6 +104,8 @@ def run(config: dict[str, Any], plan: Plan) -> None:
         except Exception as error:
             keep_failure(folder, kind_of(error), error)
             return
+    if (folder / _tracking.STOPPED).exists():
+        storage.write_json(folder / LEFT, {})
     if found := standing(_tracking.read_history(folder), base):
         tune.report(found)  # again, for the last one may not have arrived
 
@@ -124,6 +130,8 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()
         _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
+        if _has_all_epochs(folder):
+            (folder / _tracking.STOPPED).unlink(missing_ok=True)  # it came too late
         if (folder / _tracking.STOPPED).exists():
             _tracking.tell_stopped(tracked, folder)
         else:
@@ -131,6 +139,11 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
         if found := standing(_tracking.read_history(folder), base):
             with _tracking.saying(tracked, folder / _tracking.HISTORY):
                 tracked.metrics({f"best_{base.training.select_on}_{metric_of(base)}": found[SCORE]}, step=int(found[EPOCH]))
+
+
+def _has_all_epochs(folder: Path) -> bool:
+    path = folder / _workers.PROGRESS
+    return path.exists() and storage.read_json(path)["finished"]
 
 
 class Teller(TuneReportCallback):
@@ -172,6 +185,13 @@ def metric_of(base: Recipe) -> str:
 
 def against_of(base: Recipe) -> str:
     return base.search.against or f"shifted_recall@{base.training.metric.partition('@')[2]}"
+
+
+def ask_to_end(folder: Path, by: str, epoch: int | None = None) -> None:
+    """Its workers look for this at the end of each epoch."""
+    history = _tracking.read_history(folder)
+    last = history[-1]["step"] if history else 0
+    storage.write_json(folder / _tracking.STOPPED, {"by": by, "epoch": last if epoch is None else epoch})
 
 
 def keep_failure(folder: Path, kind: str, error: BaseException | str) -> None:

@@ -74,7 +74,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     """
     run = Path(config["run"])
     try:
-        if (run / ERROR).exists():
+        if (run / ERROR).exists() or (run / STOPPED).exists():  # asked to end while it waited for its place
             return {}
         _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run)
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +118,40 @@ def test_what_a_worker_says_of_another_that_is_gone_is_tried_again(tmp_path: Pat
 )
 def test_over_half_of_those_that_began_is_too_many(ended: list[str], too_many: bool) -> None:
     assert _search.too_many_failed(ended) == too_many
+
+
+def test_trials_of_a_search_that_is_over_are_asked_to_end_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(_search.time, "monotonic", lambda: now[0])
+    going = tmp_path / _trials.TRIALS / "going"
+    going.mkdir(parents=True)
+    storage.write_json(going / _trials.POINT, {})
+    _tracking.write_history(going, history_of(0.1, 0.2))
+
+    def looks(stopper: _search.Stopper, after: float) -> bool:
+        now[0] += after
+        return stopper.stop_all()
+
+    stopper = _search.Stopper(tmp_path, hours=1.0)
+    assert not looks(stopper, 0)
+    assert not looks(stopper, 1800)
+    now[0] += 100
+    resumed: _search.Stopper = pickle.loads(pickle.dumps(stopper))
+    now[0] = 5.0  # another machine, long after
+    assert not looks(resumed, 0)
+    assert not looks(resumed, 1600), "1900 s before it was interrupted, and 1600 s since"
+    assert not (going / _tracking.STOPPED).exists()
+    assert not looks(resumed, 200), "it is late, and waits for its trial"
+    assert storage.read_json(going / _tracking.STOPPED) == {"by": "the end of the search's hours", "epoch": 2}
+    assert not looks(resumed, 10)
+    patience = pickle.loads(pickle.dumps(resumed))
+    storage.write_json(going / _trials.LEFT, {})
+    assert looks(resumed, 10)
+    (going / _trials.LEFT).unlink()
+    assert not looks(patience, 10)
+    assert looks(patience, _search.GRACE_SECONDS + 10), "it does not wait for ever"
 
 
 def test_a_trial_stands_where_the_epoch_that_it_would_choose_stood() -> None:
