@@ -66,7 +66,8 @@ class SASRec(nn.Module):
     def queries(self, batch: Batch) -> Embedded:
         """The vectors of a batch's rows, [B, D]."""
         assert batch.histories is not None, "batches are made with the encoder's window"
-        return Embedded(self.encode(batch.histories, batch), self.item_table[:0])
+        no_rows = self.item_table.detach()[:0]  # with a gradient it would make the whole table's dense
+        return Embedded(self.encode(batch.histories, batch), no_rows)
 
     def items(self, ids: Tensor) -> Embedded:
         """The vectors of items, [*ids.shape, D]."""

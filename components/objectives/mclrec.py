@@ -51,7 +51,8 @@ class MCLRec:
     Raises: InputError for fewer than two views, one that asks for weights of behaviours, or an encoder without histories.
     Source: Qin et al. 2023, arXiv 2304.07763, eq. 6 to 15; R: Li et al. 2022 (MetAug), arXiv 2202.05119; CL4SRec: Xie et al.
     2020, arXiv 2010.14395.
-    Differs: gamma is told over beta: the paper's is .1 beta. L2 is taken for the encoder's turns, on what L_rec touched.
+    Differs: gamma is told over beta: the paper's is .1 beta. L2 is taken for the encoder's turns, on what L_rec touched. The
+    code's softmax has a column for padding, which trains the padding's row (its mask, too); here that row stays as it began.
     """
 
     positives: Literal["rows"] = "rows"

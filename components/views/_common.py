@@ -35,6 +35,6 @@ def lowest(keys_BL: Tensor, counts_B: Tensor) -> Tensor:
 
 def similar_to(items_K: Tensor, numbers_K: Tensor, similar_IN: Tensor) -> Tensor:
     """[K] one of each item's similar items, any alike; the table's own mark of an empty place, num_items, if there is none."""
-    options_KN = similar_IN.to(items_K.device)[items_K].long()
+    options_KN = similar_IN[items_K.to(similar_IN.device)].to(items_K.device).long()
     counts_K = (options_KN < len(similar_IN)).sum(dim=1)
     return options_KN.gather(1, (numbers_K * counts_K).long()[:, None]).squeeze(1)

@@ -18,10 +18,25 @@ from components.negatives.in_batch import InBatch
 from components.training.batches import Batch, batches, units
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from components.training.optimizer import penalty
 from tests.worlds import recipe, small_log
 
 TASK = small_log()
 LONGEST = int(np.diff(TASK.seen.offsets).max())
+
+
+@pytest.mark.parametrize("name", ["sasrec", "mean_pool"])
+@pytest.mark.parametrize("on", ["rows", "positives"])
+def test_l2_leaves_the_tables_gradient_sparse(name: str, on: str) -> None:
+    """Workers exchange the rows that a batch touched, not the table."""
+    encoder = {"name": name, "dim": 8, "inner_dim": 16, "max_length": LONGEST}
+    few = {"batch_size": 16, "epochs": 3, "precision": "float64"}
+    l2 = {"l2": {"weight": 0.1, "on": on}}
+    made = trainer(sequential(encoder=encoder, negatives=[{"name": "in_batch"}], optimizer=l2, training=few))
+    batch = next(made.batches())
+    outcome = made.objective(batch)
+    (outcome.loss_B.sum() + penalty(made.recipe.optimizer.l2, outcome, batch.rows, 1)).backward()
+    assert made.encoder.item_table.grad.is_sparse
 
 
 class Share(Workers):
