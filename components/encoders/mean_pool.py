@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from components.data.histories import Window
 from components.data.interactions import Interactions
-from components.encoders import Embedded
 from components.encoders._common import new_table
+from components.encoders._reader import Reader
 from components.training.batches import Batch, Histories
 
 
-class MeanPool(nn.Module):
+class MeanPool(Reader):
     """score(h, i) = <f(m), e_i>,  m = 1/n sum_{p <= n} e_{h_p},  f(m) = W_2 relu(W_1 m + b_1) + b_2.
 
     One table of items serves both. A place that holds the padding's id (a view masked it) counts neither in the sum nor in n;
@@ -50,21 +50,6 @@ class MeanPool(nn.Module):
         self.widen_bias = nn.Parameter(torch.zeros(inner_dim))
         self.narrow_weight = new_table(dim, inner_dim, "xavier_normal", init_std, generator)
         self.narrow_bias = nn.Parameter(torch.zeros(dim))
-
-    def queries(self, batch: Batch) -> Embedded:
-        """The vectors of a batch's rows, [B, D]."""
-        assert batch.histories is not None, "batches are made with the encoder's window"
-        no_rows = self.item_table.detach()[:0]  # with a gradient it would make the whole table's dense
-        return Embedded(self.encode(batch.histories, batch), no_rows)
-
-    def items(self, ids: Tensor) -> Embedded:
-        """The vectors of items, [*ids.shape, D]."""
-        rows = F.embedding(ids, self.item_table, sparse=True)
-        return Embedded(rows, rows)
-
-    def scoring_items(self) -> Tensor:
-        """[num_items, D], without a gradient."""
-        return self.item_table.detach()[: self.num_items]
 
     def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
         """[B, D] the vectors of histories; there is no dropout that a batch's draws would be for."""

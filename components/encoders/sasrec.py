@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from components.data.histories import Window
 from components.data.interactions import Interactions
-from components.encoders import Embedded
 from components.encoders._common import new_table
+from components.encoders._reader import Reader
 from components.encoders._tokens import Dropout, Tokens
 from components.errors import InputError
 from components.training.batches import Batch, Histories
@@ -21,7 +21,7 @@ from components.training.batches import Batch, Histories
 EPSILON = 1e-12  # of layer normalisation
 
 
-class SASRec(nn.Module):
+class SASRec(Reader):
     """score(h, i) = <x_n, e_i>, x_n the last layer at the history's last place n; one table of items for both.
 
     x_p = drop(LN(e_p + position_p)), p from 0 at the history's first item; then `layers` times, post-LN:
@@ -62,21 +62,6 @@ class SASRec(nn.Module):
         self.positions = new_table(max_length, dim, "normal", init_std, generator)
         self.norm = nn.LayerNorm(dim, EPSILON)
         self.blocks = nn.ModuleList(_Block(dim, heads, inner_dim, init_std, generator) for _ in range(layers))
-
-    def queries(self, batch: Batch) -> Embedded:
-        """The vectors of a batch's rows, [B, D]."""
-        assert batch.histories is not None, "batches are made with the encoder's window"
-        no_rows = self.item_table.detach()[:0]  # with a gradient it would make the whole table's dense
-        return Embedded(self.encode(batch.histories, batch), no_rows)
-
-    def items(self, ids: Tensor) -> Embedded:
-        """The vectors of items, [*ids.shape, D]."""
-        rows = F.embedding(ids, self.item_table, sparse=True)
-        return Embedded(rows, rows)
-
-    def scoring_items(self) -> Tensor:
-        """[num_items, D], without a gradient."""
-        return self.item_table.detach()[: self.num_items]
 
     def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
         """[B, D] the vectors of histories; with dropout where a batch is given, the draws of `stream` in it."""

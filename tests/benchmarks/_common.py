@@ -11,8 +11,10 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,3 +92,14 @@ def machine() -> str:
         name = models[0] if models else name
     memory = psutil.virtual_memory().total / 2**30
     return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def times(runs: dict[str, Callable[[], Any]], repeats: int = 15) -> dict[str, float]:
+    """Seconds, the median of turns: they alternate, so that what slows the machine slows all."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}

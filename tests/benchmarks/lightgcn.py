@@ -239,12 +239,12 @@ def _parts(train: Interactions, batch: Batch) -> dict[str, dict[str, float]]:
         "softmax of 2,048 x 2,048 (bound: its three bare matrix products)": (softmax, bare_products),
         "Adam (bound: scaling in place what it writes, reading the gradient)": (optimizer.step, in_place),
     }
-    found = _times({**{name: run for name, (run, _) in parts.items()}, "step": lambda: trainer.step(batch)})
-    bounds = _times({name: bound for name, (_, bound) in parts.items()})
+    found = _milliseconds({**{name: run for name, (run, _) in parts.items()}, "step": lambda: trainer.step(batch)})
+    bounds = _milliseconds({name: bound for name, (_, bound) in parts.items()})
     told = {name: {"milliseconds": found[name], "bound": bounds[name]} for name in parts}
     told["the whole step (bound: the sum of theirs)"] = {"milliseconds": found["step"], "bound": sum(bounds.values())}
     gathering = {"own": lambda: F.embedding(ids, table), "bound": lambda: streams[0][:4096].copy_(table[:4096])}
-    gathered = _times(gathering)
+    gathered = _milliseconds(gathering)
     told["of it, gathering 4,096 rows (bound: copying as many)"] = {
         "milliseconds": gathered["own"],
         "bound": gathered["bound"],
@@ -256,15 +256,8 @@ def _distinct(batch: Batch) -> list[np.ndarray]:
     return [torch.unique(ids).numpy() for ids in (batch.users_B, batch.items_B)]
 
 
-def _times(runs: dict[str, Callable[[], Any]], repeats: int = 15) -> dict[str, float]:
-    """Milliseconds, the median of turns: they alternate, so that what slows the machine slows all."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: 1000 * statistics.median(each[1:]) for name, each in seconds.items()}
+def _milliseconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    return {name: 1000 * seconds for name, seconds in _common.times(runs).items()}
 
 
 if __name__ == "__main__":

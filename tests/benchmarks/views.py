@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -51,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for view in VIEWS:
         built = catalog.build("views", {"name": view}, log.num_items, similar)
         runs[view] = functools.partial(built, *(repeated if view == "replace" else once))
-    seconds = _times(runs, 20 if arguments.quick else 200)
+    seconds = _common.times(runs, 20 if arguments.quick else 200)
     views: dict[str, dict[str, float]] = {}
     for view in VIEWS:
         rows = BATCH * (AT_ONCE if view == "replace" else 1)
@@ -134,17 +133,6 @@ def _log() -> tuple[str, Interactions]:
             users, random.integers(0, 12_101, len(users)), len(lengths), 12_101
         )
     return "beauty", _logs.read("beauty", "train")
-
-
-def _times(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds, the median of turns: they alternate, so that what slows the machine slows all."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""What encoders that read histories have alike: one table of items, for what is read and what is ranked."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.encoders import Embedded
+from components.training.batches import Batch, Histories
+
+
+class Reader(nn.Module):
+    """Has `item_table`, with rows for padding and mask behind the items', and `encode`."""
+
+    item_table: nn.Parameter
+    num_items: int
+
+    def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
+        """[B, D] the vectors of histories."""
+        raise NotImplementedError
+
+    def queries(self, batch: Batch) -> Embedded:
+        """The vectors of a batch's rows, [B, D]."""
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        no_rows = self.item_table.detach()[:0]  # with a gradient it would make the whole table's dense
+        return Embedded(self.encode(batch.histories, batch), no_rows)
+
+    def items(self, ids: Tensor) -> Embedded:
+        """The vectors of items, [*ids.shape, D]."""
+        rows = F.embedding(ids, self.item_table, sparse=True)
+        return Embedded(rows, rows)
+
+    def scoring_items(self) -> Tensor:
+        """[num_items, D], without a gradient."""
+        return self.item_table.detach()[: self.num_items]
