@@ -222,11 +222,23 @@ class Stopper(tune.Stopper):
 
 
 class Watch(tune.Callback):
-    """In the driver: says how each trial ended."""
+    """In the driver: looks that a search that is resumed is known to Tune, and says how each trial ended."""
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
         self._told: dict[str, Trial] | None = None  # not known where a search is resumed
+        self._is_looked_at = False
+
+    def __reduce__(self) -> Any:
+        return Watch, (self._folder, self._recipe)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Where Tune cannot read its own state it logs that, and would begin the search anew, with all trials."""
+        if not self._is_looked_at:
+            self._is_looked_at = True
+            begun = {run.name for run in _found.runs(self._folder)}
+            if begun and not begun & {trial.trial_id for trial in trials}:
+                raise FailedError(f"search: {self._folder / TUNE} cannot be read any more, and {len(begun)} trials have begun")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id

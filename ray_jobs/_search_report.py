@@ -18,6 +18,7 @@ from components.reports import search_plots, tables
 from components.reports.page import Page
 from components.search import Trial
 from ray_jobs import _found, _tracking, _trials
+from ray_jobs._mlflow import LONGEST_VALUE
 
 TRIALS, BEST, PAGE, PLOTS = "trials.json", "best.yaml", "search.html", "plots"
 FEWEST_TO_WEIGH = 4  # trials before importance means anything
@@ -155,9 +156,13 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
 def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
     """The description of the search's MLflow run, in Markdown."""
     header, rows = _table(ranked(trials)[:SHOWN], recipe)
-    lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return f"{_counts(trials)}. Artifacts: `{BEST}` is what train takes, `{PAGE}` has every trial, `{PLOTS}/`.\n\n{table}\n"
+    said = f"{_counts(trials)}. Artifacts: `{BEST}` is what train takes, `{PAGE}` has every trial, `{PLOTS}/`.\n\n"
+    for line in [header, ["---"] * len(header), *rows]:
+        row = f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n"
+        if len(said) + len(row) > LONGEST_VALUE:  # whole rows: MLflow would be given half of one
+            break
+        said += row
+    return said
 
 
 def _table(trials: Sequence[Trial], recipe: Recipe) -> tuple[list[str], list[list[str]]]:

@@ -19,8 +19,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from components import storage
 from components.config import Recipe
 from components.data import manifest
-from ray_jobs import _submission, _tracking
-from tests.integration import nodes, training
+from ray_jobs import _found, _submission, _tracking
+from tests.integration import nodes, searching, training
 from tests.integration.preparing import ROOT, write_log
 from tests.integration.training import MlflowServer, Tracked, has_all_epochs, reported, runs, wait_for
 
@@ -28,8 +28,9 @@ from tests.integration.training import MlflowServer, Tracked, has_all_epochs, re
 class Cluster:
     """Where jobs are submitted, and what they share."""
 
-    def __init__(self, client: JobSubmissionClient, folder: Path, server: MlflowServer) -> None:
-        self.client, self.folder, self.server = client, folder, server
+    def __init__(self, started: nodes.Nodes, folder: Path, server: MlflowServer) -> None:
+        self.client, self.nodes = JobSubmissionClient(started.address), started
+        self.folder, self.server = folder, server
         log = write_log(folder / "log.csv", rows=3000)
         scale = {"storage_path": str(folder / "store"), "num_workers": 2}
         self.recipe = training.recipe(log, folder / "store", scale=scale)
@@ -75,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def cluster(tmp_path_factory: pytest.TempPathFactory, server: MlflowServer) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with nodes.cluster(folder) as started:
-        yield Cluster(JobSubmissionClient(started.address), folder, server)
+        yield Cluster(started, folder, server)
 
 
 @pytest.mark.slow
@@ -128,3 +129,34 @@ def test_a_training_whose_job_is_stopped_is_killed_in_mlflow_too(cluster: Cluste
     epochs = [step for step, _ in tracked.history("loss")]
     assert epochs == list(range(1, len(epochs) + 1))
     assert len(epochs) >= 2
+
+
+@pytest.mark.slow
+def test_a_search_outlives_a_node_that_is_lost(cluster: Cluster, tmp_path: Path) -> None:
+    """The last test of this cluster: its second worker node is gone then."""
+    cluster.run("prepare")
+    searched = {
+        **cluster.recipe.model_dump(),
+        "name": "searched",
+        "search": {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid"},
+        "training": {**cluster.recipe.model_dump()["training"], **searching.SLOW, "epochs": 20},
+        "scale": {**cluster.recipe.model_dump()["scale"], "num_workers": 1},
+    }
+    job = cluster.submit("tune", file=training.recipe_file(tmp_path / "searched.yaml", Recipe.model_validate(searched)))
+    folder: Path = wait_for(lambda: searching.newest(cluster.store), "a trial")
+
+    def under_way() -> list[Path]:
+        return [run for run in _found.runs(folder) if _tracking.read_history(run) and not _found.ended(run)]
+
+    both = wait_for(lambda: going if len(going := under_way()) == 2 else None, "a trial on each node")
+    before = {run: _tracking.read_history(run)[:1] for run in both}
+    cluster.nodes.nodes[-1].stop()
+    log = cluster.follow(job)
+    assert cluster.client.get_job_status(job) == JobStatus.SUCCEEDED, log
+    assert {how: len(found) for how, found in searching.ended(folder).items()} == {"finished": 3}
+    for run in _found.runs(folder):
+        history = _tracking.read_history(run)
+        assert [entry["step"] for entry in history] == list(range(1, 21))
+        assert history[:1] == before.get(run, history[:1]), "it went on from where it was"
+    assert {run.info.status for run in searching.children(folder).values()} == {"FINISHED"}
+    assert len(searching.children(folder)) == 3

@@ -209,6 +209,33 @@ def test_a_search_that_is_resumed_has_its_rungs(tmp_path: Path) -> None:
         assert (tmp_path / _trials.TRIALS / name / _tracking.STOPPED).exists() == stops
 
 
+def test_a_search_that_tune_does_not_know_any_more_is_not_begun_anew(tmp_path: Path) -> None:
+    def resumed(*known: str) -> None:
+        watch = pickle.loads(pickle.dumps(_search.Watch(tmp_path, recipe())))
+        watch.on_step_begin(0, [SimpleNamespace(trial_id=name) for name in known])
+
+    resumed()  # nothing has begun
+    for name in ("a", "b"):
+        (tmp_path / _trials.TRIALS / name).mkdir(parents=True)
+        storage.write_json(tmp_path / _trials.TRIALS / name / _trials.POINT, {})
+    resumed("a")  # b began after Tune's last note
+    with pytest.raises(FailedError, match=r"tune cannot be read any more, and 2 trials have begun"):
+        resumed("c")
+
+
+def test_mlflows_description_has_whole_rows(tmp_path: Path) -> None:
+    base = recipe()
+    values = {f"loss.{'x' * 200}{n}": 0.5 for n in range(6)}
+    trials = [Trial(f"t{n}", "finished", 0.0, values, n / 10, None, 1) for n in range(10)]
+    note = _search_report._note(trials, base)
+    assert len(note) <= 6000
+    lines = note.splitlines()[2:]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "t9" in lines[2], "the best first"
+    wide = [Trial("t", "finished", 0.0, {f"loss.{'x' * 2000}{n}": 0.5 for n in range(6)}, 0.5, None, 1)]
+    assert "|" not in _search_report._note(wide, base)
+
+
 def test_optuna_hears_of_a_trial_without_a_score_that_it_failed() -> None:
     search = recipe(searcher="pareto", trials=3).search
     asked = _searchers._optuna(search, seed=0)
