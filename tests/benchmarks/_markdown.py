@@ -22,3 +22,7 @@ def spread(values: list[float]) -> str:
     """Mean, and standard deviation where there are several."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.4f}{deviation}"
+
+
+def threads(figures: dict[str, Any]) -> str:
+    return "one thread" if figures["threads"] == 1 else f"{figures['threads']} threads"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from tests.benchmarks._markdown import Result, table
+from tests.benchmarks._markdown import Result, table, threads
 from tests.benchmarks._plan import SEARCHED
 
 
 def lightgcn(result: Result) -> Iterator[str]:
     figures = result["figures"]
-    yield f"## LightGCN: seconds per epoch against a strong torch script ({figures['threads']} threads)"
+    yield f"## LightGCN: seconds per epoch against a strong torch script ({threads(figures)})"
     yield ""
     yield "Gowalla, sampled softmax in-batch, 1 layer, d 64, batch 2048, both in one process and without Ray Train. The same"
     yield f"losses; limit {figures['limit']}. The graph is built in {figures['graph_seconds']:.2f} s."
@@ -37,7 +37,7 @@ def lightgcn(result: Result) -> Iterator[str]:
 
 def costs(result: Result) -> Iterator[str]:
     figures = result["figures"]
-    yield f"## What the recipes and the losses cost ({figures['threads']} threads)"
+    yield f"## What the recipes and the losses cost ({threads(figures)})"
     yield ""
     yield "Steps of each recipe in one process, at its own settings; validation and starting are not counted. Hours are those"
     yield "of all epochs that a recipe may take: most stop early."
@@ -83,7 +83,7 @@ def costs(result: Result) -> Iterator[str]:
 def epoch(result: Result) -> Iterator[str]:
     figures = result["figures"]
     plain, ours, masked = (figures["seconds_per_epoch"][name] for name in ("plain", "hardneg", "hardneg_masked"))
-    yield f"## Seconds per epoch against a plain torch loop ({figures['threads']} threads)"
+    yield f"## Seconds per epoch against a plain torch loop ({threads(figures)})"
     yield ""
     yield f"MF + SSM on {figures['log']}, d 64, batch 2048, in-batch negatives, {figures['steps_per_epoch']} steps."
     yield ""
@@ -109,7 +109,7 @@ def startup(result: Result) -> Iterator[str]:
 
 def ranking(result: Result) -> Iterator[str]:
     figures = result["figures"]
-    yield f"## Full ranking against the bare matrix product and top-k ({figures['threads']} threads)"
+    yield f"## Full ranking against the bare matrix product and top-k ({threads(figures)})"
     yield ""
     names = {"bare_seconds": "bare product and top-k", "ranked_seconds": "hardneg: masks, exact top-k, metrics"}
     rows = [[text, f"{statistics.median(figures[what]):.2f}"] for what, text in names.items()]
@@ -124,7 +124,7 @@ def ranking(result: Result) -> Iterator[str]:
 def negatives(result: Result) -> Iterator[str]:
     figures = result["figures"]
     dense, limits = figures["cross_entropy"], figures["limits"]
-    yield f"## Many candidates in tiles against cross entropy on dense scores ({figures['threads']} threads)"
+    yield f"## Many candidates in tiles against cross entropy on dense scores ({threads(figures)})"
     yield ""
     shape = f"{figures['rows']:,} rows against {figures['candidates']:,} candidates, d {figures['width']}, forward and backward"
     yield f"{shape}; a process each. Allocator: {figures['allocator']}. The last column leaves the candidates out."

@@ -28,6 +28,11 @@ SECTIONS = {
 
 
 def main() -> None:
+    (ROOT / "RESULTS.md").write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """RESULTS.md; draws its pictures."""
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     assert results, f"{RESULTS} holds no results"
     lines = [
@@ -40,7 +45,7 @@ def main() -> None:
         for result in (each for each in results.values() if each["benchmark"] == benchmark):
             lines += ["", *section(result), "", _provenance(result)]
     lines += ["", "## Not run", "", *_not_run(results)]
-    (ROOT / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def _provenance(result: Result) -> str:
