@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from components.reports.plots import COLOURS, INK, figure
@@ -154,7 +154,11 @@ def _scale(axes: Axes, labels: Sequence[str], is_log: bool, vertical: bool = Fal
         (axes.set_yticks if vertical else axes.set_xticks)(range(len(labels)), labels)
     elif is_log:
         (axes.set_yscale if vertical else axes.set_xscale)("log")
-        (axes.yaxis if vertical else axes.xaxis).set_minor_formatter(NullFormatter())
+        axis = axes.yaxis if vertical else axes.xaxis
+        low, high = axis.get_data_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> NDArray[np.float64]:
