@@ -57,8 +57,8 @@ def write_source(clean: Path, share: float, kind: Kind, seed: int, out: Path) ->
     table = pq.read_table(clean)
     (raw_users, user), (raw_items, item), held_out = _read(table)
     size = len(raw_users), len(raw_items)
-    parts = [Interactions.of(user[here], item[here], *size) for here in (~held_out, held_out)]
-    item[~held_out] = replaced(*parts, share, kind, seed).items
+    log, targets = (Interactions.of(user[here], item[here], *size) for here in (~held_out, held_out))
+    item[~held_out] = replaced(log, targets, share, kind, seed).items
     columns = {"user_id": raw_users[user], "item_id": raw_items[item], "position": np.arange(len(user))}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}")

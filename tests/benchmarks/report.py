@@ -62,6 +62,8 @@ def _not_run(results: dict[str, Result]) -> Iterator[str]:
     speed = [result for name, result in results.items() if name.startswith("lightgcn")]
     if not any("to_recall" in result["figures"] for result in speed):
         yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"
+    if not any("to_ndcg" in result["figures"] for name, result in results.items() if name.startswith("sequential")):
+        yield "- SASRec's time to ndcg@10 beside RecBole's: `python -m tests.benchmarks.sequential --to-ndcg --keep`"
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import BLOCK, TILE, Ranker, top
 from components.evaluation.scorers import Factors
 from tests.unit.evaluation.worlds import world
@@ -34,7 +37,7 @@ def test_both_protocols_come_out_of_one_scoring(item_tile, monkeypatch):
     """Each is bit for bit what it is by itself: masked with the task's seen items, not masked with none."""
     factors, task = world()
     users_T, nothing = task.tile(1), Interactions.of([], [], task.seen.num_users, task.seen.num_items)
-    alone = {
+    alone: dict[Protocol, Any] = {
         "masked": Ranker(factors, task.seen, 15, item_tile=item_tile).top(users_T, keep=task.truth),
         "not_masked": Ranker(factors, nothing, 15, item_tile=item_tile).top(users_T),
     }

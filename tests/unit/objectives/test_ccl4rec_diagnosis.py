@@ -16,6 +16,11 @@ from tests.unit.objectives.test_ccl4rec import EPOCH, SASREC, batch_of, cosine, 
 NAMES = {f"{what}_{kind}" for what in ("damage", "sharpness") for kind in ("dispensable", "indispensable")} | {"damage_order"}
 
 
+def spearman(first: Any, second: Any) -> float:
+    found: Any = spearmanr(first, second)
+    return found.statistic
+
+
 @pytest.mark.parametrize("encoder", [{}, {"encoder": SASREC}], ids=["mean_pool", "sasrec"])
 def test_damage_its_order_and_the_curriculum(encoder: dict[str, Any]) -> None:
     trainer = trainer_of({}, **encoder)
@@ -32,7 +37,7 @@ def test_damage_its_order_and_the_curriculum(encoder: dict[str, Any]) -> None:
         damages["dispensable"] += damage[:3]
         damages["indispensable"] += damage[3:]
         cosines = [round(float(cosine(query_BD[b], vector)), 6) for vector in vectors_BVD[b]]  # equal views are equal
-        orders.append(spearmanr(cosines, [-round(each, 6) for each in damage]).statistic)
+        orders.append(spearman(cosines, [-round(each, 6) for each in damage]))
     assert 0 < len(orders) < len(told(batch)), "short histories are left out"
     for kind, wanted in damages.items():
         assert found[f"damage_{kind}"] == pytest.approx(statistics.fmean(wanted))
@@ -45,7 +50,7 @@ def test_rank_correlation() -> None:
     """Two rows in order, one against it, with a tie; one without an order does not count."""
     first = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [1.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
     second = torch.tensor([[10.0, 20.0, 90.0], [1.0, 5.0, 9.0], [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
-    rows = [spearmanr(a, b).statistic for a, b in zip(first[:3], second[:3], strict=True)]
+    rows = [spearman(a, b) for a, b in zip(first[:3], second[:3], strict=True)]
     assert rows[:2] == pytest.approx([1, -1])
     assert _diagnosis.rank_correlation(first, second) == pytest.approx(statistics.fmean(rows))
     assert _diagnosis.rank_correlation(first[3:], second[3:]) == 0.0
