@@ -23,6 +23,7 @@ from components.config import Recipe
 from components.errors import InputError
 from components.evaluation import comparison, exact
 from components.evaluation.comparison import Difference, System
+from components.evaluation.protocols import PROTOCOLS, Protocol
 from components.reports import comparison_page, plots, tables
 from ray_jobs import _mlflow, _results, _runs, _tracking
 
@@ -39,6 +40,16 @@ class Run:
     evaluation: Path
     recipe: Recipe
     manifest: dict[str, Any]
+    protocol: Protocol
+
+    @property
+    def scorer(self) -> str:
+        """What the evaluation calls the model's lists."""
+        return _results.named(_results.MODEL, self.protocol)
+
+    @property
+    def per_user(self) -> Path:
+        return self.evaluation / _results.per_user(_results.MODEL, self.protocol)
 
     @property
     def system(self) -> str:
@@ -46,16 +57,23 @@ class Run:
         return self.recipe.model_copy(update={"seed": 0}).fingerprint()
 
 
-def compare(named: Sequence[str], split: str, metrics: Sequence[str], storage_path: str, out: str | None) -> Path:
+def compare(
+    named: Sequence[str],
+    split: str,
+    metrics: Sequence[str],
+    storage_path: str,
+    out: str | None,
+    protocol: Protocol = "masked",
+) -> Path:
     """Writes compare.json, groups.png, difference.png and compare.html, prints the tables, and returns the folder.
 
     The page goes to the runs' MLflow, too, where there is one and it answers.
 
     Raises:
-        InputError: a run is not there, given twice or not evaluated on the split; the runs are of several datasets or user
-            sets, or of fewer than two systems; or an evaluation lacks a metric.
+        InputError: a run is not there, given twice or not evaluated on the split or by the protocol; the runs are of several
+            datasets or user sets, or of fewer than two systems; or an evaluation lacks a metric.
     """
-    runs = [_open(_runs.named(name, storage_path, "RUN"), split) for name in named]
+    runs = [_open(_runs.named(name, storage_path, "RUN"), split, protocol) for name in named]
     systems = _systems(runs)
     names = _names([group[0].recipe for group in systems])
     _require_metrics(runs, split, metrics)
@@ -66,6 +84,7 @@ def compare(named: Sequence[str], split: str, metrics: Sequence[str], storage_pa
     k = metrics[0].partition("@")[2]
     about = {
         "split": split,
+        "protocol": PROTOCOLS[protocol],
         "dataset": runs[0].manifest["dataset"],
         "users": len(users_U),
         "baseline": names[0],
@@ -77,7 +96,7 @@ def compare(named: Sequence[str], split: str, metrics: Sequence[str], storage_pa
         ],
         "differences": {name: {m: asdict(found) for m, found in values.items()} for name, values in apart.items()},
     }
-    folder = _folder(runs, split, metrics, storage_path, out)
+    folder = _folder(runs, split, metrics, storage_path, out, protocol)
     pictures = _draw(folder, about, apart, k)
     storage.write_json(folder / "compare.json", about)
     addresses = {str(run.folder): address for run in runs if _is_tracked(run) and (address := _tracking.url(run.folder))}
@@ -97,7 +116,8 @@ def _is_tracked(run: Run) -> bool:
 
 def _command(runs: Sequence[Run], split: str, metrics: Sequence[str]) -> str:
     options = [word for metric in metrics for word in ("--metric", metric)]
-    return shlex.join(["python", "-m", "ray_jobs.compare", *(str(run.folder) for run in runs), "--split", split, *options])
+    options = ["--split", split, *options, "--protocol", runs[0].protocol]
+    return shlex.join(["python", "-m", "ray_jobs.compare", *(str(run.folder) for run in runs), *options])
 
 
 def _log(page: Path, runs: Sequence[Run]) -> None:
@@ -116,12 +136,17 @@ def _log(page: Path, runs: Sequence[Run]) -> None:
                 each.artifact(page, f"comparisons/{page.parent.name}")
 
 
-def _open(folder: Path, split: str) -> Run:
+def _open(folder: Path, split: str, protocol: Protocol) -> Run:
     manifest = storage.open_finished(folder, "run")
     recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
-    run = Run(folder.resolve(), folder.resolve() / "evaluation" / split, recipe, manifest)
+    run = Run(folder.resolve(), folder.resolve() / "evaluation" / split, recipe, manifest, protocol)
     if not all((run.evaluation / name).is_file() for name in ("metrics.json", "groups.json", "per_user.parquet")):
         raise InputError(f"--split: got {split}, on which {folder.name} was not evaluated; {_how_to_evaluate(run, split)}")
+    if not run.per_user.is_file():
+        raise InputError(
+            f"--protocol: got {protocol}, by which {folder.name} was not evaluated on {split}, takes masked (both are where "
+            "held-out rows came after what is seen)"
+        )
     return run
 
 
@@ -175,7 +200,7 @@ def _differs(key: str, alike: Sequence[dict[str, str]]) -> bool:
 
 
 def _require_metrics(runs: Sequence[Run], split: str, metrics: Sequence[str]) -> None:
-    columns = [pq.read_schema(run.evaluation / "per_user.parquet").names for run in runs]
+    columns = [pq.read_schema(run.per_user).names for run in runs]
     common = [name for name in columns[0] if name not in NOT_METRICS and all(name in other for other in columns)]
     unknown = [metric for metric in metrics if metric not in common]
     if unknown:
@@ -183,8 +208,8 @@ def _require_metrics(runs: Sequence[Run], split: str, metrics: Sequence[str]) ->
 
 
 def _values(run: Run, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Columns of per_user.parquet, in the order of users."""
-    table = pq.read_table(run.evaluation / "per_user.parquet", columns=["user", *columns]).sort_by("user")
+    """Columns of the model's lists, in the order of users."""
+    table = pq.read_table(run.per_user, columns=["user", *columns]).sort_by("user")
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
@@ -196,10 +221,10 @@ def _read(group: Sequence[Run], metrics: Sequence[str], users_U: NDArray[Any]) -
         if not np.array_equal(values["user"], users_U):
             got = f"{len(values['user']):,} users of {run.folder.name}, not the {len(users_U):,} of the first run"
             raise InputError(f"--split: got {split} with {got}, takes runs evaluated on the same users")
-        said = storage.read_json(run.evaluation / "metrics.json")["metrics"][_results.MODEL]
+        said = storage.read_json(run.evaluation / "metrics.json")["metrics"][run.scorer]
         if any(exact.mean(values[metric]) != said.get(metric) for metric in metrics):
             raise InputError(
-                f"{run.evaluation}: got per_user.parquet and metrics.json of two evaluations, takes those of one; "
+                f"{run.evaluation}: got {run.per_user.name} and metrics.json of two evaluations, takes those of one; "
                 f"{_how_to_evaluate(run, split)}"
             )
         rows.append(values)
@@ -231,13 +256,14 @@ def _describe(group: Sequence[Run]) -> dict[str, Any]:
 
 
 def _cost(run: Run) -> dict[str, float | None]:
-    """Of a run: epochs trained, the one chosen (from 1), median seconds of an epoch, and of all with their validations."""
-    history = _tracking.read_history(run.folder)
-    checks = [entry["metrics"].get("validation_seconds", 0.0) for entry in history]
-    epochs = run.manifest["epochs"]
-    each = _tracking.seconds_per_epoch(history)
-    total = None if each is None else each * epochs + sum(checks)
-    return {"epochs": epochs, "best_epoch": run.manifest["best_epoch"] + 1, "seconds_per_epoch": each, "seconds": total}
+    """Of training (`_tracking.cost`), the model's parameters, and the microseconds that a user's lists took: encode, rank.
+
+    An evaluation of before these were kept has None.
+    """
+    known = storage.read_json(run.evaluation / "metrics.json").get("cost", {})
+    took = known.get("microseconds_per_user", {}).get(_results.MODEL, {})
+    own = {"parameters": known.get("parameters"), "encode": took.get("encode"), "rank": took.get("rank")}
+    return {**_tracking.cost(run.folder, run.manifest), **own}
 
 
 def _over_seeds(system: System) -> dict[str, dict[str, Any]]:
@@ -253,13 +279,15 @@ def _over_seeds(system: System) -> dict[str, dict[str, Any]]:
 
 def _groups(group: Sequence[Run], k: str) -> dict[str, list[float] | None]:
     """What each popularity group adds to recall@k, least popular first: mean and standard deviation over seeds."""
-    found = [storage.read_json(run.evaluation / "groups.json")["recall_contributions"][_results.MODEL][k] for run in group]
+    found = [storage.read_json(run.evaluation / "groups.json")["recall_contributions"][run.scorer][k] for run in group]
     deviation = [statistics.stdev(values) for values in zip(*found, strict=True)] if len(group) > 1 else None
     return {"mean": [statistics.fmean(values) for values in zip(*found, strict=True)], "deviation": deviation}
 
 
-def _folder(runs: Sequence[Run], split: str, metrics: Sequence[str], storage_path: str, out: str | None) -> Path:
-    what = json.dumps([[run.folder.name for run in runs], split, list(metrics)])
+def _folder(
+    runs: Sequence[Run], split: str, metrics: Sequence[str], storage_path: str, out: str | None, protocol: Protocol
+) -> Path:
+    what = json.dumps([[run.folder.name for run in runs], split, list(metrics), protocol])
     digest = hashlib.sha256(what.encode()).hexdigest()[:12]
     folder = Path(out or Path(storage_path, "comparisons", f"{runs[0].recipe.name}-{digest}")).absolute()
     try:
@@ -275,11 +303,12 @@ def _draw(folder: Path, about: dict[str, Any], apart: dict[str, dict[str, Differ
     plots.popularity_groups(
         {name: group["mean"] for name, group in groups.items()},
         folder / "groups.png",
-        f"Where the hits on {about['split']} come from",
+        f"Where the hits on {about['split']} come from, {about['protocol']}",
         f"recall@{k}",
         {name: group["deviation"] for name, group in groups.items() if group["deviation"] is not None},
     )
-    plots.differences(apart, folder / "difference.png", f"Differences from {about['baseline']} on {about['split']}")
+    title = f"Differences from {about['baseline']} on {about['split']}, {about['protocol']}"
+    plots.differences(apart, folder / "difference.png", title)
     return {
         folder / "difference.png": f"Differences from {about['baseline']} with both intervals, as in the table",
         folder / "groups.png": f"What each popularity group adds to recall@{k}, system by system",
@@ -288,11 +317,11 @@ def _draw(folder: Path, about: dict[str, Any], apart: dict[str, dict[str, Differ
 
 def _show(about: dict[str, Any], apart: dict[str, dict[str, Difference]], notes: Sequence[str]) -> None:
     console = Console()
-    console.print(tables.systems(about["systems"], f"{about['split']}, {about['users']:,} users"))
+    console.print(tables.systems(about["systems"], f"{about['split']}, {about['users']:,} users, {about['protocol']}"))
     for metric in next(iter(apart.values())):
         values = {system["name"]: system["metrics"][metric] for system in about["systems"]}
         found = {name: differences[metric] for name, differences in apart.items()}
-        console.print(tables.differences(values, found, metric))
+        console.print(tables.differences(values, found, f"{metric}, {about['protocol']}"))
     for note in notes:
         console.print(note, highlight=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,19 @@ from components.data import interactions
 from components.errors import InputError
 from components.evaluation import lengths, ranking, samples, splits
 from components.evaluation.baselines import Ease, MostPopular
-from components.evaluation.evaluate import Summary, Task
+from components.evaluation.evaluate import Task
+from components.evaluation.protocols import PROTOCOLS, Protocol
 from components.evaluation.scorers import Scorer
 from components.reports import plots, tables
 from components.training import checkpoint
 from ray_jobs import _program, _ranking, _results, _tracking
 
-MASKED, NOT_MASKED = "seen items masked", "not masked"
-
 
 def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> _results.Evaluated:
     """Evaluates a finished run on a split into `run`/evaluation/`split`, and prints the comparison.
 
-    Where users' last rows were left out, every scorer is ranked by both protocols in use: seen items masked, and not masked.
+    Where held-out rows came after what is seen, every scorer has lists by both protocols in use: seen items masked, and not
+    masked.
 
     Raises:
         InputError: run and dataset do not belong together, there is no such split, the run was fitted on it, K exceeds the
@@ -59,25 +58,27 @@ def _rank(recipe: Recipe, trained: checkpoint.TrainedRun, task: Task, split: str
     if "ease" in recipe.evaluation.baselines:
         Ease.fit(fitted, recipe.evaluation.ease_l2).save(weights)
         loads["ease"] = functools.partial(_ease, trained.recipe, dataset, split, weights)
-    if storage.read_json(dataset / storage.MANIFEST)["rules"]["split"]["by"] == "leave_one_out":
-        loads |= {f"{name} {NOT_MASKED}": functools.partial(_unmasked, load) for name, load in loads.items()}
+    protocols: tuple[Protocol, ...] = ("masked", "not_masked") if splits.is_ordered(dataset) else ("masked",)
     degrees_I = interactions.load(dataset, "train").item_degrees()
     started = time.perf_counter()
-    files = [folder / ("per_user" + f"_{name.replace(' ', '_')}" * (name != _results.MODEL) + ".parquet") for name in loads]
+    files: list[dict[Protocol, Path]] = [
+        {protocol: folder / _results.per_user(scorer, protocol) for protocol in protocols} for scorer in loads
+    ]
     try:
         with _program.cluster():
             found = _ranking.evaluate(list(loads.values()), task.num_tiles, ks, degrees_I, recipe.scale, files)
     finally:
         weights.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
-    print(f"{len(task.users):,} users ranked by {', '.join(loads)} in {seconds:.1f} s", file=sys.stderr, flush=True)
-    summaries = dict(zip(loads, found, strict=True))
+    how = " and ".join(PROTOCOLS[protocol] for protocol in protocols)
+    print(f"{len(task.users):,} users ranked by {', '.join(loads)} ({how}) in {seconds:.1f} s", file=sys.stderr, flush=True)
     names = [f"{name}@{k}" for name in ("hit", "ndcg") for k in ks]
     by_length = {
-        name: lengths.by_history_length(file, task.history.positive_counts(), names)
-        for name, file in zip(loads, files, strict=True)
+        _results.named(scorer, protocol): lengths.by_history_length(file, task.history.positive_counts(), names)
+        for scorer, own in zip(loads, files, strict=True)
+        for protocol, file in own.items()
     }
-    _write(folder, trained, split, task, summaries, by_length)
+    _write(folder, trained, split, task, dict(zip(loads, found, strict=True)), by_length)
 
 
 def _write(
@@ -85,25 +86,28 @@ def _write(
     trained: checkpoint.TrainedRun,
     split: str,
     task: Task,
-    summaries: dict[str, Summary],
+    found: dict[str, _ranking.Ranked],
     by_length: dict[str, list[dict[str, Any]]],
 ) -> None:
-    own = summaries[_results.MODEL]
-    ks, name = own.ks, trained.manifest["name"]
-    results = {scorer: summary.metrics() for scorer, summary in summaries.items()}
-    masking = {scorer: NOT_MASKED if scorer.endswith(NOT_MASKED) else MASKED for scorer in summaries}
-    groups = {scorer: {str(k): summary.group_recall(k) for k in ks} for scorer, summary in summaries.items()}
-    training = trained.recipe.training
-    fitted, title = (
-        f"fit on {training.fit_on}, epoch chosen on {training.select_on}",
-        f"{name} on {split}, {own.num_users:,} users",
-    )
-    about = {"split": split, "users": own.num_users, "run": trained.folder.name, "dataset": trained.manifest["dataset"]}
+    own = found[_results.MODEL]
+    ks, name, protocols = own.summaries["masked"].ks, trained.manifest["name"], list(own.summaries)
+    masking = {_results.named(scorer, protocol): PROTOCOLS[protocol] for scorer in found for protocol in protocols}
+    summaries = {_results.named(s, protocol): found[s].summaries[protocol] for s in found for protocol in protocols}
+    results = {named: summary.metrics() for named, summary in summaries.items()}
+    groups = {named: {str(k): summary.group_recall(k) for k in ks} for named, summary in summaries.items()}
+    training, counts = trained.recipe.training, task.counts()
+    fitted = f"fit on {training.fit_on}, epoch chosen on {training.select_on}"
+    cost = {
+        "parameters": sum(weight.numel() for weight in trained.encoder.parameters()),
+        "training": _tracking.cost(trained.folder, trained.manifest),
+        "microseconds_per_user": {scorer: ranked.microseconds_per_user for scorer, ranked in found.items()},
+    }
+    about = {"split": split, **counts, "run": trained.folder.name, "dataset": trained.manifest["dataset"]}
     about |= {"protocol": fitted, "masking": masking}
-    storage.write_json(folder / "metrics.json", {**about, "metrics": results})
+    storage.write_json(folder / "metrics.json", {**about, "cost": cost, "metrics": results})
     storage.write_json(folder / "groups.json", {**about, "recall_contributions": groups, "history_lengths": by_length})
     plots.popularity_groups(
-        {scorer: values[str(ks[-1])] for scorer, values in groups.items()},
+        {named: values[str(ks[-1])] for named, values in groups.items()},
         folder / "popularity_groups.png",
         f"{name}: where the hits on {split} come from",
         f"recall@{ks[-1]}",
@@ -114,26 +118,38 @@ def _write(
         plots.score_histograms(*scores, folder / "scores.png", f"{name}: scores of {split} positives and unseen items")
     tracked = _tracking.attach(trained.folder)
     with _tracking.saying(tracked, folder / "metrics.json"):
-        values = {f"{split}_{metric}": value for metric, value in results[_results.MODEL].items()}
-        unmasked = results.get(f"{_results.MODEL} {NOT_MASKED}", {})
-        values |= {f"{split}_not_masked_{metric}": value for metric, value in unmasked.items()}
+        values = {}
+        for protocol in protocols:
+            prefix = f"{split}_{protocol}" if len(protocols) > 1 else split
+            of = results[_results.named(_results.MODEL, protocol)]
+            values |= {f"{prefix}_{metric}": value for metric, value in of.items()}
         tracked.metrics(values, step=trained.manifest["epochs"] + 1)  # after every step that training logged
-        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + [folder / "per_user.parquet"]:
+        lists = [folder / _results.per_user(_results.MODEL, protocol) for protocol in protocols]
+        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + lists:
             tracked.artifact(path, f"evaluation/{split}")
-    for protocol in dict.fromkeys(masking.values()):
-        rows = {scorer.removesuffix(f" {NOT_MASKED}"): results[scorer] for scorer in results if masking[scorer] == protocol}
-        Console().print(tables.comparison(rows, ks, f"{title}, {protocol} ({fitted})"))
+    title = f"{name} on {split}, {counts['users']:,} users"
+    for protocol in protocols:
+        rows = {scorer: results[_results.named(scorer, protocol)] for scorer in found}
+        Console().print(tables.comparison(rows, ks, f"{title}, {PROTOCOLS[protocol]} ({fitted})"))
+    _say(counts, cost)
     print(folder)
+
+
+def _say(counts: dict[str, int], cost: dict[str, Any]) -> None:
+    """What the tables leave out: cost, and users and items for whom a protocol matters."""
+    epochs, each, total = tables.cost(cost["training"])
+    took = cost["microseconds_per_user"][_results.MODEL]
+    print(f"{cost['parameters']:,} parameters, trained in {total} ({epochs} epochs of {each} s); ", end="")
+    print(f"a user's lists took {took['encode']:,.0f} µs to encode, {took['rank']:,.0f} µs to rank")
+    if counts["targets_in_history"]:
+        print(f"{counts['targets_in_history']:,} of {counts['targets']:,} held-out items are in their user's own history")
+    if counts["users_without_history"]:
+        print(f"{counts['users_without_history']:,} users have no history: a model that reads histories lists nothing for them")
 
 
 def _model(run: Path, dataset: Path, split: str) -> tuple[Scorer, Task]:
     task = splits.task_of(dataset, split)
     return checkpoint.open_run(run, dataset).scorer(task.history), task
-
-
-def _unmasked(load: Callable[[], tuple[Scorer, Task]]) -> tuple[Scorer, Task]:
-    scorer, task = load()
-    return scorer, splits.unmasked(task)
 
 
 def _most_popular(recipe: Recipe, dataset: Path, split: str) -> tuple[Scorer, Task]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from components.config import Scale
 from components.data.interactions import Interactions
-from components.evaluation.evaluate import Summary, Task, evaluate_tile
+from components.evaluation.evaluate import Summary, Task, evaluate_protocols
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
 from ray_jobs import _program
@@ -30,6 +32,14 @@ LoadTask = Callable[[], tuple[Scorer, Task]]
 LoadSeen = Callable[[], tuple[Scorer, Interactions]]
 TILES_PER_BLOCK = 16
 BLOCKS_PER_WORKER = 4  # at least, where there are tiles enough
+SECONDS = ("encode", "rank")  # what `Ranker` tells
+
+
+class Ranked(NamedTuple):
+    """What a scorer's lists are worth, by protocol, and the microseconds that those of a user took, by all protocols."""
+
+    summaries: dict[Protocol, Summary]
+    microseconds_per_user: dict[str, float]
 
 
 def evaluate(
@@ -38,30 +48,41 @@ def evaluate(
     ks: Sequence[int],
     degrees_I: NDArray[np.int64],
     scale: Scale,
-    out: Sequence[Path],
-) -> list[Summary]:
-    """Evaluates every tile of several scorers; the driver holds sums and one integer per item, scorer and K.
+    out: Sequence[Mapping[Protocol, Path]],
+) -> list[Ranked]:
+    """Evaluates every tile of several scorers; the driver holds sums and one integer per item, scorer, protocol and K.
 
     Args:
         loads: each gives an actor a scorer and the task, which is the same for all.
-        out: a file for each scorer: a row per user, in their order, as `evaluate_tile` makes them.
+        out: for each scorer a file by protocol, the same ones for all: a row per user, in their order, as
+            `evaluate_protocols` makes them.
     """
-    summaries = [Summary(ks, degrees_I) for _ in loads]
+    protocols = tuple(out[0])
+    summaries: list[dict[Protocol, Summary]] = [{protocol: Summary(ks, degrees_I) for protocol in protocols} for _ in loads]
+    seconds = [dict.fromkeys(SECONDS, 0.0) for _ in loads]
     size = _block_size(num_tiles, scale)
     pieces = [(n, start, min(size, num_tiles - start)) for n in range(len(loads)) for start in range(0, num_tiles, size)]
     blocks = [pa.table({"scorer": [n], "start": [start], "count": [count]}) for n, start, count in pieces]
     with contextlib.ExitStack() as stack:
-        writers: dict[int, pq.ParquetWriter] = {}
-        for table in _mapped(blocks, _Evaluator, (tuple(loads), tuple(ks)), scale):
-            n = table["scorer"][0].as_py()
-            table = table.drop_columns("scorer")
-            summaries[n].add(table)
-            if n not in writers:
-                writers[n] = stack.enter_context(pq.ParquetWriter(_partial(out[n]), table.schema, compression="zstd"))
-            writers[n].write_table(table)
-    for path in out:
+        writers: dict[Path, pq.ParquetWriter] = {}
+        for table in _mapped(blocks, _Evaluator, (tuple(loads), tuple(ks), protocols), scale):
+            n, height = table["scorer"][0].as_py(), table.num_rows // len(protocols)
+            for what in SECONDS:
+                seconds[n][what] += table[what][0].as_py()
+            table = table.drop_columns(["scorer", *SECONDS])
+            for place, protocol in enumerate(protocols):
+                part, path = table.slice(place * height, height), out[n][protocol]
+                summaries[n][protocol].add(part)
+                if path not in writers:
+                    writers[path] = stack.enter_context(pq.ParquetWriter(_partial(path), part.schema, compression="zstd"))
+                writers[path].write_table(part)
+    for path in writers:
         _partial(path).replace(path)
-    return summaries
+    users = [own[protocols[0]].num_users for own in summaries]
+    return [
+        Ranked(own, {what: 1e6 * value / number for what, value in took.items()})
+        for own, took, number in zip(summaries, seconds, users, strict=True)
+    ]
 
 
 def recommend(load: LoadSeen, users: Sequence[Path], raw_items: pa.Array, k: int, scale: Scale, out: Path) -> int:
@@ -106,20 +127,26 @@ def _block_size(num_tiles: int, scale: Scale) -> int:
 
 
 class _Evaluator:
-    """An actor's part of `evaluate`: tiles of a scorer in, a row per user out."""
+    """An actor's part of `evaluate`: tiles of a scorer in, a row per user out, protocol after protocol; each with seconds."""
 
-    def __init__(self, loads: tuple[LoadTask, ...], ks: tuple[int, ...], threads: int) -> None:
+    def __init__(self, loads: tuple[LoadTask, ...], ks: tuple[int, ...], protocols: tuple[Protocol, ...], threads: int) -> None:
         torch.set_num_threads(threads)  # a different number would be a different kernel
-        self.loads, self.ks = loads, ks
+        self.loads, self.ks, self.protocols = loads, ks, protocols
         self._ranker = functools.lru_cache(maxsize=1)(self._load)  # blocks come scorer by scorer
 
     def __call__(self, block: pa.Table) -> pa.Table:
         assert block.num_rows == 1, f"{block.num_rows} pieces in a block"
         piece = block.to_pylist()[0]
         ranker, task = self._ranker(piece["scorer"])
+        before = dict(ranker.seconds)
         tiles = range(piece["start"], piece["start"] + piece["count"])
-        table = pa.concat_tables(evaluate_tile(ranker, task, tile, self.ks) for tile in tiles)
-        return table.append_column("scorer", pa.array(np.full(table.num_rows, piece["scorer"], np.int8)))
+        tables = [evaluate_protocols(ranker, task, tile, self.ks, self.protocols) for tile in tiles]
+        table = pa.concat_tables(tile[protocol] for protocol in self.protocols for tile in tables)
+        table = table.append_column("scorer", pa.array(np.full(table.num_rows, piece["scorer"], np.int8)))
+        for what in SECONDS:
+            spent = np.full(table.num_rows, ranker.seconds[what] - before[what])
+            table = table.append_column(what, pa.array(spent))
+        return table
 
     def _load(self, scorer: int) -> tuple[Ranker, Task]:
         loaded, task = self.loads[scorer]()

@@ -14,9 +14,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from components.evaluation.protocols import PROTOCOLS, Protocol
+
 MARK = "result: "
 FILE = "HARDNEG_RESULT"
 MODEL = "model"  # among the scorers of an evaluation
+
+
+def named(scorer: str, protocol: Protocol) -> str:
+    """What an evaluation's files call a scorer's lists: the scorer, and that seen items are not masked where they are not."""
+    return scorer if protocol == "masked" else f"{scorer} {PROTOCOLS[protocol]}"
+
+
+def per_user(scorer: str, protocol: Protocol) -> str:
+    """The name of their file."""
+    name = named(scorer, protocol)
+    return "per_user.parquet" if name == MODEL else f"per_user_{name.replace(' ', '_')}.parquet"
 
 
 class Result(BaseModel):
@@ -72,7 +85,7 @@ class Trained(Result):
 
 
 class Evaluated(Result):
-    """`metrics` by scorer: {"model": {"recall@20": 0.3}, "most popular": ...}."""
+    """`metrics` by scorer (`named`): {"model": {"recall@20": 0.3}, "most popular": ..., "model not masked": ...}."""
 
     run: str
     split: str

@@ -242,6 +242,15 @@ def seconds_per_epoch(history: list[dict[str, Any]]) -> float | None:
     return statistics.median(gaps) if gaps else None
 
 
+def cost(run: Path, manifest: Mapping[str, Any]) -> dict[str, float | None]:
+    """Of a training: epochs, the one chosen (from 1), median seconds of an epoch, and of all with their validations."""
+    history, epochs = read_history(run), manifest["epochs"]
+    checks = sum(entry["metrics"].get("validation_seconds", 0.0) for entry in history)
+    each = seconds_per_epoch(history)
+    total = None if each is None else each * epochs + checks
+    return {"epochs": epochs, "best_epoch": manifest["best_epoch"] + 1, "seconds_per_epoch": each, "seconds": total}
+
+
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
     storage.write_text(folder / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
 

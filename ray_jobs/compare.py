@@ -1,6 +1,7 @@
 """Compares evaluated runs: differences with bootstrap intervals over users and over seeds, popularity groups, cost.
 
-python -m ray_jobs.compare RUN RUN [RUN ...] [--split test] [--metric recall@20 ...] [--storage-path runs] [--out DIR]
+python -m ray_jobs.compare RUN RUN [RUN ...] [--split test] [--metric recall@20 ...] [--protocol masked | not_masked]
+                            [--storage-path runs] [--out DIR]
 
 Runs that differ in their seed alone are one system; the first RUN's is the baseline. Needs no recipe and no Ray. Leaves
 compare.html, a page that stands alone; the runs' MLflow gets it, below comparisons/, where there is one and it answers.
@@ -25,6 +26,9 @@ def parse(line: list[str]) -> argparse.Namespace:
         "--metric", action="append", metavar="NAME@K", help=f"may be repeated; {' and '.join(METRICS)} by default"
     )
     parser.add_argument(
+        "--protocol", choices=("masked", "not_masked"), default="masked", help="whether seen items are; masked by default"
+    )
+    parser.add_argument(
         "--storage-path", default="runs", metavar="DIR", help="where runs are looked for by id; runs by default"
     )
     parser.add_argument("--out", metavar="DIR", help="by default comparisons/<baseline>-<digest>/ in the storage path")
@@ -36,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     storage_path = Scale(storage_path=arguments.storage_path).storage_path
     metrics = tuple(dict.fromkeys(arguments.metric or METRICS))
-    _comparison.compare(arguments.runs, arguments.split, metrics, storage_path, arguments.out)
+    _comparison.compare(arguments.runs, arguments.split, metrics, storage_path, arguments.out, arguments.protocol)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from components.data.interactions import Interactions, Ints
 from components.evaluation import metrics
 from components.evaluation.exact import ExactSum
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
 
@@ -54,6 +55,17 @@ class Task:
     def tile(self, number: int) -> Ints:
         return self.users[number * TILE : (number + 1) * TILE]
 
+    def counts(self) -> dict[str, int]:
+        """Users, those of them without a history, the items asked for, and those of them that are in the user's history."""
+        without, asked, known = 0, 0, 0
+        for number in range(self.num_tiles):
+            users_T = self.tile(number)
+            pairs = (log.rows_of(users_T) for log in (self.truth, self.history))
+            wanted, own = (np.unique(row * self.truth.num_items + item) for row, item in pairs)
+            without += len(users_T) - len(np.unique(own // self.truth.num_items))
+            asked, known = asked + len(wanted), known + int(np.isin(wanted, own).sum())
+        return {"users": len(self.users), "users_without_history": without, "targets": asked, "targets_in_history": known}
+
     def hits(self, users_T: Ints, items_TK: Ints) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """(hits_TK, relevant_T): which listed items are relevant, and |T_u|, repeated rows counted once."""
         row, item = self.truth.rows_of(users_T)
@@ -64,21 +76,30 @@ class Task:
 
 
 def evaluate_tile(ranker: Ranker, task: Task, number: int, ks: Sequence[int]) -> pa.Table:
-    """A row per user of the tile: user, relevant, items [K], hits [K] and every metric at every K, K the largest of `ks`.
+    """`evaluate_protocols` where seen items are masked."""
+    return evaluate_protocols(ranker, task, number, ks, ["masked"])["masked"]
+
+
+def evaluate_protocols(
+    ranker: Ranker, task: Task, number: int, ks: Sequence[int], protocols: Collection[Protocol]
+) -> dict[Protocol, pa.Table]:
+    """By protocol a row per user of the tile: user, relevant, items [K], hits [K] and every metric at every K, K the largest.
 
     `items` are the list, best first, -1 where candidates ran out; `hits` are true where the item is relevant.
     """
     users_T = task.tile(number)
-    items_TK, _ = ranker.top(users_T, keep=task.truth)
-    hits_TK, relevant_T = task.hits(users_T, items_TK)
-    values = metrics.per_user(hits_TK, relevant_T, ks)
-    columns = {
-        "user": users_T,
-        "relevant": relevant_T.astype(np.int32),
-        "items": _lists(items_TK),
-        "hits": _lists(hits_TK),
-    }
-    return pa.table({**columns, **values})
+    tables: dict[Protocol, pa.Table] = {}
+    for protocol, (items_TK, _) in ranker.lists(users_T, task.truth, protocols).items():
+        hits_TK, relevant_T = task.hits(users_T, items_TK)
+        values = metrics.per_user(hits_TK, relevant_T, ks)
+        columns = {
+            "user": users_T,
+            "relevant": relevant_T.astype(np.int32),
+            "items": _lists(items_TK),
+            "hits": _lists(hits_TK),
+        }
+        tables[protocol] = pa.table({**columns, **values})
+    return tables
 
 
 def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[int]) -> dict[str, NDArray[np.float64]]:
@@ -145,9 +166,10 @@ class Summary:
         return next(iter(self.means.values())).count
 
     def metrics(self) -> dict[str, float]:
-        """Means over users, then the catalogue's metrics, at every K."""
+        """Means over users, then F1 of them and the catalogue's metrics, at every K."""
         result = {name: total.mean() for name, total in self.means.items()}
         for k in self.ks:
+            result[f"f1@{k}"] = metrics.f1(result[f"precision@{k}"], result[f"recall@{k}"])
             result |= metrics.catalogue(self.counts[k], self.degrees_I, k)
         return result
 

@@ -55,6 +55,14 @@ def per_user(hits_TK: NDArray[np.bool_], relevant_T: NDArray[np.integer], ks: It
     return out
 
 
+def f1(precision: float, recall: float) -> float:
+    """2 P R / (P + R), P and R the means over users of precision@K and recall@K; 0 where both are.
+
+    It is not the mean of users' own F1.  Source: ALPINE (Li et al., ACM MM 2019), its evaluation of micro-video recommendation.
+    """
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
 def groups(degrees_I: Counts, number: int = 10) -> NDArray[np.int64]:
     """[I] popularity group of each item, 1 (least popular) to `number`, each holding about as many training interactions.
 

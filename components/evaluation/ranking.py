@@ -6,6 +6,9 @@ and its bits do not depend on which worker computes it. Equal scores are ordered
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from components.data.interactions import Interactions, Ints
 from components.errors import InputError
+from components.evaluation.protocols import Protocol
 from components.evaluation.scorers import Scorer
 
 Floats = NDArray[np.floating]
@@ -23,10 +27,10 @@ BLOCK = 64  # neighbouring items that `top` first looks at as one
 
 
 class Ranker:
-    """The k best unseen items of users.
+    """The k best items of users, by one protocol or by both; `seconds` is what encoding and ranking took so far.
 
     Args:
-        seen: items that are masked with -inf, each user's own.
+        seen: items that are masked with -inf, each user's own, where seen items are masked.
         k: length of a list.
         item_tile: how many items are scored at once; changes memory, not results (beyond the rounding of BLAS).
 
@@ -39,11 +43,18 @@ class Ranker:
         assert seen.num_items == scorer.num_items, f"{seen.num_items} items in the data, {scorer.num_items} in the model"
         self.scorer, self.seen, self.k = scorer, seen, k
         self.item_tile = max(item_tile, k)
+        self.seconds = {"encode": 0.0, "rank": 0.0}
         self._buffer = scorer.buffer(TILE * min(self.item_tile, scorer.num_items))
 
-    @torch.no_grad()
     def top(self, users_T: NDArray[np.integer], keep: Interactions | None = None) -> tuple[Ints, Floats]:
-        """Lists of at most TILE users.
+        """`lists` where seen items are masked."""
+        return self.lists(users_T, keep)["masked"]
+
+    @torch.no_grad()
+    def lists(
+        self, users_T: NDArray[np.integer], keep: Interactions | None = None, protocols: Collection[Protocol] = ("masked",)
+    ) -> dict[Protocol, tuple[Ints, Floats]]:
+        """Lists of at most TILE users by each of the protocols, out of the same scores.
 
         Args:
             keep: items that are never masked, though seen: those the current test asks for.
@@ -55,26 +66,39 @@ class Ranker:
         assert 0 < height <= TILE, f"{height} users, a tile holds 1 to {TILE}"
         padded = np.concatenate([users_T, np.repeat(users_T[-1:], TILE - height)]).astype(np.int64)
         row_N, item_N = _masked(self.seen, padded, keep)
+        started = time.perf_counter()
         queries_TD = self.scorer.queries(torch.from_numpy(padded))
-        best: tuple[Floats, Ints] | None = None
+        encoded = time.perf_counter()
+        best: dict[Protocol, tuple[Floats, Ints]] = {}
         for start in range(0, self.scorer.num_items, self.item_tile):
             stop = min(start + self.item_tile, self.scorer.num_items)
             width = stop - start
             out = self._buffer[: TILE * width].view(TILE, width)
             scores_TS = self.scorer.scores(queries_TD, start, stop, out)
-            here = (item_N >= start) & (item_N < stop)
-            masked = torch.from_numpy(row_N[here] * width + item_N[here] - start).to(scores_TS.device)
-            scores_TS.view(-1).index_fill_(0, masked, -torch.inf)
-            scores_TK, items_TK = top(scores_TS, min(self.k, width))
-            items_TK = (items_TK + start).astype(np.int32)
-            if best is not None:  # earlier items first, so that position still orders equal scores by id
-                scores_TK, items_TK = np.concatenate([best[0], scores_TK], 1), np.concatenate([best[1], items_TK], 1)
-                scores_TK, position_TK = _top(scores_TK, self.k)
-                items_TK = np.take_along_axis(items_TK, position_TK, 1)
-            best = scores_TK, items_TK
-        assert best is not None, "an empty catalogue"
-        scores_TK, items_TK = best
-        return np.where(scores_TK == -np.inf, np.int32(-1), items_TK)[:height], scores_TK[:height]
+            if "not_masked" in protocols:
+                best["not_masked"] = self._best(best.get("not_masked"), scores_TS, start)
+            if "masked" in protocols:  # the last, for it overwrites scores
+                here = (item_N >= start) & (item_N < stop)
+                masked = torch.from_numpy(row_N[here] * width + item_N[here] - start).to(scores_TS.device)
+                scores_TS.view(-1).index_fill_(0, masked, -torch.inf)
+                best["masked"] = self._best(best.get("masked"), scores_TS, start)
+        self.seconds["encode"] += encoded - started
+        self.seconds["rank"] += time.perf_counter() - encoded
+        assert best, "an empty catalogue"
+        return {
+            protocol: (np.where(scores_TK == -np.inf, np.int32(-1), items_TK)[:height], scores_TK[:height])
+            for protocol, (scores_TK, items_TK) in best.items()
+        }
+
+    def _best(self, best: tuple[Floats, Ints] | None, scores_TS: Tensor, start: int) -> tuple[Floats, Ints]:
+        """The k best of those so far and of the items from `start` on."""
+        scores_TK, items_TK = top(scores_TS, min(self.k, scores_TS.shape[1]))
+        items_TK = (items_TK + start).astype(np.int32)
+        if best is None:
+            return scores_TK, items_TK
+        scores_TK, items_TK = np.concatenate([best[0], scores_TK], 1), np.concatenate([best[1], items_TK], 1)
+        scores_TK, position_TK = _top(scores_TK, self.k)  # earlier items first: position still orders equal scores by id
+        return scores_TK, np.take_along_axis(items_TK, position_TK, 1)
 
 
 def check_k(k: int, num_items: int, name: str = "k") -> None:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 def sample_scores(scorer: Scorer, task: Task, rng: np.random.Generator, max_users: int = 4 * TILE) -> tuple[Floats, Floats]:
     """(positives, negatives): each relevant item of some users, and for each a uniform item that is neither seen nor relevant.
 
-    A draw that is seen or relevant is dropped, so there may be fewer negatives than positives.
+    A draw that is seen or relevant is dropped, so there may be fewer negatives than positives; so are users without scores.
     """
     users = np.sort(rng.choice(task.users, min(max_users, len(task.users)), replace=False)).astype(np.int64)
     found: tuple[list[Floats], list[Floats]] = ([], [])
@@ -28,7 +28,8 @@ def sample_scores(scorer: Scorer, task: Task, rng: np.random.Generator, max_user
         known_row, known_item = (np.concatenate(both) for both in zip(task.seen.rows_of(users_T), (row, item), strict=True))
         fresh = ~np.isin(row * scorer.num_items + drawn, known_row * scorer.num_items + known_item)
         for scores, wanted in zip(found, ((row, item), (row[fresh], drawn[fresh])), strict=True):
-            scores.append(_scores(scorer, users_T, *wanted))
+            values = _scores(scorer, users_T, *wanted)
+            scores.append(values[values != -np.inf])
     return np.concatenate(found[0]), np.concatenate(found[1])
 
 

@@ -66,9 +66,10 @@ class Factors:
 
 
 class Encoded:
-    """Inner products of encoded histories and a table of items: score(u, i) = <f(h_u), item_i>; all 0 for an empty history.
+    """Inner products of encoded histories and a table of items: score(u, i) = <f(h_u), item_i>.
 
-    They do not depend on the tile's other users but for rounding.
+    They do not depend on the tile's other users but for rounding. Of an empty history the model knows nothing: its scores are
+    -inf, so that nothing is listed (equal scores would list the lowest ids). Its query is inf throughout.
 
     Args:
         encoder: has a window.
@@ -91,10 +92,13 @@ class Encoded:
     def queries(self, users_T: Tensor) -> Tensor:
         read = histories.of_users(self.log, users_T.cpu().numpy(), self.encoder.window.length)
         items_TL, lengths_T = (torch.from_numpy(part).to(self.items_ID.device) for part in read)
-        return self.encoder.encode(Histories(items_TL, lengths_T, first=0))
+        vectors_TD = self.encoder.encode(Histories(items_TL, lengths_T, first=0))
+        return vectors_TD.masked_fill((lengths_T == 0).unsqueeze(1), torch.inf)
 
     def scores(self, queries_TD: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
-        return torch.mm(queries_TD, self.items_ID[start:stop].T, out=out)
+        scores_TS = torch.mm(queries_TD, self.items_ID[start:stop].T, out=out)
+        scores_TS[(queries_TD == torch.inf).all(dim=1)] = -torch.inf
+        return scores_TS
 
     def buffer(self, size: int) -> Tensor:
         return self.items_ID.new_empty(size)

@@ -36,6 +36,13 @@ def unmasked(task: Task) -> Task:
     return Task(task.truth, Interactions.of([], [], size, items), task.history)
 
 
+def is_ordered(dataset: Path) -> bool:
+    """Whether held-out rows came after what is seen: a user's last rows, or rows with times that no chance held out."""
+    manifest = storage.open_finished(dataset, "dataset")
+    split = manifest["rules"]["split"]
+    return split["by"] == "leave_one_out" or (manifest["has_time"] and split.get("order") != "random")
+
+
 def require(dataset: Path, split: str, name: str) -> list[str]:
     """The dataset's splits, of which `split` is one that is held out and has rows.
 

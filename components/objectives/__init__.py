@@ -2,7 +2,8 @@
 
 Called with a batch, an objective gives an Outcome. `learners` are who learns, by name, `model` (the encoder) among them, and
 `passes(epoch)` says which of them goes over the positives of an epoch, one after the other, `model` last; `positives` which
-those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says what they led to.
+those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says what they led to; an
+objective that takes views may have one too, which is asked after every epoch.
 In the model's pass learners may take `turns` on each batch: those of each one step together, on the loss of that `batch.turn`;
 the first turn's loss is the one that is logged. Where `takes_views`, an objective is built with the recipe's views; others
 refuse them.

@@ -1,4 +1,4 @@
-"""What is told of a learned hardness, beside the loss."""
+"""What is told of a learned hardness, and of views, beside the loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
 from components.data.interactions import Interactions
@@ -14,6 +15,7 @@ from components.evaluation import metrics
 
 USERS_AT_ONCE = 256
 GROUPS = 10
+DECIMALS = 6
 
 
 def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64]) -> dict[str, float]:
@@ -25,6 +27,18 @@ def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64]) -
 def uniformity(vectors_BD: Tensor) -> float:
     """log of the mean of e^{-2 |x - y|^2} over pairs of different rows (Wang and Isola 2020, arXiv 2005.10242, t = 2)."""
     return float(torch.pdist(vectors_BD).square().mul(-2).exp().mean().log()) if len(vectors_BD) > 1 else 0.0
+
+
+def rank_correlation(first_RV: Tensor, second_RV: Tensor) -> float:
+    """Spearman's, of each row in which neither is the same everywhere; the mean over these rows, 0 where there are none.
+
+    Numbers are taken to DECIMALS, so that rounding orders none that are equal.
+    """
+    ranks = (rankdata(each_RV.double().cpu().numpy().round(DECIMALS), axis=1) for each_RV in (first_RV, second_RV))
+    a_RV, b_RV = (rank_RV - rank_RV.mean(axis=1, keepdims=True) for rank_RV in ranks)
+    scale_R = np.sqrt((a_RV**2).sum(axis=1) * (b_RV**2).sum(axis=1))
+    known = scale_R > 0
+    return float(((a_RV * b_RV).sum(axis=1)[known] / scale_R[known]).mean()) if known.any() else 0.0
 
 
 def false_negatives(users_UW: Tensor, items_IW: Tensor, train: Interactions, held_out: Interactions) -> dict[str, float]:

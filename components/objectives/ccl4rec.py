@@ -16,6 +16,7 @@ from components.data.interactions import Interactions
 from components.errors import InputError
 from components.negatives import Memory
 from components.objectives import Learner, Outcome
+from components.objectives._diagnosis import rank_correlation
 from components.objectives.supervised import Supervised
 from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
@@ -51,6 +52,7 @@ class CCL4Rec:
     `ranking_weight` 0.
 
     Memory: rows x rows of the global batch for L_CL, and what `replace` says of the bank.
+    Logged after each epoch with views: `diagnose`.
     Raises: InputError for other views, for no bank at the end of the sources, for an encoder that reads no histories.
     Source: our design after the abstract of CCL4Rec (Zhang et al. 2022, arXiv 2208.08024), whose equations are not public: it
     replicates nothing.
@@ -148,8 +150,7 @@ class CCL4Rec:
         rows_N = inside_BL.nonzero()[:, 0]
         cosines_BL[inside_BL] = (unit_UD[place_N] * target_BD[rows_N]).sum(dim=1) if self.importance else 0.0
         importance_BL = torch.softmax(cosines_BL / self.importance_temperature, dim=1)
-        ramp = min(1.0, batch.key[1] / self.curriculum_epochs) if self.curriculum_epochs else 1.0
-        weights = Weights(importance_BL, batch.items_B, pool_M, behaviours_U, cosines_UM, ramp)
+        weights = Weights(importance_BL, batch.items_B, pool_M, behaviours_U, cosines_UM, self._ramp(batch.key[1]))
         made = (self._made(batch, view, count, weights) for view, count in zip(self.views, self.counts, strict=True))
         views_BVL = torch.cat(list(made), dim=1)
         replaced = (views_BVL != items_BL.unsqueeze(1)).nonzero(as_tuple=True)
@@ -160,6 +161,34 @@ class CCL4Rec:
         damage_BVL = torch.zeros_like(views_BVL, dtype=unit_UD.dtype)
         damage_BVL[replaced] = importance_BL[rows_K, places_K] * (1 - relatedness_K)
         return views_BVL, damage_BVL.sum(dim=2)
+
+    def _ramp(self, epoch: int) -> float:
+        return min(1.0, epoch / self.curriculum_epochs) if self.curriculum_epochs else 1.0
+
+    @torch.no_grad()
+    def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
+        """What the views of a whole global batch do, over the rows of which one differs; nothing while there are none.
+
+        damage_dispensable, damage_indispensable        mean D of the positive and of the negative views
+        damage_order                                    mean over rows of Spearman's rank correlation of c_v with -D_v, of
+                                                        those in which neither is the same for all views
+        sharpness_dispensable, sharpness_indispensable  what the curriculum has come to
+        """
+        if batch.key[1] < self.warm_up or not (self.contrast_weight or self.ranking_weight):
+            return {}
+        assert batch.histories is not None, "batches are made with the encoder's window"
+        views_BVL, damage_BV = self.drawn(batch)
+        differs_B = (views_BVL != batch.histories.items_SL.unsqueeze(1)).any(dim=2).any(dim=1)
+        if not bool(differs_B.any()):
+            return {}
+        vectors_BVD, queries_BD = self._encoded(batch, views_BVL), self.encoder.queries(batch).vectors
+        cosines_BV = F.cosine_similarity(vectors_BVD, queries_BD.unsqueeze(1), dim=2)[differs_B]
+        damage_BV = damage_BV[differs_B]
+        told = {"damage_order": rank_correlation(cosines_BV, -damage_BV)}
+        for view, damage in zip(self.views, damage_BV.split(self.counts, dim=1), strict=True):
+            told[f"damage_{view.replaces}"] = float(damage.mean())
+            told[f"sharpness_{view.replaces}"] = view.sharpness * self._ramp(batch.key[1])
+        return told
 
     def _made(self, batch: Batch, view: Any, count: int, weights: Weights) -> Tensor:
         """[B, count, L] the views of one kind; rows are taken by length, so that little is padding."""

@@ -11,7 +11,7 @@ from components.evaluation.comparison import Difference, Interval, excludes_zero
 from components.reports import tables
 from components.reports.page import Link, Page
 
-COST = ("epochs", "seconds per epoch", "training")
+COST = ("epochs", "seconds per epoch", "training", "parameters", "µs per user to encode", "to rank")
 
 
 def html(
@@ -35,10 +35,10 @@ def html(
     systems, metrics = about["systems"], list(about["systems"][0]["metrics"])
     several = about["baseline"] if len(systems) > 2 else f"{about['baseline']} and {systems[1]['name']}"
     others = f" and {len(systems) - 1} others" if len(systems) > 2 else ""
-    page = Page(f"{several}{others} on {about['split']}")
+    page = Page(f"{several}{others} on {about['split']}, {about['protocol']}")
     page.text(
         f"{len(systems)} systems, ranked for the same {about['users']:,} users of the split {about['split']} of dataset "
-        f"{about['dataset']}. Baseline: {about['baseline']}. A system is a recipe with all its seeds."
+        f"{about['dataset']}, {about['protocol']}. Baseline: {about['baseline']}. A system is a recipe with all its seeds."
     )
     page.heading("Systems")
     page.text("Mean over seeds ± standard deviation, and what a training cost on average.")
@@ -61,7 +61,12 @@ def html(
 def _system(system: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     values = [_with_deviation(**{key: system["metrics"][name][key] for key in ("mean", "deviation")}) for name in metrics]
     trained = (system["workers"], system["fit_on"], system["select_on"])
-    return [system["name"], str(len(system["runs"])), *values, *tables.cost(system["cost"]), *trained]
+    return [system["name"], str(len(system["runs"])), *values, *_cost(system["cost"]), *trained]
+
+
+def _cost(of: Mapping[str, float | None]) -> list[str]:
+    inference = (of[name] for name in ("parameters", "encode", "rank"))
+    return [*tables.cost(of), *("-" if value is None else f"{value:,.0f}" for value in inference)]
 
 
 def _with_deviation(mean: float, deviation: float | None) -> str:
@@ -89,7 +94,7 @@ def _runs(
     for system in systems:
         for run in system["runs"]:
             values = [f"{system['metrics'][name]['by_seed'][str(run['seed'])]:.4f}" for name in metrics]
-            values += [str(run["cost"]["best_epoch"]), *tables.cost(run["cost"]), run["commit"][:9]]
+            values += [str(run["cost"]["best_epoch"]), *_cost(run["cost"]), run["commit"][:9]]
             tracked, address = run["mlflow_run_id"][:8], addresses.get(run["folder"])
             own = str(Path(run["folder"]).relative_to(below))
             yield [own, str(run["seed"]), *values, Link(tracked, address) if address else tracked]

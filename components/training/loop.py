@@ -237,7 +237,7 @@ class Trainer:
         metrics = {"loss": position.losses[-1] / rows, "rows_per_second": rows_per_second}
         for n in range(len(passes) - 1):
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
-        if len(passes) > 1:
+        if len(passes) > 1 or (self.objective.takes_views and hasattr(self.objective, "diagnose")):
             metrics |= self._diagnosis(len(passes) - 1)
         done = position.epoch + 1
         last = done == training.epochs

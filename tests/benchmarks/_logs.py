@@ -17,27 +17,27 @@ FILES = {
     "yahoo": ("advinfonce_yahoo_new.parquet", 14_382, 1_000),
 }
 
-SEQUENCES = {"beauty": "seq_beauty.parquet"}
+SEQUENCES = {"beauty": "seq_beauty.parquet", "sports": "seq_sports_and_outdoors.parquet"}
 HELD_OUT = 2  # last rows of each user
 
 
 def read(log: str, split: str) -> Interactions:
-    """The rows of a split; ids are the file's own. Of a log of sequences there is train: all but the last rows, in order."""
+    """The rows of a split; ids are the file's own. Of a log of sequences: train, in order, valid and test, users' last rows."""
     name = SEQUENCES[log] if log in SEQUENCES else FILES[log][0]
     path = _common.data(name)
     if path is None:
         raise SystemExit(f"HARDNEG_DATA: takes a folder with {name}")
     if log in SEQUENCES:
-        return _all_but_last(pq.read_table(path))
+        return _sequences(pq.read_table(path), split)
     _, users, items = FILES[log]
     table = pq.read_table(path, columns=["user_id", "item_id"], filters=[("split", "=", split)])
     return Interactions.of(np.asarray(table["user_id"]), np.asarray(table["item_id"]), users, items)
 
 
-def _all_but_last(table: Any) -> Interactions:
+def _sequences(table: Any, split: str) -> Interactions:
     user, item, position = (np.asarray(table[name]) for name in ("user_id", "item_id", "position"))
     order = np.lexsort([position, user])
     user, item = np.unique(user[order], return_inverse=True)[1], np.unique(item[order], return_inverse=True)[1]
     after = np.cumsum(np.bincount(user))[user] - np.arange(len(user))  # of a user's rows, this one and those that follow
-    kept = after > HELD_OUT
+    kept = {"train": after > HELD_OUT, "valid": after == HELD_OUT, "test": after == 1}[split]
     return Interactions.of(user[kept], item[kept], int(user.max()) + 1, int(item.max()) + 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.benchmarks import asha, magnitudes, memory, overhead
+from tests.benchmarks import asha, magnitudes, memory, noise, overhead
+from tests.benchmarks._noise import KINDS
 from tests.benchmarks.search import SEARCHES
 from tests.benchmarks.systems import COMPARISONS
 
@@ -45,6 +46,8 @@ def _compared(*names: str) -> dict[str, Planned]:
     return found
 
 
+NOISES = 1 + len(noise.SHARES) * len(KINDS)
+
 PLANNED = {
     **_both_protocols("gowalla_lightgcn_ssm", 3),
     **_both_protocols("yelp2018_lightgcn_ssm", 1),
@@ -56,6 +59,10 @@ PLANNED = {
     **_both_protocols("yelp2018_lightgcn_bsl", 1),
     **_both_protocols("gowalla_mf_ssm", 3),
     **_both_protocols("yelp2018_mf_ssm", 3),
+    **_compared("beauty"),
+    "noise test": Planned(1, tuple((recipe, ()) for recipe in noise.MODELS.values())),
+    "noise train": Planned(1, NOISES * tuple((recipe, ()) for recipe in noise.MODELS.values())),
+    **_compared("kuairec", "tiktok", "beauty_ccl4rec", "beauty_mclrec", "sports_mclrec"),
 }
 SEARCHED = {
     **_search("coat_temperature", 0.25),
@@ -72,7 +79,6 @@ SEARCHED = {
 NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
     "is left where the baseline is tuned is not settled here",
-    "the sequential systems (SASRec, mean pooling, MCLRec, CL4SRec, CCL4Rec-style) on Beauty and on other logs, their noise "
-    "study, and the time to a quality against RecBole: what there is of them are recipes and tests",
+    "the noise study on micro-videos: `noise` is of Beauty",
     "the magnitude study's trainings on inner products, and of two and three layers",
 )

@@ -88,13 +88,16 @@ def systems(result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield f"## {figures['title']}"
     yield ""
-    yield f"Chosen on validation, tested once on {figures['split']} ({figures['users']:,} users)."
+    metrics, protocol = figures.get("metrics", ["recall@20", "ndcg@20"]), figures.get("protocol", "seen items masked")
+    yield f"Chosen on validation, tested once on {figures['split']} ({figures['users']:,} users), {protocol}."
     if figures["changes"]:
         yield f"Changed in every recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
     yield ""
     rows = []
+    adversarial = any(run["told"] for system in figures["systems"] for run in system["runs"])
+    measured = any((system["cost"] or {}).get("parameters") for system in figures["systems"])
     for system in figures["systems"]:
-        cells = [spread(list(system["metrics"][m]["by_seed"].values())) for m in ("recall@20", "ndcg@20")]
+        cells = [spread(list(system["metrics"][m]["by_seed"].values())) for m in metrics]
         runs = system["runs"]
         validation = spread([run["validation"] for run in runs])
         told = [run["told"] for run in runs if run["told"]]
@@ -105,19 +108,12 @@ def systems(result: Result) -> Iterator[str]:
         epochs = ", ".join(str(run["best_epoch"]) for run in runs)
         seconds = (system["cost"] or {}).get("seconds_per_epoch")
         cost = "" if seconds is None else f"{seconds:.2g}"
-        rows.append([system["label"], *cells, validation, epochs, passes, kl, *rates, cost])
-    header = [
-        "system",
-        "recall@20",
-        "ndcg@20",
-        "validation",
-        "chosen epochs",
-        "passes by then",
-        "KL",
-        "false negatives found",
-        "as many at random",
-        "s/epoch",
-    ]
+        hardness = [passes, kl, *rates] if adversarial else []
+        inference = [_number(system["cost"], name) for name in ("parameters", "encode", "rank")] if measured else []
+        rows.append([system["label"], *cells, validation, epochs, *hardness, cost, *inference])
+    header = ["system", *metrics, "validation", "chosen epochs"]
+    header += ["passes by then", "KL", "false negatives found", "as many at random"] if adversarial else []
+    header += ["s/epoch", *(["parameters", "µs per user to encode", "to rank"] if measured else [])]
     yield from table(header, rows)
     yield ""
     first = figures["systems"][0]["label"]
@@ -148,7 +144,7 @@ def systems(result: Result) -> Iterator[str]:
         yield ""
         yield "A * marks what leaves out 0. With few seeds intervals over seeds and users are too narrow: by simulation, 95 %"
         yield "are in truth about 85 % with three seeds and 88 % with five, where runs differ by their seeds alone."
-    if any(run["told"] for system in figures["systems"] for run in system["runs"]):
+    if adversarial:
         yield ""
         yield "KL, and the share of held-out positives (those that the epoch is chosen on) that hardness takes for"
         yield "false negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more,"
@@ -195,6 +191,11 @@ def _passes(figures: dict[str, Any]) -> Path:
         figure.suptitle(figures["title"], x=0.012, ha="left", fontsize=13, fontweight="bold")
         figure.savefig(path)
     return path
+
+
+def _number(cost: dict[str, float | None] | None, name: str) -> str:
+    value = (cost or {}).get(name)
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _bounds(interval: list[float]) -> str:

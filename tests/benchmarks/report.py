@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tests.benchmarks import _report_models, _report_search, _report_speed
+from tests.benchmarks import _report_models, _report_search, _report_sequential, _report_speed
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result
 from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED
@@ -14,6 +14,9 @@ SECTIONS = {
     "costs": _report_speed.costs,
     "classic_split": _report_models.classic,
     "systems": _report_models.systems,
+    "sequential": _report_sequential.sequential,
+    "views": _report_sequential.views,
+    "noise": _report_sequential.noise,
     "magnitudes": _report_models.magnitudes,
     "lightgcn": _report_speed.lightgcn,
     "epoch": _report_speed.epoch,
@@ -64,6 +67,8 @@ def _not_run(results: dict[str, Result]) -> Iterator[str]:
     speed = [result for name, result in results.items() if name.startswith("lightgcn")]
     if not any("to_recall" in result["figures"] for result in speed):
         yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"
+    if not any("to_ndcg" in result["figures"] for name, result in results.items() if name.startswith("sequential")):
+        yield "- SASRec's time to ndcg@10 beside RecBole's: `python -m tests.benchmarks.sequential --to-ndcg --keep`"
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
 

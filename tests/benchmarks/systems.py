@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import config, storage
-from ray_jobs import _comparison, _tracking
+from components.evaluation.protocols import Protocol
+from ray_jobs import _comparison, _results, _tracking
 from tests.benchmarks import _common, _programs
 
 METRICS = ("recall@20", "ndcg@20")
@@ -30,13 +31,15 @@ class System(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`seeds` are those of the kept results; `split` is the one that is tested on."""
+    """`seeds` are those of the kept results; `split` is the one that is tested on, by `protocol`."""
 
     title: str
     split: str
     seeds: tuple[int, ...]
     systems: tuple[System, ...]
     changes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    protocol: Protocol = "masked"
 
 
 def _passes(recipe: str, *numbers: int) -> tuple[System, ...]:
@@ -60,6 +63,52 @@ def _against_infonce(name: str) -> tuple[System, ...]:
     losses = {"InfoNCE": "infonce", "AdvInfoNCE": "adv_infonce", "BPR": "bpr", "CCL": "ccl"}
     return tuple(System(label, f"{name}_{loss}") for label, loss in losses.items())
 
+
+def _by_both_protocols(name: str, asked: Comparison) -> dict[str, Comparison]:
+    """The second has the same trainings and evaluations, and tells of the other lists."""
+    return {name: asked, f"{name}_not_masked": asked._replace(protocol="not_masked")}
+
+
+LEFT_OUT = ("ndcg@10", "hit@10", "ndcg@20", "hit@20")
+CONTROLS = (
+    System("SASRec", "beauty_sasrec"),
+    System("SASRec, two updates", "beauty_sasrec_twice"),
+    System("CL4SRec", "beauty_cl4srec"),
+    System("MCLRec", "beauty_mclrec"),
+    System("mean pooling", "beauty_mean_pool"),
+    System("CCL4Rec-style", "beauty_ccl4rec"),
+)
+VANILLA = {"importance": "false", "relatedness": "false", "strengths": "equal", "ranking_weight": "0"}
+
+
+def _ccl4rec(label: str, **changes: str) -> System:
+    return System(label, "beauty_ccl4rec", tuple(f"objective.{key}={value}" for key, value in changes.items()))
+
+
+CCL4REC = (  # specification of CCL4Rec, section 9.1
+    System("A0: mean pooling, no views", "beauty_mean_pool"),
+    _ccl4rec("A1: views at random, equal strengths", **VANILLA),
+    _ccl4rec("A2: A1 with importance", **VANILLA | {"importance": "true"}),
+    _ccl4rec("A3: A1 with relatedness", **VANILLA | {"relatedness": "true"}),
+    _ccl4rec("A4: without the ranking term", ranking_weight="0"),
+    _ccl4rec("A5: CCL4Rec-style, whole"),
+    _ccl4rec("A6: near negatives pushed hardest", strengths="hard"),
+    System("A7: sharpness 0, no curriculum", "beauty_ccl4rec", ("views.0.sharpness=0", "views.1.sharpness=0")),
+)
+MCLREC = (  # Qin et al. 2023, table 4; on Beauty, lambda is 0
+    System("A: MCLRec", "sports_mclrec"),
+    System("B: without L_cl1", "sports_mclrec", ("objective.lambda_=0",)),
+    System("C: without L_cl2, random views alone", "sports_mclrec", ("objective.beta=0",)),
+    System("D: without R", "sports_mclrec", ("objective.gamma=0",)),
+    System("E: one augmenter", "sports_mclrec", ("objective.shared_augmenter=true",)),
+)
+BEAUTY_MCLREC = (
+    System("A: MCLRec", "beauty_mclrec"),
+    System("C: without L_cl2", "beauty_sasrec_twice"),
+    System("D: without R", "beauty_mclrec_no_r"),
+    System("random views alone", "beauty_mclrec", ("objective.lambda_=0.1", "objective.beta=0")),
+)
+MICRO = ("recall@50", "precision@50", "ndcg@50")
 
 COMPARISONS = {
     "coat_mf": Comparison(
@@ -95,6 +144,37 @@ COMPARISONS = {
     ),
     "gowalla_margins_10": _margins("gowalla", 700, 0.865, 10),
     "gowalla_margins_100": _margins("gowalla", 700, 0.865, 100),
+    **_by_both_protocols("beauty", Comparison("Beauty: models on histories", "test", (1, 2), CONTROLS, (), LEFT_OUT)),
+    **_by_both_protocols(
+        "beauty_ccl4rec",
+        Comparison("Beauty: CCL4Rec-style and its ablations", "test", (1, 2, 3), CCL4REC, (), LEFT_OUT),
+    ),
+    **_by_both_protocols(
+        "beauty_mclrec", Comparison("Beauty: MCLRec's ablations", "test", (1, 2), BEAUTY_MCLREC, (), LEFT_OUT)
+    ),
+    **_by_both_protocols("sports_mclrec", Comparison("Sports: MCLRec's ablations", "test", (1,), MCLREC, (), LEFT_OUT)),
+    "kuairec": Comparison(
+        "KuaiRec, micro-videos in the order of time",
+        "test",
+        (1, 2, 3),
+        tuple(
+            System(label, f"kuairec_{name}")
+            for label, name in (("mean pooling", "mean_pool"), ("CCL4Rec-style", "ccl4rec"), ("SASRec", "sasrec"))
+        ),
+        (),
+        MICRO,
+    ),
+    "tiktok": Comparison(
+        "TikTok, micro-videos without an order",
+        "test",
+        (1, 2, 3),
+        tuple(
+            System(label, f"tiktok_{name}")
+            for label, name in (("mean pooling", "mean_pool"), ("CCL4Rec-style", "ccl4rec"), ("MF, sampled softmax", "mf_ssm"))
+        ),
+        (),
+        MICRO,
+    ),
 }
 
 
@@ -119,7 +199,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if not (run / "evaluation" / asked.split / "metrics.json").is_file():
                 _programs.start("evaluate", recipe, changes, "--run", str(run), "--split", asked.split)
     every = [str(run) for own in runs.values() for run in own]
-    compared = storage.read_json(_comparison.compare(every, asked.split, METRICS, str(path), None) / "compare.json")
+    page = _comparison.compare(every, asked.split, asked.metrics, str(path), None, asked.protocol)
+    compared = storage.read_json(page / "compare.json")
     names = [system["name"] for system in compared["systems"]]
     return {
         "variant": arguments.comparison,
@@ -128,6 +209,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "comparison": arguments.comparison,
             "title": asked.title,
             "split": asked.split,
+            "protocol": compared["protocol"],
+            "metrics": list(asked.metrics),
             "users": compared["users"],
             "changes": list(asked.changes) + arguments.set,
             "systems": [
@@ -138,7 +221,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     "metrics": compared["systems"][n]["metrics"],
                     "cost": compared["systems"][n].get("cost"),
                     "differences": compared["differences"].get(name),
-                    "runs": [_of_run(run) for run in runs[asked.systems[n].label]],
+                    "runs": [_of_run(run, asked) for run in runs[asked.systems[n].label]],
                 }
                 for n, name in enumerate(names)
             ],
@@ -146,18 +229,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _of_run(run: Path) -> dict[str, Any]:
-    """What validation chose, and what hardness had become by then."""
+def _of_run(run: Path, asked: Comparison) -> dict[str, Any]:
+    """What validation chose, and what hardness had become by then; and F1, which no user has by itself."""
     about = storage.read_json(run / storage.MANIFEST)
     history = _tracking.read_history(run)
     until = [entry["metrics"] for entry in history if entry["step"] <= about["best_epoch"] + 1]
     told = [metrics for metrics in until if "hardness_kl" in metrics]
+    tested = storage.read_json(run / "evaluation" / asked.split / "metrics.json")
+    values = tested["metrics"][_results.named(_results.MODEL, asked.protocol)]
     return {
         "seed": config.Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8")).seed,
         "commit": about["commit"],
         "best_epoch": about["best_epoch"] + 1,
         "epochs": about["epochs"],
         "validation": about["best_value"],
+        "f1": {name: value for name, value in values.items() if name.startswith("f1@")},
         "adversarial_passes": len(told),
         "told": {name: told[-1][name] for name in TOLD} if told else {},
     }

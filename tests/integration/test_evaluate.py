@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ from components.config import Scale
 from components.data.interactions import Interactions
 from components.evaluation import exact
 from components.evaluation.baselines import MostPopular
-from components.evaluation.evaluate import Summary, Task
+from components.evaluation.evaluate import Task, evaluate_protocols, matrix
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import Ranker
 from components.evaluation.scorers import Factors
 from ray_jobs import _ranking
@@ -33,28 +34,39 @@ def load_popular() -> tuple[MostPopular, Task]:
     return MostPopular(task.seen), task
 
 
-def evaluated(num_workers: int, out: Sequence[Path]) -> list[Summary]:
+def evaluated(num_workers: int, out: Sequence[Mapping[Protocol, Path]]) -> list[_ranking.Ranked]:
     _, task = load()
     loads = (load, load_popular)
     return _ranking.evaluate(loads, task.num_tiles, KS, task.seen.item_degrees(), Scale(num_workers=num_workers), out)
 
 
 def test_one_two_and_three_workers_give_the_same_bits(tmp_path):
-    files = {workers: [tmp_path / f"{workers}-{scorer}.parquet" for scorer in range(2)] for workers in (1, 2, 3)}
+    protocols: tuple[Protocol, ...] = ("masked", "not_masked")
+    files: dict[int, list[dict[Protocol, Path]]] = {
+        workers: [{p: tmp_path / f"{workers}-{scorer}-{p}.parquet" for p in protocols} for scorer in range(2)]
+        for workers in (1, 2, 3)
+    }
     found = {workers: evaluated(workers, files[workers]) for workers in files}
-    tables = {workers: [pq.read_table(file) for file in files[workers]] for workers in files}
-    _, task = load()
+    factors, task = load()
     for scorer in range(2):
-        one, table = found[1][scorer], tables[1][scorer]
-        for workers in (2, 3):
-            assert found[workers][scorer].metrics() == one.metrics()
-            assert [found[workers][scorer].group_recall(k) for k in KS] == [one.group_recall(k) for k in KS]
-            assert tables[workers][scorer].equals(table)
-        assert table["user"].to_pylist() == task.users.tolist()
-        assert one.num_users == len(task.users)
-        for name in ("recall@5", "ndcg@20"):
-            assert exact.mean(table[name].to_numpy()) == one.metrics()[name] > 0
-    assert found[1][0].metrics() != found[1][1].metrics()
+        assert all(value > 0 for value in found[1][scorer].microseconds_per_user.values())
+        for protocol in protocols:
+            one, table = found[1][scorer].summaries[protocol], pq.read_table(files[1][scorer][protocol])
+            for workers in (2, 3):
+                other = found[workers][scorer].summaries[protocol]
+                assert other.metrics() == one.metrics()
+                assert [other.group_recall(k) for k in KS] == [one.group_recall(k) for k in KS]
+                assert pq.read_table(files[workers][scorer][protocol]).equals(table)
+            assert table["user"].to_pylist() == task.users.tolist()
+            assert one.num_users == len(task.users)
+            for name in ("recall@5", "ndcg@20"):
+                assert exact.mean(table[name].to_numpy()) == one.metrics()[name] > 0
+    assert found[1][0].summaries["masked"].metrics() != found[1][1].summaries["masked"].metrics()
+    last = task.num_tiles - 1  # each file has its own protocol's lists
+    here = evaluate_protocols(Ranker(factors, task.seen, max(KS)), task, last, KS, protocols)
+    for protocol, table in here.items():
+        kept = pq.read_table(files[2][0][protocol])
+        assert matrix(kept["items"])[-len(table) :].tolist() == matrix(table["items"]).tolist()
 
 
 def load_seen() -> tuple[Factors, Interactions]:

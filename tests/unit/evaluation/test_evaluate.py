@@ -57,6 +57,33 @@ def test_validate_is_the_column_of_the_full_evaluation():
     assert {name: len(got) for name, got in validate(scorer, task, ["recall@20"], []).items()} == {"recall@20": 0}
 
 
+def test_a_summary_has_f1_of_its_means() -> None:
+    found = summary_of([list(range(world(num_users=1500)[1].num_tiles))]).metrics()
+    for k in KS:
+        precision, recall = found[f"precision@{k}"], found[f"recall@{k}"]
+        assert found[f"f1@{k}"] == pytest.approx(2 / (1 / precision + 1 / recall))
+
+
+def test_what_a_task_counts() -> None:
+    """Four users with held-out rows, one of them without a history; a repeated row counts once, another user's does not."""
+    truth = Interactions.of([0, 0, 0, 1, 2, 3], [2, 2, 1, 3, 0, 0], 5, 5)
+    history = Interactions.of([0, 0, 1, 2, 4], [2, 2, 0, 4, 3], 5, 5)
+    seen = Interactions.of([3], [0], 5, 5)
+    counts = {"users": 4, "users_without_history": 1, "targets": 5, "targets_in_history": 1}
+    assert Task(truth, seen, history).counts() == counts
+    assert Task(truth, history).counts() == counts, "what is seen is the history where no other is given"
+
+
+def test_counts_go_over_every_tile() -> None:
+    _, task = world(num_users=1500)
+    assert task.num_tiles > 3
+    pairs = [set(zip(log.users.tolist(), log.items.tolist(), strict=True)) for log in (task.truth, task.history)]
+    without = {user for user, _ in pairs[0]} - {user for user, _ in pairs[1]}
+    found = task.counts()
+    assert (found["targets"], found["targets_in_history"]) == (len(pairs[0]), len(pairs[0] & pairs[1]))
+    assert (found["users"], found["users_without_history"]) == (len(task.users), len(without))
+
+
 def test_group_contributions_add_up_to_recall():
     _, task = world(num_users=1500)
     summary = summary_of([list(range(task.num_tiles))])

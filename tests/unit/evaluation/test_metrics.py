@@ -39,6 +39,18 @@ def test_agreement_with_an_independent_implementation(seed):
     assert compared == users * len(wanted) == users * len(values)
 
 
+def test_f1_is_of_the_means_and_not_the_mean_of_users_own() -> None:
+    """Two users' lists of two: one hit of one relevant item, and two of four; precision 3/4, recall 3/4. Then none at all."""
+    values = metrics.per_user(np.array([[True, False], [True, True]]), np.array([1, 4]), [2])
+    precision, recall = values["precision@2"].mean(), values["recall@2"].mean()
+    assert (precision, recall) == (3 / 4, 3 / 4)
+    assert metrics.f1(precision, recall) == 3 / 4
+    own = [2 * p * r / (p + r) for p, r in zip(values["precision@2"], values["recall@2"], strict=True)]
+    assert abs(np.mean(own) - 3 / 4) > 0.05
+    assert metrics.f1(0.2, 0.6) == pytest.approx(2 / (1 / 0.2 + 1 / 0.6))  # the harmonic mean
+    assert metrics.f1(0.0, 0.0) == 0.0
+
+
 def test_a_metric_at_k_ignores_what_follows():
     hits_TK = np.random.default_rng(0).random((30, 20)) < 0.3
     relevant_T = np.maximum(hits_TK.sum(1), 1)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import BLOCK, TILE, Ranker, top
 from components.evaluation.scorers import Factors
 from tests.unit.evaluation.worlds import world
@@ -27,6 +30,31 @@ def test_lists_are_those_of_a_full_sort_of_unmasked_items(item_tile):
         wanted = [i for i in plain_top(dense[user], 15 + len(masked)) if i not in masked][:15]
         assert items_TK[row].tolist() == wanted
         np.testing.assert_allclose(scores_TK[row], dense[user, wanted], rtol=1e-5)
+
+
+@pytest.mark.parametrize("item_tile", [64, 10_000])
+def test_both_protocols_come_out_of_one_scoring(item_tile, monkeypatch):
+    """Each is bit for bit what it is by itself: masked with the task's seen items, not masked with none."""
+    factors, task = world()
+    users_T, nothing = task.tile(1), Interactions.of([], [], task.seen.num_users, task.seen.num_items)
+    alone: dict[Protocol, Any] = {
+        "masked": Ranker(factors, task.seen, 15, item_tile=item_tile).top(users_T, keep=task.truth),
+        "not_masked": Ranker(factors, nothing, 15, item_tile=item_tile).top(users_T),
+    }
+    scored, scores = [], factors.scores
+    monkeypatch.setattr(factors, "scores", lambda *given: scored.append(given[1:3]) or scores(*given))
+    ranker = Ranker(factors, task.seen, 15, item_tile=item_tile)
+    both = ranker.lists(users_T, task.truth, ("masked", "not_masked"))
+    for protocol, (items_TK, scores_TK) in alone.items():
+        assert np.array_equal(both[protocol][0], items_TK)
+        assert np.array_equal(both[protocol][1], scores_TK)
+    assert not np.array_equal(both["masked"][0], both["not_masked"][0])
+    assert len(scored) == len(set(scored)) == -(-900 // item_tile), "every item is scored once"
+    assert ranker.seconds["encode"] > 0
+    assert ranker.seconds["rank"] > 0
+    spent = dict(ranker.seconds)
+    ranker.lists(users_T)
+    assert all(ranker.seconds[what] > before for what, before in spent.items()), "they add up"
 
 
 def test_the_current_tests_own_items_are_not_masked_and_others_are():

@@ -11,8 +11,8 @@ import torch
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.evaluation import scorers
-from components.evaluation.evaluate import Task, evaluate_tile
+from components.evaluation import samples, scorers
+from components.evaluation.evaluate import Task, evaluate_protocols, evaluate_tile
 from components.evaluation.ranking import Ranker
 from components.training.batches import Histories
 
@@ -40,7 +40,7 @@ def test_a_user_is_its_last_items_and_nothing_where_it_has_none(spec: dict[str, 
     for row, user in enumerate((3, 0, 2, 1)):
         own = HISTORIES[user][-4:]
         if not own:
-            assert not scores_TI[row].any()
+            assert (scores_TI[row] == -torch.inf).all()
             continue
         read = Histories(torch.tensor([own]), torch.tensor([len(own)]), first=0)
         wanted = encoder.items(torch.arange(ITEMS)).vectors @ encoder.encode(read)[0]
@@ -49,11 +49,31 @@ def test_a_user_is_its_last_items_and_nothing_where_it_has_none(spec: dict[str, 
     assert torch.allclose(scorer.scores(queries_TD, 3, 7), scores_TI[:, 3:7], rtol=1e-12)
 
 
-def test_without_a_history_items_come_in_the_order_of_ids() -> None:
-    ranker = Ranker(scorers.of(encoder_of(SPECS[0]), LOG), LOG, 5)
-    items_TK, scores_TK = ranker.top(np.array([2]))
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
+def test_without_a_history_nothing_is_listed(spec: dict[str, Any]) -> None:
+    """By either protocol; and a user whose vector happens to be 0 has a list all the same."""
+    encoder = encoder_of(spec)
+    ranker = Ranker(scorers.of(encoder, LOG), LOG, 5)
+    for items_TK, scores_TK in ranker.lists(np.array([2, 0]), None, ("masked", "not_masked")).values():
+        assert items_TK[0].tolist() == [-1] * 5
+        assert (scores_TK[0] == -np.inf).all()
+        assert (items_TK[1] >= 0).all()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+    items_TK, scores_TK = Ranker(scorers.of(encoder, LOG), LOG, 5).top(np.array([1]))
     assert items_TK.tolist() == [[0, 1, 2, 3, 4]]
     assert not scores_TK.any()
+
+
+def test_without_a_history_a_user_counts_as_missed_and_has_no_sampled_scores() -> None:
+    scorer, truth = scorers.of(encoder_of(SPECS[0]), LOG), Interactions.of([0, 2], [9, 0], 4, ITEMS)
+    task = Task(truth, LOG)
+    rows = evaluate_tile(Ranker(scorer, LOG, ITEMS), task, 0, [ITEMS]).to_pylist()
+    assert [(row["user"], row["hit@12"]) for row in rows] == [(0, 1.0), (2, 0.0)]
+    positives, negatives = samples.sample_scores(scorer, task, np.random.default_rng(0))
+    assert len(positives) == 1
+    assert np.isfinite([*positives, *negatives]).all()
 
 
 def test_both_protocols_on_the_same_lists() -> None:
@@ -71,16 +91,13 @@ def test_both_protocols_on_the_same_lists() -> None:
             weight.zero_()
         encoder.narrow_bias[0] = 1.0  # every user's vector is (1, 0, ...): an item's score is its row's first number
         encoder.item_table[9, 0], encoder.item_table[4, 0], encoder.item_table[:4, 0] = 2.0, 3.0, -1.0
-    masked = Task(truth, LOG)
-    free = Task(truth, Interactions.of([], [], 4, ITEMS), LOG)
-    found = {}
-    for name, task in (("masked", masked), ("free", free)):
-        ranker = Ranker(scorers.of(encoder, task.history), task.seen, 5)
-        found[name] = evaluate_tile(ranker, task, 0, [1, 5]).to_pylist()[0]
+    ranker, task = Ranker(scorers.of(encoder, LOG), LOG, 5), Task(truth, LOG)
+    tables = evaluate_protocols(ranker, task, 0, [1, 5], ["masked", "not_masked"])
+    found = {protocol: table.to_pylist()[0] for protocol, table in tables.items()}
     assert (found["masked"]["hit@1"], found["masked"]["ndcg@5"]) == (1.0, 1.0)
-    assert (found["free"]["hit@1"], found["free"]["hit@5"]) == (0.0, 1.0)
-    assert found["free"]["ndcg@5"] == pytest.approx(0.6309298)  # rank 2, specification of MCLRec, section 11
-    assert found["free"]["items"][:2] == [4, 9]
+    assert (found["not_masked"]["hit@1"], found["not_masked"]["hit@5"]) == (0.0, 1.0)
+    assert found["not_masked"]["ndcg@5"] == pytest.approx(0.6309298)  # rank 2, specification of MCLRec, section 11
+    assert found["not_masked"]["items"][:2] == [4, 9]
 
 
 def test_histories_over_another_catalogue_are_refused() -> None:

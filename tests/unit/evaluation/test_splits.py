@@ -81,6 +81,21 @@ def test_without_masking_the_question_and_what_is_read_stay(dataset):
     assert len(splits.unmasked(splits.task_of(dataset, "valid")).history) == 3
 
 
+@pytest.mark.parametrize(
+    ("split", "has_time", "ordered"),
+    [
+        ({"by": "leave_one_out"}, False, True),
+        ({"by": "given"}, True, True),
+        ({"by": "given"}, False, False),
+        ({"by": "ratio", "order": "time"}, True, True),
+        ({"by": "ratio", "order": "random"}, True, False),
+    ],
+)
+def test_held_out_rows_come_after_what_is_seen(tmp_path, split, has_time, ordered):
+    storage.finish(tmp_path, {"kind": "dataset", "has_time": has_time, "rules": {"split": split}})
+    assert splits.is_ordered(tmp_path) == ordered
+
+
 @pytest.mark.parametrize("split", ["train", "empty", "tset"])
 def test_a_split_that_is_not_held_out_is_refused(dataset, split):
     with pytest.raises(InputError, match=f"{split!r}.*valid, test, test_ood"):

@@ -24,7 +24,8 @@ from components.config import Recipe
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.evaluation import comparison
-from components.evaluation.evaluate import Summary, Task, evaluate_tile
+from components.evaluation.evaluate import Summary, Task, evaluate_protocols
+from components.evaluation.protocols import Protocol
 from components.evaluation.ranking import Ranker
 from components.evaluation.scorers import Factors
 from ray_jobs import _comparison, _tracking
@@ -51,13 +52,15 @@ def log() -> tuple[np.ndarray, np.ndarray, Task]:
 
 
 @functools.cache
-def evaluated(noise: float, seed: int) -> tuple[pa.Table, dict[str, float], dict[str, list[float]]]:
+def evaluated(
+    noise: float, seed: int, protocol: Protocol = "masked"
+) -> tuple[pa.Table, dict[str, float], dict[str, list[float]]]:
     """What a model that sees the taste through noise is worth: per user, means, and groups."""
     users_UD, items_ID, task = log()
     rng = np.random.default_rng([seed, 1])
     seen = [torch.tensor(table + noise * rng.normal(size=table.shape)) for table in (users_UD, items_ID)]
     ranker, summary = Ranker(Factors(*seen), task.seen, max(KS)), Summary(KS, task.seen.item_degrees())
-    tables = [evaluate_tile(ranker, task, tile, KS) for tile in range(task.num_tiles)]
+    tables = [evaluate_protocols(ranker, task, tile, KS, [protocol])[protocol] for tile in range(task.num_tiles)]
     for table in tables:
         summary.add(table)
     return pa.concat_tables(tables), summary.metrics(), {str(k): summary.group_recall(k) for k in KS}
@@ -76,7 +79,9 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(tmp_path: Path) -> Make:
     """A finished run, evaluated on test: its folder, under tmp_path/runs."""
 
-    def made(given: Recipe, noise: float = 0.5, dataset: str = "d" * 12, split: str = "test") -> Path:
+    def made(
+        given: Recipe, noise: float = 0.5, dataset: str = "d" * 12, split: str = "test", not_masked: float | None = None
+    ) -> Path:
         runs = tmp_path / "runs"
         folder = runs / f"{given.name}-{given.fingerprint()}-{len(list(runs.glob('*')))}"
         (folder / "model").mkdir(parents=True)
@@ -89,12 +94,18 @@ def make(tmp_path: Path) -> Make:
         about = {"kind": "run", "name": given.name, "recipe": given.fingerprint(), "dataset": dataset, "best_epoch": 2}
         about |= {"epochs": EPOCHS, "mlflow_run_id": f"{len(list(runs.glob('*'))):032x}", "commit": "abc", "finished": 1e9}
         storage.finish(folder, about, only=["recipe.json", _tracking.HISTORY, "model/model.safetensors"])
-        table, means, groups = evaluated(noise, given.seed)
+        found = {"model": evaluated(noise, given.seed)}
+        if not_masked is not None:
+            found["model not masked"] = evaluated(not_masked, given.seed, "not_masked")
         out = folder / "evaluation" / split
         out.mkdir(parents=True)
-        pq.write_table(table, out / "per_user.parquet")
-        storage.write_json(out / "metrics.json", {"metrics": {"model": means, "ease": {}}})
-        storage.write_json(out / "groups.json", {"recall_contributions": {"model": groups, "ease": {}}})
+        for name, (table, _, _) in found.items():
+            pq.write_table(table, out / f"per_user{'_model_not_masked' * (name != 'model')}.parquet")
+        means = {name: own for name, (_, own, _) in found.items()}
+        cost = {"parameters": 1234, "microseconds_per_user": {"model": {"encode": 5.4, "rank": 67.6}}}
+        storage.write_json(out / "metrics.json", {"metrics": {**means, "ease": {}}, **({"cost": cost} if not_masked else {})})
+        groups = {name: own for name, (_, _, own) in found.items()}
+        storage.write_json(out / "groups.json", {"recall_contributions": {**groups, "ease": {}}})
         return folder
 
     return made
@@ -148,6 +159,41 @@ def test_what_it_leaves_and_says(make: Make, tmp_path: Path, capsys: Any) -> Non
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     compared(tmp_path, *runs)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "the same again"
+
+
+@pytest.mark.parametrize("protocol", ["masked", "not_masked"])
+def test_each_protocol_has_its_own_intervals_and_is_named(protocol: Protocol, make: Make, tmp_path: Path, capsys: Any) -> None:
+    """Masked the second is better, not masked the first."""
+    noise = {"masked": (0.8, 0.4), "not_masked": (0.3, 0.9)}
+    runs = [make(recipe(t, 1), noise["masked"][n], not_masked=noise["not_masked"][n]) for n, t in enumerate((0.1, 0.2))]
+    about = compared(tmp_path, *runs, protocol=protocol)
+    means = [evaluated(each, 1, protocol)[1]["recall@20"] for each in noise[protocol]]
+    found = about["differences"]["small (temperature 0.2)"]["recall@20"]
+    assert found["value"] == pytest.approx(means[1] - means[0])
+    assert (found["over_users"][0] > 0) if protocol == "masked" else (found["over_users"][1] < 0)
+    assert sum(about["systems"][1]["groups"]["mean"]) == pytest.approx(means[1])
+    words, other = ("seen items masked", "not masked") if protocol == "masked" else ("not masked", "seen items masked")
+    assert about["protocol"] == words
+    said = capsys.readouterr().out
+    assert f"test, 400 users, {words}" in said
+    assert f"recall@20, {words}" in said
+    (folder,) = (tmp_path / "comparisons").iterdir()
+    page = (folder / "compare.html").read_text()
+    assert words in page
+    assert other not in page + said
+    assert f"--protocol {protocol}" in page
+    for number in ("1,234", "5", "68"):
+        assert f">{number}</td>" in page, "parameters and microseconds stand beside the training's cost"
+    again = compared(tmp_path, *runs, protocol="masked" if protocol == "not_masked" else "not_masked")
+    assert again["protocol"] == other
+    assert len(list((tmp_path / "comparisons").iterdir())) == 2, "the other protocol's page is another"
+
+
+def test_a_protocol_that_an_evaluation_lacks_is_refused(make: Make, tmp_path: Path) -> None:
+    runs = [make(recipe(0.1), not_masked=0.5), make(recipe(0.2))]
+    with pytest.raises(InputError, match=f"^--protocol: got not_masked, by which {runs[1].name} was not .* test, takes masked"):
+        compared(tmp_path, *runs, protocol="not_masked")
+    assert compared(tmp_path, *runs)["systems"][1]["cost"]["parameters"] is None, "an older evaluation says no cost"
 
 
 def test_an_epochs_seconds_hold_neither_its_validation_nor_a_wait(make: Make, tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""RESULTS.md's sections on models that read histories, with their pictures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from components.evaluation.protocols import PROTOCOLS
+from components.reports import plots
+from tests.benchmarks._common import RESULTS
+from tests.benchmarks._markdown import ROOT, Result, table
+
+METRIC = "ndcg@10"
+WHERE = {
+    "test": "those in the histories of the test; models are trained on the log as it is. Means over draws",
+    "train": "those that models are trained on; the histories that they read in the test are as they were. Means over seeds",
+}
+
+
+def sequential(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield f"## Models on histories: epochs of Beauty ({figures['threads']} threads)"
+    yield ""
+    rows = [
+        [label, *(f"{told[name]:,}" for name in ("parameters", "steps_per_epoch")), f"{told['seconds_per_epoch']:,.0f}"]
+        for label, told in figures["models"].items()
+    ]
+    peer = figures.get("recbole")
+    if peer:
+        cells = (f"{peer['parameters']:,}", f"{peer['steps_per_epoch']:,}", f"{peer['seconds_per_epoch']:,.0f}")
+        rows.append(["RecBole 1.2.1's SASRec, batches 50 wide", *cells])
+    yield from table(["", "parameters", "steps", "seconds"], rows)
+    yield ""
+    yield "What bounds a step of SASRec:"
+    yield ""
+    rows = [
+        [name, f"{told['milliseconds']:.1f}", "" if told["bound"] is None else f"{told['bound']:.1f}"]
+        for name, told in figures["parts"].items()
+    ]
+    yield from table(["", "milliseconds", "of its bound"], rows)
+    yield ""
+    turns = ", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in figures["turns"].items())
+    yield f"MCLRec's updates on a batch: {turns}."
+    if until := figures.get("to_ndcg"):
+        yield ""
+        yield f"Until ndcg@10 on validation, not masked, is {until['ndcg@10']:g}; looks at validation are not counted:"
+        yield ""
+        theirs, reached = until["runs"]["RecBole"], {}
+        for label, told in until["runs"].items():
+            reached[label] = told["ndcg@10"][-1] >= until["ndcg@10"]
+        rows = [
+            [
+                label,
+                f"{told['seconds']:,.0f}",
+                str(told["epochs"]),
+                f"{told['ndcg@10'][-1]:.4f}" + " (**not reached**)" * (not reached[label]),
+                f"{theirs['seconds'] / told['seconds']:.1f}" if reached[label] and reached["RecBole"] else "",
+            ]
+            for label, told in until["runs"].items()
+        ]
+        yield from table(["", "seconds", "epochs", "ndcg@10", "times as fast"], rows)
+        yield ""
+        yield f"Target: {until['target']:g} times as fast."
+
+
+def views(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield "## Views: histories a second on one core"
+    yield ""
+    yield f"{figures['log']}: batches of {figures['batch']}, {figures['width']} wide, mean length {figures['mean_length']:.1f}."
+    yield ""
+    rows = [
+        [name, f"{told['histories_per_second']:,.0f}", f"{told['copies']:.1f}", _share(told.get("share_of_the_loop"))]
+        for name, told in figures["views"].items()
+    ]
+    yield from table(["view", "histories a second", "times a copy's seconds", "of a Python loop's seconds"], rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def noise(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    shares = [float(share) for share in figures["shares"]]
+    yield f"## Noise in {figures['where']} histories: what {METRIC} loses"
+    yield ""
+    yield "A share of the behaviours is replaced by random or by popular items that the user has nowhere:"
+    yield f"{WHERE[figures['where']]}."
+    if figures["changes"]:
+        yield f"Changed in every recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
+    for protocol, name in PROTOCOLS.items():
+        yield ""
+        yield f"{name[0].upper()}{name[1:]}:"
+        yield ""
+        rows = []
+        for model in figures["models"]:
+            for kind in model["noise"]:
+                clean, *noisy = _means(model, kind, protocol, shares)
+                cells = [f"{value:.4f} ({value / clean - 1:+.1%})" if clean else f"{value:.4f}" for value in noisy]
+                rows.append([model["label"], kind, f"{clean:.4f}", *cells])
+        yield from table(["model", "items", "no noise", *(f"{share:.0%}" for share in shares)], rows)
+    yield ""
+    yield f"![{METRIC} left by the share of noise]({_picture(figures, shares).relative_to(ROOT)})"
+
+
+def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
+    """What is left of each model's quality, a panel for each protocol and kind of noise."""
+    path = RESULTS / f"noise_{figures['where']}.png"
+    kinds = list(figures["models"][0]["noise"])
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(9.6, 7.2), layout="constrained")
+        grid = figure.subplots(len(PROTOCOLS), len(kinds), sharex=True, sharey=True, squeeze=False)
+        for row, (protocol, name) in zip(grid, PROTOCOLS.items(), strict=True):
+            for axes, kind in zip(row, kinds, strict=True):
+                for model, colour in zip(figures["models"], plots.COLOURS, strict=False):
+                    clean, *noisy = _means(model, kind, protocol, shares)
+                    left = [100.0, *(100 * value / clean if clean else 0.0 for value in noisy)]
+                    places = [0.0, *(100 * share for share in shares)]
+                    axes.plot(places, left, marker="o", markersize=3.5, color=colour, label=model["label"])
+                axes.set_title(f"{kind} items, {name}")
+        for axes in grid[-1]:
+            axes.set_xlabel("behaviours replaced (%)")
+        for row in grid:
+            row[0].set_ylabel(f"{METRIC} left (%)")
+        grid[0][0].legend(loc="lower left")
+        figure.suptitle(f"Noise in {figures['where']} histories", x=0.012, ha="left", fontsize=13, fontweight="bold")
+        figure.savefig(path)
+    return path
+
+
+def _means(model: dict[str, Any], kind: str, protocol: str, shares: list[float]) -> list[float]:
+    """Without noise, then at each share."""
+    found = [model["clean"], *(model["noise"][kind][str(share)] for share in shares)]
+    return [statistics.fmean(each[protocol][METRIC] for each in values) for values in found]

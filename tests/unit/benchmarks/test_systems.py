@@ -1,0 +1,137 @@
+"""Comparisons of systems: each names settings that there are, and what is reported is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import config, storage
+from tests.benchmarks import _programs, _report_models, _report_sequential, systems
+from tests.benchmarks.systems import COMPARISONS, Comparison
+from tests.worlds import recipe
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_its_systems_are_recipes_that_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    asked = COMPARISONS[name]
+    loaded = [config.load(_programs.recipe(each.recipe), [*asked.changes, *each.changes]) for each in asked.systems]
+    assert len({each.fingerprint() for each in loaded}) == len(loaded) == len({each.label for each in asked.systems})
+    assert len({each.data.model_dump_json() for each in loaded}) == 1, "one dataset"
+    for metric in asked.metrics:
+        assert all(int(metric.partition("@")[2]) in each.evaluation.ks for each in loaded)
+
+
+def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+
+    def objective(name: str, letter: str) -> dict[str, Any]:
+        (system,) = (each for each in COMPARISONS[name].systems if each.label.startswith(letter))
+        recipe = config.load(_programs.recipe(system.recipe), system.changes)
+        return {**recipe.objective, "sharpness": [view.get("sharpness") for view in recipe.views], "on": recipe.encoder["name"]}
+
+    whole, keys = objective("beauty_ccl4rec", "A5"), ("importance", "relatedness", "strengths", "ranking_weight", "sharpness")
+    assert objective("beauty_ccl4rec", "A0")["name"] == "supervised"
+    assert objective("beauty_ccl4rec", "A0")["on"] == whole["on"] == "mean_pool"
+    differ = {
+        "A1": {"importance": False, "relatedness": False, "strengths": "equal", "ranking_weight": 0},
+        "A2": {"importance": True, "relatedness": False, "strengths": "equal", "ranking_weight": 0},
+        "A3": {"importance": False, "relatedness": True, "strengths": "equal", "ranking_weight": 0},
+        "A4": {"ranking_weight": 0},
+        "A6": {"strengths": "hard"},
+        "A7": {"sharpness": [0, 0]},
+    }
+    for letter, wanted in differ.items():
+        found = objective("beauty_ccl4rec", letter)
+        assert {key: found[key] for key in keys} == {key: whole[key] for key in keys} | wanted
+    whole = objective("sports_mclrec", "A")
+    assert (whole["lambda_"], whole["beta"]) == (0.04, 0.4)  # Qin et al. 2023, section 4.5.2
+    for letter, wanted in {"B": {"lambda_": 0}, "C": {"beta": 0}, "D": {"gamma": 0}, "E": {"shared_augmenter": True}}.items():
+        assert objective("sports_mclrec", letter) == whole | wanted
+
+
+def test_the_other_protocol_has_the_same_trainings() -> None:
+    pairs = [(COMPARISONS[name], COMPARISONS[name.removesuffix("_not_masked")]) for name in COMPARISONS if "not_masked" in name]
+    assert len(pairs) >= 4
+    for free, masked in pairs:
+        assert (free.protocol, masked.protocol) == ("not_masked", "masked")
+        assert free._replace(protocol="masked") == masked
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (_report_models, _report_sequential):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_report_names_the_protocol_its_metrics_and_the_cost(results: Path) -> None:
+    def system(label: str, value: float, **cost: float) -> dict[str, Any]:
+        values = {m: {"by_seed": {"1": value, "2": value + 0.02}} for m in ("ndcg@10", "hit@10")}
+        run = {"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0}
+        apart = {"value": 0.1, "relative": 0.5, "over_users": [0.05, 0.2], "over_seeds_and_users": None}
+        differences = None if label == "first" else dict.fromkeys(("ndcg@10", "hit@10"), apart)
+        about = {"label": label, "metrics": values, "runs": [run, run], "differences": differences}
+        return {**about, "cost": {"seconds_per_epoch": 7.0, **cost}}
+
+    figures = {
+        "title": "Named",
+        "comparison": "named",
+        "split": "test",
+        "users": 1000,
+        "protocol": "not masked",
+        "metrics": ["ndcg@10", "hit@10"],
+        "changes": [],
+        "systems": [system("first", 0.1, parameters=1234.0, encode=5.4, rank=67.6), system("second", 0.2)],
+    }
+    text = "\n".join(_report_models.systems({"figures": figures}))
+    assert "tested once on test (1,000 users), not masked." in text
+    assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 | 1,234 | 5 | 68 |" in text
+    assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 |  |  |  |" in text
+    assert "recall@20" not in text
+    assert "KL" not in text, "what only an adversary has is no column here"
+    assert "| second | hit@10 | +0.1000 (+50.0%) | +0.0500 to +0.2000 * | one seed |" in text
+
+
+def test_a_sequential_result_says_what_was_reached_and_what_was_not(results: Path) -> None:
+    runs = {
+        "SASRec": {"seconds": 200.0, "epochs": 2, "ndcg@10": [0.03, 0.046]},
+        "SASRec, whole sequences": {"seconds": 100.0, "epochs": 3, "ndcg@10": [0.01, 0.02, 0.03]},
+        "RecBole": {"seconds": 900.0, "epochs": 2, "ndcg@10": [0.04, 0.05]},
+    }
+    figures = {
+        "threads": 1,
+        "models": {"MCLRec": {"parameters": 885_280, "steps_per_epoch": 514, "seconds_per_epoch": 123.4}},
+        "recbole": {"parameters": 877_824, "steps_per_epoch": 514, "seconds_per_epoch": 300.0},
+        "parts": {"Adam": {"milliseconds": 2.0, "bound": 1.5}, "the whole step": {"milliseconds": 99.0, "bound": None}},
+        "turns": {"1: model": 80.0, "2: augmenters": 20.0},
+        "to_ndcg": {"ndcg@10": 0.045, "target": 5.0, "runs": runs},
+    }
+    text = "\n".join(_report_sequential.sequential({"figures": figures}))
+    assert "| MCLRec | 885,280 | 514 | 123 |" in text
+    assert "| RecBole 1.2.1's SASRec, batches 50 wide | 877,824 | 514 | 300 |" in text
+    assert "| Adam | 2.0 | 1.5 |" in text
+    assert "1: model 80 ms, 2: augmenters 20 ms" in text
+    assert "| SASRec | 200 | 2 | 0.0460 | 4.5 |" in text
+    assert "| SASRec, whole sequences | 100 | 3 | 0.0300 (**not reached**) |  |" in text
+    assert "Target: 5 times" in text
+    del figures["recbole"], figures["to_ndcg"]
+    assert "RecBole" not in "\n".join(_report_sequential.sequential({"figures": figures}))
+
+
+def test_a_run_tells_f1_by_the_comparisons_protocol(tmp_path: Path) -> None:
+
+    run = tmp_path / "run"
+    (run / "evaluation" / "test").mkdir(parents=True)
+    storage.write_text(run / "recipe.json", recipe(seed=3).to_json())
+    about = {"kind": "run", "commit": "abc", "best_epoch": 1, "epochs": 4, "best_value": 0.25}
+    storage.write_json(run / storage.MANIFEST, about)
+    metrics = {"model": {"f1@50": 0.1, "recall@50": 0.3}, "model not masked": {"f1@50": 0.2}}
+    storage.write_json(run / "evaluation" / "test" / "metrics.json", {"metrics": metrics})
+    asked = Comparison("named", "test", (3,), ())
+    assert systems._of_run(run, asked)["f1"] == {"f1@50": 0.1}
+    told = systems._of_run(run, asked._replace(protocol="not_masked"))
+    assert (told["f1"], told["seed"], told["best_epoch"]) == ({"f1@50": 0.2}, 3, 2)
