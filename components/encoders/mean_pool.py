@@ -97,6 +97,11 @@ class MeanPool(Reader):
         hidden_BH = F.relu(F.linear(means_BD, self.widen_weight, self.widen_bias))
         return F.linear(hidden_BH, self.narrow_weight, self.narrow_bias)
 
+    def step_bytes(self, sequences: int, width: int) -> int:
+        """Ids and places of items; means and the network's layers."""
+        inner_dim, dim = self.widen_weight.shape
+        return sequences * (self.window.length * 8 * 4 + (3 * inner_dim + 4 * dim) * width)
+
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""
         return 0

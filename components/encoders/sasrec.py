@@ -79,6 +79,13 @@ class SASRec(Reader):
         x_ND = last(x_ND, tokens, drop, f"{len(inner)}")
         return F.embedding(tokens.at(histories.sequence_B, histories.place_B), x_ND)
 
+    def step_bytes(self, sequences: int, width: int) -> int:
+        """Vectors of places in each layer, and attention's weights of places for places, which, dropped, are there twice."""
+        length, dim, layers = self.window.length, self.positions.shape[1], len(self.blocks)
+        inner_dim, heads = self.blocks[0].widen.out_features, self.blocks[0].heads  # pyright: ignore
+        of_places = length * (4 * dim + layers * (10 * dim + 3 * inner_dim))
+        return sequences * (of_places + layers * heads * length * length * 3) * width
+
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""
         return 0

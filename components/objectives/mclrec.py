@@ -25,6 +25,7 @@ from components.training.batches import Batch
 from components.training.collectives import Workers
 
 WIDTHS = (32, 16)  # of an augmenter's hidden layers
+VIEW_COPIES, VECTOR_COPIES = 8, 40  # of a view while it is drawn, and of vectors in all contrasts, at once (measured)
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -56,7 +57,7 @@ class MCLRec:
     """
 
     positives: Literal["rows"] = "rows"
-    takes_views = True
+    takes_views, first_whole_epoch = True, 0
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class MCLRec:
         _check(encoder, views)
         self.supervised = Supervised(encoder, loss, sources, train, generator, workers, ())
         self.encoder, self.workers, self.views, self.padding = encoder, workers, views, train.num_items
+        self.sources = sources
         self.lambda_, self.beta, self.gamma, self.temperature = lambda_, beta, gamma, temperature
         self.augmenter_gamma = gamma * beta if augmenter_gamma == "times_beta" else gamma
         self.pairs: Literal["all", "learned"] = pairs
@@ -98,6 +100,14 @@ class MCLRec:
         if not beta:  # nothing reads the augmenters
             del self.learners["augmenters"]
             self.turns = (("model",),) * sum("model" in turn for turn in self.turns)
+
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+        """Histories and two views of them encoded; all views of `_two_views` and the draws of one; vectors of all rows."""
+        if not (self.lambda_ or self.beta):
+            return self.encoder.step_bytes(rows, width)
+        views = rows * self.encoder.window.length * 8 * (2 * len(self.views) + VIEW_COPIES)
+        vectors = 2 * batch_rows * self.encoder.scoring_items().shape[1] * width * VECTOR_COPIES
+        return 3 * self.encoder.step_bytes(rows, width) + views + vectors
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
