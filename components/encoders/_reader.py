@@ -20,7 +20,7 @@ class Reader(nn.Module):
         raise NotImplementedError
 
     def step_bytes(self, sequences: int, width: int) -> int:
-        """What encoding so many histories, all of the window's length, holds for the backward pass, in numbers of `width` bytes."""
+        """What encoding so many histories holds for the backward pass, all as long as may be, in numbers of `width` bytes."""
         raise NotImplementedError
 
     def queries(self, batch: Batch) -> Embedded:
