@@ -83,7 +83,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     units, units_are, what = _units(trainer, sizes)
     steps = steps_per_epoch(units, batch_size, trainer.objective.positives)
     yield "steps", f"{units_are}{steps:,} per epoch of global batch {batch_size:,}{what}"
-    yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.select_on}"
+    yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.chosen_on}"
 
 
 def _units(trainer: Trainer, sizes: Sizes) -> tuple[int, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -32,6 +33,7 @@ class SASRec(Reader):
     whole histories, the last layer is computed at their last places alone.
 
     Shapes: item_table [num_items + 2, dim], its last rows the padding's and a mask's; positions [max_length, dim].
+    Raises: InputError where `heads` do not divide `dim`.
     Source: Kang and McAuley 2018, arXiv 1808.09781, in the form of RecBole, DuoRec and MCLRec (Qin et al. 2023, arXiv
     2304.07763): post-LN, gelu, initial values, dropout on embeddings, weights and both outputs.
     Differs: the padding is no candidate (there, a column of the softmax); without a history x is 0. Dropout draws are keyed by
@@ -86,6 +88,11 @@ class SASRec(Reader):
         inner_dim, heads = block.widen.out_features, block.heads
         of_places = length * (4 * dim + layers * (10 * dim + 3 * inner_dim))
         return sequences * (of_places + layers * heads * length * length * 3) * width
+
+    @staticmethod
+    def reads_order(_arguments: Mapping[str, Any]) -> bool:
+        """Always."""
+        return True
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""

@@ -88,9 +88,10 @@ class CCL4Rec:
         curriculum_epochs: Epochs = 30,
     ) -> None:
         if encoder.window is None:
-            raise InputError("encoder: objective.ccl4rec takes one that reads histories, mean_pool or sasrec")
+            raise InputError(f"encoder.name: got {_name(encoder)!r}, takes one that reads histories under objective ccl4rec")
         if len(sources) < 2 or not isinstance(sources[-1], Memory):
-            raise InputError("negatives: objective.ccl4rec takes {name: memory_bank} last, after the sources of the loss")
+            names = ", ".join(map(_name, sources))
+            raise InputError(f"negatives: got {names}, takes one or more and then memory_bank under objective ccl4rec")
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *self.sources, self.bank = sources
@@ -241,3 +242,7 @@ class CCL4Rec:
             return self.encoder.encode_replaced(histories, views_BVL)
         read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
         return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
+
+
+def _name(part: Any) -> str:
+    return type(part).__module__.rpartition(".")[2]

@@ -21,7 +21,7 @@ from components.objectives import Learner, Outcome
 from components.objectives._contrast import Contrast, Margin, View
 from components.objectives._two_views import two_views
 from components.objectives.supervised import Supervised
-from components.training.batches import Batch
+from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
 
 WIDTHS = (32, 16)  # of an augmenter's hidden layers
@@ -89,6 +89,7 @@ class MCLRec:
         self.augmenter_gamma = gamma * beta if augmenter_gamma == "times_beta" else gamma
         self.pairs: Literal["all", "learned"] = pairs
         self.margin: Margin = margin
+        self._drawn: tuple[Any, Histories | None, tuple[Histories, Histories]] | None = None  # of the last batch
         width = encoder.scoring_items().shape[1]
         self.augmenters = _Augmenters(width, normalise, shared_augmenter, generator)
         self.learners = {"model": Learner(encoder), "augmenters": Learner(self.augmenters)}
@@ -128,9 +129,11 @@ class MCLRec:
         return outcome._replace(loss_B=loss_B)
 
     def _encoded(self, batch: Batch, turn: Batch) -> tuple[View, View]:
-        """h1 and h2: views by the batch's draws, dropout by the turn's."""
-        histories = two_views(self.views, batch, self.encoder.window.length, self.padding)
-        first, second = (self.encoder.encode(each, turn, f"view {n}: ") for n, each in enumerate(histories))
+        """h1 and h2: views by the batch's draws, once for all its turns, dropout by the turn's."""
+        if self._drawn is None or self._drawn[0] != (batch.key, batch.stream) or self._drawn[1] is not batch.histories:
+            views = two_views(self.views, batch, self.encoder.window.length, self.padding)
+            self._drawn = (batch.key, batch.stream), batch.histories, views
+        first, second = (self.encoder.encode(each, turn, f"view {n}: ") for n, each in enumerate(self._drawn[2]))
         return self._everywhere(first, batch), self._everywhere(second, batch)
 
     def _learned(self, h1: View, h2: View, batch: Batch, gamma: float) -> Tensor:

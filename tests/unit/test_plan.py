@@ -205,6 +205,16 @@ def test_a_loss_that_is_no_number_is_a_mistake(tmp_path: Path, monkeypatch: pyte
         list(plan.of(recipe_of(tmp_path)))
 
 
+def test_how_an_epoch_is_chosen_is_told(tmp_path: Path) -> None:
+    for training, chosen in (
+        ({}, "valid"),
+        ({"mask_seen": False}, "valid, seen items not masked"),
+        ({"select_on": "none"}, "none"),
+    ):
+        told = dict(plan.of(recipe_of(tmp_path, training={"batch_size": 40, **training})))
+        assert told["epochs"].endswith(f"fit on train, chosen on {chosen}")
+
+
 def test_rules_are_applied_to_what_is_counted(tmp_path: Path) -> None:
     data = {"source": str(tmp_path / "log.csv"), "keep": [{"column": "rating", "above": 0}]}
     assert dict(plan.of(recipe_of(tmp_path, data=data)))["sizes"].startswith("at most 100 training rows")

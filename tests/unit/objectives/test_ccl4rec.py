@@ -363,9 +363,16 @@ def test_a_batch_of_one_user_has_no_others() -> None:
         ({"views": []}, r"^views: got \[\], takes two of"),
         ({"views": VIEWS[::-1]}, r"^views: got \['indispensable', 'dispensable'\], takes"),
         ({"views": [{"name": "crop"}, VIEWS[1]]}, r"^views: got \[None, 'indispensable'\], takes"),
-        ({"negatives": NEGATIVES[:1]}, r"^negatives: objective\.ccl4rec takes \{name: memory_bank\} last"),
-        ({"negatives": NEGATIVES[1:]}, r"^negatives: objective\.ccl4rec takes"),
-        ({"encoder": {"name": "mf", "dim": 4}}, r"^encoder: objective\.ccl4rec takes one that reads histories"),
+        (
+            {"negatives": NEGATIVES[:1]},
+            r"^negatives: got in_batch, takes one or more and then memory_bank under objective ccl4rec$",
+        ),
+        ({"negatives": NEGATIVES[1:]}, r"^negatives: got memory_bank, takes one or more and"),
+        ({"negatives": NEGATIVES[::-1]}, r"^negatives: got memory_bank, in_batch, takes one or more and"),
+        (
+            {"encoder": {"name": "mf", "dim": 4}},
+            r"^encoder\.name: got 'mf', takes one that reads histories under objective ccl",
+        ),
     ],
 )
 def test_what_it_does_not_take_is_refused(sections: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import partial
 from typing import Any
@@ -145,6 +146,20 @@ def test_turns_share_their_views_and_not_their_dropout() -> None:
         trainer = trainer_of({**ALL, "beta": 0.0}, dropout)
         first, second = (trainer.objective(batch_of(trainer, turn)).loss_B for turn in (0, 1))
         assert torch.equal(first, second) == (not dropout)
+
+
+def test_views_are_drawn_once_for_a_batch_and_anew_for_the_next() -> None:
+    trainer = trainer_of(ALL)
+    mask: Any = trainer.objective.views[1]
+    calls: list[Tensor] = []
+    trainer.objective.views[1] = lambda *given: calls.append(given[0]) or mask(*given)
+    first, second = itertools.islice(trainer.batches(), 2)
+    for n, batch in enumerate((first, second, first), start=1):
+        trainer.update(batch)
+        assert len(calls) == n
+    again = dataclasses.replace(first, key=(0, 1, 0))
+    assert not torch.equal(trainer.objective(again).loss_B, trainer.objective(first).loss_B), "another epoch's are others"
+    assert len(calls) == 5
 
 
 @pytest.mark.parametrize("updates", ["encoder_once", "encoder_twice"])
