@@ -208,6 +208,36 @@ def test_batches_of_one_user(options: dict[str, Any], rows: int) -> None:
     assert all(torch.isfinite(weight).all() for group in weights(trainer).values() for weight in group.values())
 
 
+@pytest.mark.parametrize("options", [{}, PAPER, {"updates": "joint"}])
+def test_a_batch_of_one_row_has_the_recommendation_loss_alone(options: dict[str, Any]) -> None:
+    """A row's views have no other row's to be held against: every contrast and margin is 0."""
+    few = {"training": {"batch_size": 1, "epochs": 1, "precision": "float64"}}
+    found, plain = trainer_of({**ALL, **options}, **few), trainer_of({"name": "supervised"}, **few)
+    for mine, theirs in itertools.islice(zip(found.batches(), plain.batches(), strict=True), 5):
+        assert found.objective(mine).loss_B.item() == pytest.approx(plain.objective(theirs).loss_B.item(), rel=1e-12)
+
+
+def test_at_the_beginning_all_items_are_alike() -> None:
+    """Section 11: L_rec begins near ln(12,101)."""
+    beauty = Interactions.of(LOG.users, LOG.items, LOG.num_users, 12_101)
+    trainer = trainer_of(ALL, log=beauty, encoder={"name": "sasrec", "max_length": 7})
+    loss_B = trainer.objective.supervised(batch_of(trainer)).loss_B
+    assert loss_B.mean().item() == pytest.approx(math.log(12_101), abs=0.1)
+
+
+def test_with_beta_0_the_encoders_steps_know_nothing_of_augmenters() -> None:
+    """Section 11. Others, with another beta, would move it elsewhere."""
+    for beta in (0.0, 0.7):
+        first, second = (trainer_of({**ALL, "beta": beta}) for _ in range(2))
+        with torch.no_grad():
+            for weight in second.objective.augmenters.parameters():
+                weight.mul_(-2)
+        for trainer in (first, second):
+            trainer.update(batch_of(trainer))
+        pairs = zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs) == (beta == 0)
+
+
 class Marked:
     """A view of one item alone, one longer than its number."""
 
