@@ -67,7 +67,7 @@ def _raw(key: tuple[int, ...], purpose: str, start: int, count: int) -> NDArray[
 
 
 def _name(key: tuple[int, ...], purpose: str) -> NDArray[np.uint64]:
-    return np.random.SeedSequence([*key, zlib.crc32(purpose.encode())]).generate_state(2, np.uint64)
+    return np.random.SeedSequence([*key, zlib.crc32(purpose.encode())]).generate_state(2, np.uint64).astype(np.uint64)
 
 
 def permutation(key: tuple[int, ...], purpose: str, n: int) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ from components.objectives._drawn import is_dense
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from components.views import most_neighbours
 
 SAMPLE_BYTES = 32 * 2**20
 COPIES = 4  # of every parameter: weight, gradient and Adam's two moments
@@ -78,7 +79,8 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer, sizes)}, "
         f"{_of_histories(recipe, trainer, sizes)}"
         f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
-        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
+        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node"
+        f"{_of_similar(recipe, sizes)}",
     )
     units, units_are, what = _units(trainer, sizes)
     steps = steps_per_epoch(units, batch_size, trainer.objective.positives)
@@ -140,6 +142,12 @@ def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     rows = math.ceil(batch_size / recipe.scale.num_workers)
     held = trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))
     return f"{AT_MOST}{_mib(held)} of histories of {trainer.encoder.window.length} and their views, "
+
+
+def _of_similar(recipe: Recipe, sizes: Sizes) -> str:
+    """The table that views draw from, computed by one process of each node."""
+    held = 4 * sizes.items * most_neighbours(recipe.views)
+    return f", {sizes.ids_are}{_mib(held)} of similar items too" if held else ""
 
 
 def _mib(count: float) -> str:

@@ -285,6 +285,14 @@ def test_of_views_and_their_contrast_all_is_told(tmp_path: Path, name: str, scor
     assert mib_of_histories(dict(plan.of(over_histories(tmp_path, name, **plain)))) < mib_of_histories(told) / 2
 
 
+def test_the_table_of_similar_items_is_told_of(tmp_path: Path) -> None:
+    views = [{"name": "mask"}, {"name": "insert", "neighbours": 40_000}]
+    assert ", at most 3.1 MiB of similar items too" in dict(plan.of(over_histories(tmp_path, "mclrec", views=views)))["memory"]
+    views[1]["name"] = "crop"
+    del views[1]["neighbours"]
+    assert "similar" not in dict(plan.of(over_histories(tmp_path, "mclrec", views=views)))["memory"]
+
+
 def test_a_larger_bank_is_told_of(tmp_path: Path) -> None:
     """Of 20 behaviours' weights for 100,000 items there are three at once."""
     small, large = (

@@ -211,8 +211,8 @@ def test_batches_of_one_user(options: dict[str, Any], rows: int) -> None:
 @pytest.mark.parametrize("options", [{}, PAPER, {"updates": "joint"}])
 def test_a_batch_of_one_row_has_the_recommendation_loss_alone(options: dict[str, Any]) -> None:
     """A row's views have no other row's to be held against: every contrast and margin is 0."""
-    few = {"training": {"batch_size": 1, "epochs": 1, "precision": "float64"}}
-    found, plain = trainer_of({**ALL, **options}, **few), trainer_of({"name": "supervised"}, **few)
+    training = {"batch_size": 1, "epochs": 1, "precision": "float64"}
+    found, plain = (trainer_of(each, training=training) for each in ({**ALL, **options}, {"name": "supervised"}))
     for mine, theirs in itertools.islice(zip(found.batches(), plain.batches(), strict=True), 5):
         assert found.objective(mine).loss_B.item() == pytest.approx(plain.objective(theirs).loss_B.item(), rel=1e-12)
 
