@@ -200,7 +200,8 @@ class Training(Section):
     """The global batch is cut over the workers, so a changed number of workers changes nothing but rounding.
 
     `fit_on: train+valid` refits after a choice; `select_on: test` is the protocol of many published logs (best epoch on
-    test) and is labelled so wherever its numbers appear. `patience` counts validations.
+    test) and is labelled so wherever its numbers appear. With `mask_seen: false` a user's own items may be listed where an
+    epoch is chosen, as in the code of MCLRec and DuoRec. `patience` counts validations.
     """
 
     batch_size: Positive = 2048
@@ -211,8 +212,13 @@ class Training(Section):
     min_epochs: Annotated[int, Field(ge=0)] = 0
     fit_on: Literal["train", "train+valid"] = "train"
     select_on: Literal["valid", "test", "none"] = "valid"
+    mask_seen: bool = True
     checkpoint_steps: Positive | None = None
     precision: Literal["float32", "float64"] = "float32"
+
+    @property
+    def chosen_on(self) -> str:
+        return self.select_on if self.mask_seen or self.select_on == "none" else f"{self.select_on}, seen items not masked"
 
     @model_validator(mode="after")
     def _valid_is_not_trained_on(self) -> Training:
@@ -303,9 +309,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
-        check_order(self.encoder, self.objective, self.data)
-        objective: Any = catalog.find("objective", self.objective["name"])
-        if self.views and not objective.takes_views:
+        encoder, objective = (catalog.find(kind, getattr(self, kind)["name"]) for kind in ("encoder", "objective"))
+        check_order(self.encoder["name"], encoder.reads_order(self.encoder), self.objective, self.data)  # pyright: ignore
+        if self.views and not objective.takes_views:  # pyright: ignore
             names = ", ".join(view["name"] for view in self.views)
             raise InputError(f"views: got {names}, takes none under objective {self.objective['name']}")
         chosen, split = self.training.select_on, self.data.split

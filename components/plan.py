@@ -27,6 +27,7 @@ from components.objectives._drawn import is_dense
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from components.views import most_neighbours
 
 SAMPLE_BYTES = 32 * 2**20
 COPIES = 4  # of every parameter: weight, gradient and Adam's two moments
@@ -76,13 +77,15 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield (
         "memory",
         f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer, sizes)}, "
+        f"{_of_histories(recipe, trainer, sizes)}"
         f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
-        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node",
+        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node"
+        f"{_of_similar(recipe, sizes)}",
     )
     units, units_are, what = _units(trainer, sizes)
     steps = steps_per_epoch(units, batch_size, trainer.objective.positives)
     yield "steps", f"{units_are}{steps:,} per epoch of global batch {batch_size:,}{what}"
-    yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.select_on}"
+    yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.chosen_on}"
 
 
 def _units(trainer: Trainer, sizes: Sizes) -> tuple[int, str, str]:
@@ -109,7 +112,7 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     width, kinds = positive.vectors.shape[1], 1 if positive.vectors is positive.rows else 2
     scores = vectors = 0
     scores_are = ""
-    for source in trainer.sources:
+    for source in trainer.objective.sources:
         per_row = source(batch, positive.vectors).items.dim() == 2
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
@@ -131,23 +134,41 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     )
 
 
+def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
+    """What encoders that read histories hold for a worker's, all as long as may be, their views, and what is made of both."""
+    if trainer.encoder.window is None:
+        return ""
+    batch_size, items = recipe.training.batch_size, None if sizes.ids_are == AT_LEAST else sizes.items
+    rows = math.ceil(batch_size / recipe.scale.num_workers)
+    held = trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))
+    return f"{AT_MOST}{_mib(held)} of histories of {trainer.encoder.window.length} and their views, "
+
+
+def _of_similar(recipe: Recipe, sizes: Sizes) -> str:
+    """The table that views draw from, computed by one process of each node."""
+    held = 4 * sizes.items * most_neighbours(recipe.views)
+    return f", {sizes.ids_are}{_mib(held)} of similar items too" if held else ""
+
+
 def _mib(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def stand_in(users: int, items: int) -> Interactions:
-    """A log in which user u has items u and u + 1, turning around."""
-    u = np.repeat(np.arange(users), 2)
-    return Interactions.of(u.astype(np.int32), ((u + np.tile([0, 1], users)) % items).astype(np.int32), users, items)
+def stand_in(users: int, items: int, rows: int = 2) -> Interactions:
+    """A log in which user u has items u, u + 1, .. u + rows - 1, turning around."""
+    u = np.repeat(np.arange(users), rows)
+    return Interactions.of(u.astype(np.int32), ((u + np.tile(np.arange(rows), users)) % items).astype(np.int32), users, items)
 
 
 def _try_parts(recipe: Recipe) -> Trainer:
-    """One step of every learner with every part, on CPU, on a log of 40 rows."""
-    log = stand_in(20, 64)
-    small = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 8})})
+    """One step of every learner with every part, on CPU, on a log of 240 rows.
+
+    Of 16 rows nearly all have a history of which views leave something and change something; the epoch is one without warm-up.
+    """
+    log = stand_in(20, 64, rows=12)
+    small = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 16})})
     trainer = Trainer(small, log, Task(log, log), Workers(), torch.device("cpu"))
-    epochs = range(recipe.training.epochs)
-    trainer.position.epoch = next((epoch for epoch in epochs if len(trainer.objective.passes(epoch)) > 1), 0)
+    trainer.position.epoch = trainer.objective.first_whole_epoch
     for number, learner in enumerate(trainer.objective.passes(trainer.position.epoch)):
         trainer.position.pass_ = number
         loss = float(trainer.update(next(trainer.batches()), learner))

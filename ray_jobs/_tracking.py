@@ -125,7 +125,7 @@ def create(
         "seed": str(recipe.seed),
         "folder": str(run),
         "ray_job_id": _ray_job_id(),
-        "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.select_on}",
+        "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.chosen_on}",
         **(tags or {}),
     }
     schema = json.dumps({"mlflow_colspec": [{"name": name, "type": "integer", "required": True} for name in ("user", "item")]})

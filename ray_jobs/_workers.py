@@ -63,7 +63,8 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
     if recipe.training.select_on == "none":
         return train, None
     check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")
-    return train, splits.task_of(dataset, recipe.training.select_on, "training.select_on")
+    task = splits.task_of(dataset, recipe.training.select_on, "training.select_on")
+    return train, task if recipe.training.mask_seen else splits.unmasked(task)
 
 
 def train_worker(config: dict[str, str]) -> dict[str, Any]:

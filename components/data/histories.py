@@ -26,14 +26,14 @@ class Window(NamedTuple):
     of: Literal["before", "others"] = "before"
 
 
-def check_order(encoder: Mapping[str, Any], objective: Mapping[str, Any], data: Any) -> None:
+def check_order(encoder: str, reads_order: bool, objective: Mapping[str, Any], data: Any) -> None:
     """Raises an InputError where an encoder is to read what was before a row, and the data has no order.
 
     Args:
-        encoder, objective: parts of a recipe with every argument filled in. One with `max_length` reads histories.
+        encoder: its name; `reads_order` is what it says of itself (components.encoders).
+        objective: of a recipe, with every argument filled in.
     """
-    reads_order = "max_length" in encoder and encoder.get("history", "before") == "before"
-    where = f"where encoder {encoder['name']} {'reads' if reads_order else 'does not read'} what was before a row"
+    where = f"where encoder {encoder} {'reads' if reads_order else 'does not read'} what was before a row"
     if objective.get("positives") == "sequences" and not reads_order:
         raise InputError(f"objective.positives: got 'sequences', takes 'rows' or 'users' {where}")
     if not reads_order:

@@ -13,7 +13,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Interactions:
     items: Ints  # [rows]
     offsets: NDArray[np.int64]  # [num_users + 1]
     starts: NDArray[np.int64] | None = None  # [num_users] a user's rows before here are history, no positives; None: all are
+    cache: Path | None = None  # the folder of this node that it is mapped from
 
     def __len__(self) -> int:
         return len(self.items)
@@ -104,13 +106,20 @@ def load(dataset: Path, *splits: str) -> Interactions:
     by_time = manifest["has_time"] and len(splits) > 1  # one split has its order already
     folder = home / f"{storage.digest(dataset / storage.MANIFEST)[:16]}-{'+'.join(splits)}{'-by_time' * by_time}"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home / f".{folder.name}.lock").open("w") as one_writer:
-        fcntl.flock(one_writer, fcntl.LOCK_EX)
+    with one_writer(folder):
         if not folder.is_dir():
             _write_cache(dataset, splits, folder, manifest["num_users"], by_time)
     mapped = "r" if (folder / "users.npy").stat().st_size > 128 else None  # an empty array cannot be mapped
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mapped) for name in ("users", "items", "offsets")}
-    return Interactions(manifest["num_users"], manifest["num_items"], **arrays)  # pyright: ignore[reportArgumentType]
+    return Interactions(manifest["num_users"], manifest["num_items"], **arrays, cache=folder)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """The other processes of a node wait."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write_cache(dataset: Path, splits: Sequence[str], folder: Path, num_users: int, by_time: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
-from components.data.interactions import Interactions
+from components.data.interactions import Interactions, one_writer
 
 PAIRS_AT_ONCE = 2**21  # of items of one user: about 100 MB while they are added up and sorted
 
@@ -45,6 +45,19 @@ def similar_items(train: Interactions, neighbours: int) -> NDArray[np.int32]:
         kept = (rank < neighbours) & (similarity[order] > 0)
         table[start + row[kept], rank[kept]] = together.indices[order[kept]]
     return table
+
+
+def mapped(train: Interactions, neighbours: int) -> NDArray[np.int32]:
+    """The table, computed by the first process of a node to ask, beside the rows that the log is mapped from; else here."""
+    if train.cache is None:
+        return similar_items(train, neighbours)
+    path = train.cache / f"similar_{neighbours}.npy"
+    with one_writer(train.cache):
+        if not path.exists():
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, similar_items(train, neighbours))
+            partial.rename(path)  # whole or not at all
+    return np.load(path, mmap_mode="c")  # torch asks for what may be written; nothing is
 
 
 def _blocks(pairs_I: NDArray[np.integer]) -> list[tuple[int, int]]:

@@ -6,9 +6,10 @@ workers exchange only the rows of a batch; they are the parameters named `*_tabl
 others. `queries` comes first in a step.
 
 For ranking, one that knows users (`window` None) has `scoring_tables()`. One that reads histories says with `window` which
-(components.data.histories.Window; its arguments `max_length` and `history` say the same in a recipe) and finds them in a
-batch; it has `encode(histories, batch, stream)`, 0 for an empty history, without dropout where no batch is given, and
-`scoring_items()`. After the items come two rows of its table: the padding's, and a mask's (components.views).
+(components.data.histories.Window) and finds them in a batch; it has `encode(histories, batch, stream)`, 0 for an empty
+history, without dropout where no batch is given, and `scoring_items()`; `step_bytes(sequences, width)` tells the plan what
+encoding so many holds at most. After the items come two rows of its table: the padding's, and a mask's (components.views).
+Before any is built, `reads_order(arguments)` says whether it will read what was before a row, which asks for data in order.
 """
 
 from __future__ import annotations

@@ -19,6 +19,10 @@ class Reader(nn.Module):
         """[B, D] the vectors of histories."""
         raise NotImplementedError
 
+    def step_bytes(self, sequences: int, width: int) -> int:
+        """What encoding so many histories holds for the backward pass, all as long as may be, in numbers of `width` bytes."""
+        raise NotImplementedError
+
     def queries(self, batch: Batch) -> Embedded:
         """The vectors of a batch's rows, [B, D]."""
         assert batch.histories is not None, "batches are made with the encoder's window"

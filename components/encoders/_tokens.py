@@ -91,8 +91,8 @@ class Tokens:
 @dataclass(frozen=True)
 class Dropout:
     """Some coordinates 0, the others times 1 / (1 - share), keyed by (seed, epoch, step), a name, the sequence's place in the
-    global batch, and the place in the sequence. A sequence takes as much of a stream as one of `max_length` would, so that it
-    does not matter how long this worker's are. Without a batch nothing is dropped.
+    global batch, and the place in the sequence. A sequence has as much of a stream as one of `max_length` would, so that it
+    does not matter how long this worker's are; drawn is what there are places for. Without a batch nothing is dropped.
     """
 
     tokens: Tokens
@@ -106,24 +106,26 @@ class Dropout:
     def at_last(self) -> Dropout:
         return replace(self, of_last=True)
 
-    def __call__(self, vectors_ND: Tensor, name: str) -> Tensor:
+    def __call__(self, vectors_MD: Tensor, name: str) -> Tensor:
         """Of the vectors of all tokens, or of the last ones."""
-        kept = self._kept(name, vectors_ND.shape[1])
-        if kept is None:
-            return vectors_ND
-        kept_ND = kept[:, 0] if self.of_last else kept[self.tokens.sequence_N, self.tokens.place_N]
-        return vectors_ND * kept_ND / (1 - self.share)
+        if self.batch is None or not self.share:
+            return vectors_MD
+        width = vectors_MD.shape[1]
+        return vectors_MD * self._kept(self.batch, name, self._rows, width, width) / (1 - self.share)
 
-    def weights(self, name: str, heads: int) -> Tensor | None:
-        """[S, queries, heads, max_length] which of attention's weights stay; None: all."""
-        kept = self._kept(name, heads * self.max_length)
-        return None if kept is None else kept.unflatten(2, (heads, self.max_length))
-
-    def _kept(self, name: str, width: int) -> Tensor | None:
-        """[S, places, width]"""
+    def weights(self, name: str, queries_GQ: Tensor, heads: int, width: int) -> Tensor | None:
+        """[G, heads, Q, W] which weights stay of attention by some of the vectors for the first places; None: all."""
         if self.batch is None or not self.share:
             return None
-        places, purpose = 1 if self.of_last else self.max_length, f"{self.batch.stream}{self.stream}dropout {name}"
-        start, count = self.first * places * width, len(self.tokens) * places * width
-        kept = draws.are_kept(self.batch.key, purpose, start, count, self.share)
-        return torch.from_numpy(kept).to(self.tokens.items_N.device).view(-1, places, width)
+        rows_GHQ = self._rows[queries_GQ].unsqueeze(1) * heads + torch.arange(heads, device=queries_GQ.device).view(-1, 1)
+        kept_NW = self._kept(self.batch, name, rows_GHQ.view(-1), width, self.max_length)
+        return kept_NW.view(*rows_GHQ.shape, width)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Each vector's row of a stream."""
+        rows_N = (self.tokens.sequence_N + self.first) * self.max_length + self.tokens.place_N
+        return rows_N[self.tokens.lasts_S] if self.of_last else rows_N
+
+    def _kept(self, batch: Batch, name: str, rows_N: Tensor, width: int, row_width: int) -> Tensor:
+        return draws.are_kept(batch.key, f"{batch.stream}{self.stream}dropout {name}", rows_N, width, row_width, self.share)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -81,6 +82,11 @@ class LightGCN(nn.Module):
         inner = self._propagate()
         users_UD, items_ID = (self._mean(inner, side, None) for side in (0, 1))
         return compared(self.score_similarity, users_UD), compared(self.score_similarity, items_ID)
+
+    @staticmethod
+    def reads_order(_arguments: Mapping[str, Any]) -> bool:
+        """No history is read."""
+        return False
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Of the graph, in both directions: a column and a weight for each edge."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,16 @@ class MeanPool(Reader):
         """[B, D] what the network makes of means."""
         hidden_BH = F.relu(F.linear(means_BD, self.widen_weight, self.widen_bias))
         return F.linear(hidden_BH, self.narrow_weight, self.narrow_bias)
+
+    def step_bytes(self, sequences: int, width: int) -> int:
+        """Ids and places of items; means and the network's layers."""
+        inner_dim, dim = self.widen_weight.shape
+        return sequences * (self.window.length * 8 * 4 + (3 * inner_dim + 4 * dim) * width)
+
+    @staticmethod
+    def reads_order(arguments: Mapping[str, Any]) -> bool:
+        """Not where it takes all of a user's others."""
+        return arguments["history"] == "before"
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,11 @@ class MF(nn.Module):
         """Users [num_users, D] and items [num_items, D] whose inner products are the scores; without a gradient."""
         users_UD, items_ID = (compared(self.score_similarity, table.detach()) for table in (self.user_table, self.item_table))
         return users_UD, items_ID
+
+    @staticmethod
+    def reads_order(_arguments: Mapping[str, Any]) -> bool:
+        """No history is read."""
+        return False
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class SASRec(Reader):
     whole histories, the last layer is computed at their last places alone.
 
     Shapes: item_table [num_items + 2, dim], its last rows the padding's and a mask's; positions [max_length, dim].
+    Raises: InputError where `heads` do not divide `dim`.
     Source: Kang and McAuley 2018, arXiv 1808.09781, in the form of RecBole, DuoRec and MCLRec (Qin et al. 2023, arXiv
     2304.07763): post-LN, gelu, initial values, dropout on embeddings, weights and both outputs.
     Differs: the padding is no candidate (there, a column of the softmax); without a history x is 0. Dropout draws are keyed by
@@ -79,6 +81,19 @@ class SASRec(Reader):
         x_ND = last(x_ND, tokens, drop, f"{len(inner)}")
         return F.embedding(tokens.at(histories.sequence_B, histories.place_B), x_ND)
 
+    def step_bytes(self, sequences: int, width: int) -> int:
+        """Vectors of places in each layer, and attention's weights of places for places, which, dropped, are there twice."""
+        length, dim, layers = self.window.length, self.positions.shape[1], len(self.blocks)
+        block: Any = self.blocks[0]
+        inner_dim, heads = block.widen.out_features, block.heads
+        of_places = length * (4 * dim + layers * (10 * dim + 3 * inner_dim))
+        return sequences * (of_places + layers * heads * length * length * 3) * width
+
+    @staticmethod
+    def reads_order(_arguments: Mapping[str, Any]) -> bool:
+        """Always."""
+        return True
+
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""
         return 0
@@ -105,18 +120,17 @@ class _Block(nn.Module):
 
     def _attention(self, q_MD: Tensor, kv_NE: Tensor, tokens: Tokens, drop: Dropout, name: str) -> Tensor:
         """[M, D]. torch's own would drop by the process's generator, not by keys: with dropout it is spelt out."""
-        kept, parts = drop.weights(name, self.heads), [q_MD[:0]]
+        parts = [q_MD[:0]]
         for group in tokens.last_rows if drop.of_last else tokens.rectangles:
             own_GQ = group.sequences_G.unsqueeze(1) if drop.of_last else group.tokens_GW
             read = (F.embedding(own_GQ, q_MD), *F.embedding(group.tokens_GW, kv_NE).chunk(2, dim=2))
             q, k, v = (each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in read)  # [G, heads, Q or W, D / heads]
-            seen = group.seen_GQW.unsqueeze(1)
+            seen, kept = group.seen_GQW.unsqueeze(1), drop.weights(name, own_GQ, self.heads, k.shape[2])
             if kept is None:
                 a = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
             else:
                 weights = torch.softmax((q @ k.mT / math.sqrt(q.shape[3])).masked_fill(~seen, -torch.inf), dim=3)
-                kept_GQHW = kept[group.sequences_G, : q.shape[2], :, : k.shape[2]]
-                a = (weights * kept_GQHW.transpose(1, 2) / (1 - drop.share)) @ v
+                a = (weights * kept / (1 - drop.share)) @ v
             parts.append(a.transpose(1, 2).reshape(-1, q_MD.shape[1]))
         return F.embedding(tokens.last_slots if drop.of_last else tokens.slots, torch.cat(parts))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ class Simplex(nn.Module):
         parts = torch.arange(self.log.num_users, device=self.user_table.device).tensor_split(ends.tolist())
         users_UD = torch.cat([self._users(users_B, self.user_table[users_B], without_B=None) for users_B in parts])
         return compared(self.score_similarity, users_UD), compared(self.score_similarity, self.item_table.detach())
+
+    @staticmethod
+    def reads_order(_arguments: Mapping[str, Any]) -> bool:
+        """No history is read."""
+        return False
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""

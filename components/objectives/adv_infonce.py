@@ -73,11 +73,13 @@ class AdvInfoNCE:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         if hardness == "mlp" and encoder.window is not None:
             raise InputError("objective.hardness: got 'mlp', takes 'embed' where the encoder has no rows of its own for users")
-        self.encoder, self.loss, self.source, self.positives = encoder, loss, sources[0], positives
+        self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
         self.log_weight = math.log(negative_weight)
         self.adv_interval, self.adv_epochs, self.warm_up = adv_interval, adv_epochs, warm_up
         self.total_passes = total_passes if adv_learning_rate else 0
         self.train = train
+        epochs = range(warm_up + 1, warm_up + 1 + adv_interval)
+        self.first_whole_epoch = next((epoch for epoch in epochs if len(self.passes(epoch)) > 1), 0)
         self.hardness: _Embed | _Mlp
         if hardness == "embed":
             self.hardness = _Embed(train, dim, generator)
@@ -88,6 +90,10 @@ class AdvInfoNCE:
             "model": Learner(encoder),
         }
 
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+        """What the encoder holds."""
+        return self.encoder.step_bytes(rows, width)
+
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The adversarial passes of an epoch, if it is one for them, and the model's."""
         return ("hardness",) * (self._passes_by(epoch) - self._passes_by(epoch - 1)) + ("model",)
@@ -95,7 +101,7 @@ class AdvInfoNCE:
     def __call__(self, batch: Batch) -> Outcome:
         query = self.encoder.queries(batch)
         positive = self.encoder.items(batch.items_B)
-        drawn = Drawn(self.source(batch, positive.vectors).items)
+        drawn = Drawn(self.sources[0](batch, positive.vectors).items)
         negative = self.encoder.items(drawn.items_U)
         queries_BD = query.vectors / self.loss.temperature
         state = _fold.start(self.loss, queries_BD, positive.vectors)
@@ -117,7 +123,7 @@ class AdvInfoNCE:
         false_negative_rate   and its controls                                              (`_diagnosis.false_negatives`)
         """
         query, positive = self.encoder.queries(batch), self.encoder.items(batch.items_B)
-        items_BN = self.source(batch, positive.vectors).items
+        items_BN = self.sources[0](batch, positive.vectors).items
         drawn = Drawn(items_BN)
         delta_BN = self._delta(batch, drawn, query.rows, self.encoder.items(drawn.items_U).rows)
         delta_BN = delta_BN.expand(items_BN.shape)

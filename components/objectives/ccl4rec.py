@@ -27,6 +27,7 @@ Epochs = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0.01)]
 Weight = Annotated[float, Field(ge=0)]
 VIEWS = ["dispensable", "indispensable"]
+VIEW_COPIES, CONTRAST_COPIES = 8, 5  # of a view's ids, and of cosines of all rows, at once (measured)
 SAME = 1e-6  # damages so near are equal: what differs is rounding
 
 
@@ -89,15 +90,16 @@ class CCL4Rec:
         curriculum_epochs: Epochs = 30,
     ) -> None:
         if encoder.window is None:
-            raise InputError("encoder: objective.ccl4rec takes one that reads histories, mean_pool or sasrec")
+            raise InputError(f"encoder.name: got {_name(encoder)!r}, takes one that reads histories under objective ccl4rec")
         if len(sources) < 2 or not isinstance(sources[-1], Memory):
-            raise InputError("negatives: objective.ccl4rec takes {name: memory_bank} last, after the sources of the loss")
+            names = ", ".join(map(_name, sources))
+            raise InputError(f"negatives: got {names}, takes one or more and then memory_bank under objective ccl4rec")
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
-        *others, self.bank = sources
+        *self.sources, self.bank = sources
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
-        self.recommendation = Supervised(encoder, loss, others, train, generator, workers, ())
+        self.recommendation = Supervised(encoder, loss, self.sources, train, generator, workers, ())
         self.learners = {"model": Learner(encoder)}
         self.importance, self.importance_temperature = importance, importance_temperature
         self.relatedness = relatedness
@@ -105,6 +107,15 @@ class CCL4Rec:
         self.contrast_weight, self.contrast_temperature = contrast_weight, contrast_temperature
         self.ranking_weight, self.margin, self.boundary_margin = ranking_weight, margin, boundary_margin
         self.warm_up, self.curriculum_epochs = warm_up, curriculum_epochs
+        self.first_whole_epoch = warm_up
+
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+        """Weights of distinct behaviours for the bank; a batch's cosines with each other; views, and what is made of them."""
+        views, length = sum(self.counts), self.encoder.window.length
+        behaviours = rows * length if items is None else min(rows * length, items)
+        drawn = 8 * (behaviours * (len(self.bank.items_M) + 1) * 3 + rows * views * length * VIEW_COPIES)
+        encoded = self.encoder.step_bytes(rows * (1 + views), width)
+        return encoded + drawn + rows * batch_rows * width * CONTRAST_COPIES
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -260,3 +271,7 @@ class CCL4Rec:
             return self.encoder.encode_replaced(histories, views_BVL)
         read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
         return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
+
+
+def _name(part: Any) -> str:
+    return type(part).__module__.rpartition(".")[2]

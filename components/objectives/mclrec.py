@@ -21,10 +21,11 @@ from components.objectives import Learner, Outcome
 from components.objectives._contrast import Contrast, Margin, View
 from components.objectives._two_views import two_views
 from components.objectives.supervised import Supervised
-from components.training.batches import Batch
+from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
 
 WIDTHS = (32, 16)  # of an augmenter's hidden layers
+VIEW_COPIES, VECTOR_COPIES = 8, 40  # of a view while it is drawn, and of vectors in all contrasts, at once (measured)
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -56,7 +57,7 @@ class MCLRec:
     """
 
     positives: Literal["rows"] = "rows"
-    takes_views = True
+    takes_views, first_whole_epoch = True, 0
 
     def __init__(
         self,
@@ -83,10 +84,12 @@ class MCLRec:
         _check(encoder, views)
         self.supervised = Supervised(encoder, loss, sources, train, generator, workers, ())
         self.encoder, self.workers, self.views, self.padding = encoder, workers, views, train.num_items
+        self.sources = sources
         self.lambda_, self.beta, self.gamma, self.temperature = lambda_, beta, gamma, temperature
         self.augmenter_gamma = gamma * beta if augmenter_gamma == "times_beta" else gamma
         self.pairs: Literal["all", "learned"] = pairs
         self.margin: Margin = margin
+        self._drawn: tuple[Any, Histories | None, tuple[Histories, Histories]] | None = None  # of the last batch
         width = encoder.scoring_items().shape[1]
         self.augmenters = _Augmenters(width, normalise, shared_augmenter, generator)
         self.learners = {"model": Learner(encoder), "augmenters": Learner(self.augmenters)}
@@ -98,6 +101,14 @@ class MCLRec:
         if not beta:  # nothing reads the augmenters
             del self.learners["augmenters"]
             self.turns = (("model",),) * sum("model" in turn for turn in self.turns)
+
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+        """Histories and two views of them encoded; all views of `_two_views` and the draws of one; vectors of all rows."""
+        if not (self.lambda_ or self.beta):
+            return self.encoder.step_bytes(rows, width)
+        views = rows * self.encoder.window.length * 8 * (2 * len(self.views) + VIEW_COPIES)
+        vectors = 2 * batch_rows * self.encoder.scoring_items().shape[1] * width * VECTOR_COPIES
+        return 3 * self.encoder.step_bytes(rows, width) + views + vectors
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -118,9 +129,11 @@ class MCLRec:
         return outcome._replace(loss_B=loss_B)
 
     def _encoded(self, batch: Batch, turn: Batch) -> tuple[View, View]:
-        """h1 and h2: views by the batch's draws, dropout by the turn's."""
-        histories = two_views(self.views, batch, self.encoder.window.length, self.padding)
-        first, second = (self.encoder.encode(each, turn, f"view {n}: ") for n, each in enumerate(histories))
+        """h1 and h2: views by the batch's draws, once for all its turns, dropout by the turn's."""
+        if self._drawn is None or self._drawn[0] != (batch.key, batch.stream) or self._drawn[1] is not batch.histories:
+            views = two_views(self.views, batch, self.encoder.window.length, self.padding)
+            self._drawn = (batch.key, batch.stream), batch.histories, views
+        first, second = (self.encoder.encode(each, turn, f"view {n}: ") for n, each in enumerate(self._drawn[2]))
         return self._everywhere(first, batch), self._everywhere(second, batch)
 
     def _learned(self, h1: View, h2: View, batch: Batch, gamma: float) -> Tensor:

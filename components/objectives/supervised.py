@@ -33,7 +33,7 @@ class Supervised:
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
-    takes_views, turns = False, (("model",),)
+    takes_views, turns, first_whole_epoch = False, (("model",),), 0
 
     def __init__(
         self,
@@ -57,6 +57,10 @@ class Supervised:
                 raise InputError(
                     f"negatives.{n}.exclude: got {source.exclude!r}, takes {first!r} as in negatives.0 where loss.logq is true"
                 )
+
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+        """What the encoder holds."""
+        return self.encoder.step_bytes(rows, width)
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""

@@ -20,7 +20,7 @@ def markdown(recipe: Recipe, evaluated: list[Evaluated], search: Tuned | None) -
     ]
     lines = [
         f"# {recipe.name}",
-        f"Split {evaluated[0].split}, {over}. Fit on {training.fit_on}, epoch chosen on {training.select_on}.",
+        f"Split {evaluated[0].split}, {over}. Fit on {training.fit_on}, epoch chosen on {training.chosen_on}.",
         *_table(["metric", *scorers], means),
         "## Runs",
         *_table(["run", *names, "MLflow"], runs),

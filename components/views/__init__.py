@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from components.data import similar
 from components.data.interactions import Interactions
-from components.data.similar import similar_items
 
 Uniforms = Callable[[str, int], Tensor]
 
@@ -54,7 +54,12 @@ def mask_id(num_items: int) -> int:
     return num_items + 1
 
 
+def most_neighbours(specs: Iterable[dict[str, Any]]) -> int:
+    """How many similar items of each some views draw from."""
+    return max((spec.get("neighbours", 0) for spec in specs), default=0)
+
+
 def similar_for(specs: Iterable[dict[str, Any]], train: Interactions) -> Tensor | None:
     """[num_items, N] the similar items that some views draw from, N the most `neighbours` of any; None where none draws."""
-    most = max((spec.get("neighbours", 0) for spec in specs), default=0)
-    return torch.from_numpy(similar_items(train, most)) if most else None
+    most = most_neighbours(specs)
+    return torch.from_numpy(similar.mapped(train, most)) if most else None

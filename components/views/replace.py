@@ -24,8 +24,8 @@ class Replace:
         `indispensable`  t without replacement ~ exp(+ramp sharpness rank_t), substitutes j ~ exp(-cos(x_t, j) / temperature)
 
     The first makes positive views, the second negative ones. A substitute is in the pool, and neither in the history nor its
-    target; it is drawn by itself, so two behaviours may get the same. A history of fewer than 3 behaviours comes back as it
-    is, and a behaviour stays for which the pool has nothing left.
+    target; it is drawn by itself, so two behaviours may get the same. A history of fewer than 3 behaviours, or of one again and
+    again, comes back as it is, and a behaviour stays for which the pool has nothing left.
 
     With a temperature below .05, one item of the history in the pool could leave all others without weight.
 
@@ -56,7 +56,8 @@ class Replace:
         width, device = histories_BL.shape[1], histories_BL.device
         first_BL = _first_places(histories_BL)
         distinct_BL = (first_BL == torch.arange(width, device=device)) & inside(lengths_B, width)
-        counts_B = share(distinct_BL.sum(dim=1), self.ratio).clamp(min=1) * (lengths_B >= SHORTEST)
+        distinct_B = distinct_BL.sum(dim=1)
+        counts_B = share(distinct_B, self.ratio).clamp(min=1) * ((lengths_B >= SHORTEST) & (distinct_B > 1))
         ranks_BL = _ranks(weights.importance_BL.double(), distinct_BL)
         # the first of clocks that ring after exponential times, each at its own rate, are a draw without replacement
         times_BL = -torch.log1p(-uniforms("positions", width).to(device))

@@ -130,6 +130,13 @@ def test_an_encoder_depends_on_its_generator_alone(spec: Spec) -> None:
 
 
 @of(ENCODERS)
+def test_an_encoder_says_before_it_is_built_whether_it_reads_an_order(spec: Spec) -> None:
+    encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1))
+    of_what = None if encoder.window is None else encoder.window.of
+    assert type(encoder).reads_order(catalog.check("encoder", spec)) == (of_what == "before")
+
+
+@of(ENCODERS)
 def test_an_encoders_scores_are_of_every_user_and_item(spec: Spec) -> None:
     encoder = catalog.build("encoder", spec, TRAIN, torch.Generator().manual_seed(1))
     users_UD, items_ID = vectors_of(encoder)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+import torch
 
 from components import draws
 
@@ -29,16 +33,43 @@ def test_they_are_uniform() -> None:
     assert ((counts - 1000) ** 2 / 1000).sum() < 180  # chi-square, 99 degrees of freedom: p < 1e-6
 
 
-def test_any_slice_of_what_is_kept_is_the_same_and_its_share_is_right() -> None:
-    whole = draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.3)
-    for start in (0, 1, 3, 4, 15, 16, 17, 501, 39_998):
-        assert np.array_equal(draws.are_kept((7, 0, 3), "dropout", start, 40_000 - start, 0.3), whole[start:])
+def kept(rows: Any, width: int = 50, dropout: float = 0.3, step: int = 3, row_width: int = 50) -> torch.Tensor:
+    return draws.are_kept((7, 0, step), "dropout", torch.tensor(list(rows), dtype=torch.int64), width, row_width, dropout)
+
+
+def test_any_rows_of_what_is_kept_are_the_same_and_their_share_is_right() -> None:
+    whole = kept(range(800)).double()
+    for rows in ([0], [799, 3, 3, 17], []):
+        for width in (1, 3, 4, 5, 50):
+            assert torch.equal(kept(rows, width), whole[rows, :width] > 0)
     assert abs(whole.mean() - 0.7) < 0.01
-    assert draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.0).all()
-    more = draws.are_kept((7, 0, 3), "dropout", 0, 40_000, 0.5)
-    assert not (more & ~whole).any(), "what a smaller share drops, a larger one drops too"
-    for other in (draws.are_kept((7, 0, 4), "dropout", 0, 40_000, 0.5), np.roll(more, 1)):
-        assert abs(np.corrcoef(more, other)[0, 1]) < 0.03
+    assert kept(range(800), dropout=0.0).all()
+    assert kept(range(800), dropout=1 - 1e-9).double().mean() < 0.001
+    more = kept(range(800), dropout=0.5)
+    assert not (more & ~kept(range(800))).any(), "what a smaller share drops, a larger one drops too"
+
+
+def test_what_is_kept_is_at_random_in_every_direction() -> None:
+    """In each of a word's four numbers, beside each other in the row and in the next, and in another step."""
+    own = kept(range(4000), 64, 0.5, row_width=64).double()
+    assert torch.allclose(own.mean(dim=0), torch.full((64,), 0.5).double(), atol=5 * 0.5 / 4000**0.5)
+    assert own.mean(dim=1).std() == pytest.approx(0.5 / 8, rel=0.06), "as of 64 that know nothing of each other"
+    others = [own.roll(n, dims) for dims in (0, 1) for n in (1, 2, 3, 4, 8, 16)]
+    for other in (*others, kept(range(4000), 64, 0.5, step=4, row_width=64).double()):
+        assert abs(np.corrcoef(own.flatten(), other.flatten())[0, 1]) < 5 / (4000 * 64) ** 0.5
+
+
+def test_bits_are_those_of_splitmix64_and_the_same_in_arrays_and_tensors() -> None:
+    """Java's SplittableRandom, one number after the other."""
+    start, step, most = 0x123456789ABCDEF0, 0x1E3779B97F4A7C15, 2**64
+    wanted = []
+    for place in range(5):
+        z = (start + place * step) % most
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % most
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % most
+        wanted.append(z ^ (z >> 31))
+    assert draws._mixed(np.arange(5), start, step).view(np.uint64).tolist() == wanted
+    assert draws._mixed(torch.arange(5), start, step).numpy().view(np.uint64).tolist() == wanted
 
 
 def test_a_permutation_holds_every_row_once() -> None:

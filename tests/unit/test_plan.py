@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from torch import Tensor
 
 from components import config, plan, storage
 from components.data import manifest
 from components.errors import InputError
 from components.training.loop import Trainer
+from components.views.mask import Mask
+from components.views.replace import Replace
 from tests.worlds import tiles
 
 
@@ -201,6 +205,16 @@ def test_a_loss_that_is_no_number_is_a_mistake(tmp_path: Path, monkeypatch: pyte
         list(plan.of(recipe_of(tmp_path)))
 
 
+def test_how_an_epoch_is_chosen_is_told(tmp_path: Path) -> None:
+    for training, chosen in (
+        ({}, "valid"),
+        ({"mask_seen": False}, "valid, seen items not masked"),
+        ({"select_on": "none"}, "none"),
+    ):
+        told = dict(plan.of(recipe_of(tmp_path, training={"batch_size": 40, **training})))
+        assert told["epochs"].endswith(f"fit on train, chosen on {chosen}")
+
+
 def test_rules_are_applied_to_what_is_counted(tmp_path: Path) -> None:
     data = {"source": str(tmp_path / "log.csv"), "keep": [{"column": "rating", "above": 0}]}
     assert dict(plan.of(recipe_of(tmp_path, data=data)))["sizes"].startswith("at most 100 training rows")
@@ -227,3 +241,93 @@ def test_mistakes_are_found(sections: dict[str, Any], message: str, tmp_path: Pa
     with pytest.raises(InputError) as caught:
         list(plan.of(recipe_of(tmp_path, **sections)))
     assert str(caught.value).startswith(message)
+
+
+BANK = {"name": "memory_bank", "size": 60}
+SASREC, MEAN_POOL = ({"name": name, "dim": 8, "inner_dim": 16, "max_length": 30} for name in ("sasrec", "mean_pool"))
+OVER_HISTORIES: dict[str, dict[str, Any]] = {
+    "mclrec": {
+        "encoder": SASREC,
+        "objective": {"name": "mclrec"},
+        "negatives": [{"name": "all_items"}],
+        "views": [{"name": "mask"}, {"name": "insert", "neighbours": 2}],
+    },
+    "ccl4rec": {
+        "encoder": MEAN_POOL,
+        "objective": {"name": "ccl4rec", "warm_up": 3},
+        "negatives": [{"name": "uniform", "count": 10}, BANK],
+        "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+    },
+}
+
+
+def over_histories(folder: Path, name: str, **sections: Any) -> config.Recipe:
+    recipe_of(folder)
+    data = {"source": str(folder / "log.csv"), "split": {"by": "leave_one_out"}}
+    return recipe_of(folder, data=data, **{**OVER_HISTORIES[name], **sections})
+
+
+def mib_of_histories(told: dict[str, str]) -> float:
+    (found,) = re.findall(r"at most ([\d,.]+) MiB of histories of 30 and their views", told["memory"])
+    return float(found.replace(",", ""))
+
+
+@pytest.mark.parametrize(("name", "scored"), [("mclrec", 20), ("ccl4rec", 10)])
+def test_of_views_and_their_contrast_all_is_told(tmp_path: Path, name: str, scored: int) -> None:
+    told = dict(plan.of(over_histories(tmp_path, name)))
+    assert told["steps"] == "about 3 per epoch of global batch 40"
+    sequential = {"mclrec": (20 + 2 + 30) * 8 + 2 * 8 + 2 * (4 * (8 * 8 + 8) + 2 * 8 * 16 + 16 + 8 + 2 * 2 * 8)}
+    augmenters = 2 * (8 * 32 + 32 + 32 * 16 + 16 + 16 * 8 + 8)
+    parameters = sequential["mclrec"] + augmenters if name == "mclrec" else (20 + 2) * 8 + 2 * 8 * 16 + 16 + 8
+    assert told["parameters"] == f"at most {parameters:,}"
+    assert f"{20 * scored * 4 * 2 / 2**20:.1f} MiB of scores" in told["memory"], "the bank's items are no candidates"
+    plain = {"objective": {"name": "supervised"}, "views": [], "negatives": OVER_HISTORIES[name]["negatives"][:1]}
+    assert mib_of_histories(dict(plan.of(over_histories(tmp_path, name, **plain)))) < mib_of_histories(told) / 2
+
+
+def test_the_table_of_similar_items_is_told_of(tmp_path: Path) -> None:
+    views = [{"name": "mask"}, {"name": "insert", "neighbours": 40_000}]
+    assert ", at most 3.1 MiB of similar items too" in dict(plan.of(over_histories(tmp_path, "mclrec", views=views)))["memory"]
+    views[1]["name"] = "crop"
+    del views[1]["neighbours"]
+    assert "similar" not in dict(plan.of(over_histories(tmp_path, "mclrec", views=views)))["memory"]
+
+
+def test_a_larger_bank_is_told_of(tmp_path: Path) -> None:
+    """Of 20 behaviours' weights for 100,000 items there are three at once."""
+    small, large = (
+        mib_of_histories(dict(plan.of(over_histories(tmp_path, "ccl4rec", negatives=[{"name": "in_batch"}, bank]))))
+        for bank in (BANK, {**BANK, "size": 100_060})
+    )
+    assert large - small == pytest.approx(3 * 8 * 20 * 100_000 / 2**20, abs=0.11)
+
+
+def test_encoders_without_histories_are_told_of_none(tmp_path: Path) -> None:
+    assert "histories" not in dict(plan.of(recipe_of(tmp_path)))["memory"]
+
+
+@pytest.mark.parametrize(("name", "view"), [("mclrec", Mask), ("ccl4rec", Replace)])
+def test_a_view_that_fails_where_it_has_something_to_do_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, view: type
+) -> None:
+    """After warm-up, of a history of which it changes something; of the shortest it would go well."""
+    made = view.__call__
+
+    def failing(self: Any, histories_BL: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+        view_BL, lengths_B = made(self, histories_BL, *more)
+        if (view_BL != histories_BL).any():
+            raise RuntimeError("this view fails")
+        return view_BL, lengths_B
+
+    monkeypatch.setattr(view, "__call__", failing)
+    with pytest.raises(RuntimeError, match="this view fails"):
+        list(plan.of(over_histories(tmp_path, name)))
+
+
+def test_a_pass_of_the_adversary_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[str] = []
+    update = Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, batch, who: passes.append(who) or update(self, batch, who))
+    negatives = [{"name": "uniform", "count": 5, "per": "row"}]
+    list(plan.of(recipe_of(tmp_path, objective={"name": "adv_infonce", "warm_up": 7}, negatives=negatives)))
+    assert passes == ["hardness", "model"]

@@ -10,6 +10,7 @@ import pytest
 from components.config import Recipe
 from components.data.histories import Window, of_rows, of_users, sequences, with_positives
 from components.data.interactions import Interactions
+from components.encoders.mf import MF
 from components.errors import InputError
 from tests.worlds import recipe
 
@@ -105,6 +106,16 @@ def test_data_without_an_order_is_refused_where_the_encoder_reads_one() -> None:
         assert asked(SASREC, split, timed=timed, positives="sequences").encoder["max_length"] == 50
     assert asked(MEAN_POOL, given, timed=False), "a user's other items have no order"
     assert asked({"name": "mf"}, given, timed=False)
+
+
+def test_an_encoder_says_itself_that_it_reads_an_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its arguments are called."""
+    monkeypatch.setattr(MF, "reads_order", staticmethod(lambda arguments: arguments["dim"] == 3))
+    assert asked({"name": "mf"}, {"by": "given"}, timed=False)
+    with pytest.raises(
+        InputError, match=r"^data\.columns\.time: got none, takes a column where encoder mf reads what was before"
+    ):
+        asked({"name": "mf", "dim": 3}, {"by": "given"}, timed=False)
 
 
 @pytest.mark.parametrize("encoder", [{"name": "mf"}, MEAN_POOL], ids=["mf", "mean_pool"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +84,21 @@ def test_blocks_are_whole_and_bounded(at_once: int, monkeypatch: pytest.MonkeyPa
     blocks = similar._blocks(pairs)
     assert [item for start, stop in blocks for item in range(start, stop)] == list(range(50))
     assert max(int(pairs[start:stop].sum()) for start, stop in blocks) <= at_once + pairs.max()
+
+
+def test_a_node_computes_the_table_once_and_maps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the rows of its log, one for each number of neighbours; what a killed writer left is no table."""
+    given = log()
+    cached, computed = dataclasses.replace(given, cache=tmp_path / "rows"), []
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "similar_6.partial.npy").write_bytes(b"killed")
+    made = similar.similar_items
+    monkeypatch.setattr(similar, "similar_items", lambda train, n: computed.append(n) or made(train, n))
+    tables = [similar.mapped(cached, n) for n in (6, 6, 3)]
+    assert computed == [6, 3]
+    for table, n in zip(tables, (6, 6, 3), strict=True):
+        assert isinstance(table, np.memmap)
+        assert np.array_equal(table, made(given, n))
+    assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == ["similar_3.npy", "similar_6.npy"]
+    assert np.array_equal(similar.mapped(given, 6), tables[0]), "without a cache it is computed here"
+    assert computed == [6, 3, 6]

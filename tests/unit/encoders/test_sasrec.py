@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components import draws
 from components.data.histories import with_positives
 from components.data.interactions import Interactions
 from components.encoders._tokens import Dropout, Tokens
@@ -193,10 +194,58 @@ def test_dropout_hits_its_share_of_everything_and_scales_the_rest(positives: str
     ones = torch.ones(len(tokens.items_N), 40, dtype=torch.float64)
     assert share(drop(ones, "a")) == pytest.approx(0.25, abs=0.02)
     assert share(drop.at_last()(ones[: len(tokens)], "a")) == pytest.approx(0.25, abs=0.03)
-    weights = drop.weights("a", heads=2)
+    (*_, group) = tokens.rectangles
+    weights = drop.weights("a", group.tokens_GW, 2, group.tokens_GW.shape[1])
     assert weights is not None
+    assert weights.shape == (len(group.sequences_G), 2, *group.seen_GQW.shape[1:])
     assert 1 - weights.double().mean().item() == pytest.approx(0.25, abs=0.02)
     assert not torch.equal(drop(ones, "a"), drop(ones, "b"))
+
+
+def test_a_sequences_draws_know_nothing_of_the_others() -> None:
+    """Neither of their lengths, nor of the batch's cut: a worker's part is that part of all, and the longest may be gone."""
+    encoder = sasrec(dropout=0.4)
+    batch = batch_of(encoder.window, rows=len(HISTORIES))
+    whole = encoder.encode(read(HISTORIES), batch)
+    for first, last in ((0, 2), (1, 4), (2, 3), (4, 5)):
+        part = read(HISTORIES[first:last])._replace(first=first)
+        assert torch.allclose(encoder.encode(part, batch), whole[first:last], rtol=1e-12), (first, last)
+    other = encoder.encode(read(HISTORIES[1:3])._replace(first=2), batch)
+    assert not torch.allclose(other, whole[1:3]), "those of another place in the batch are others"
+    longer = encoder.encode(read([*HISTORIES[:2], [1] * 7, *HISTORIES[3:]]), batch)
+    kept = torch.tensor([0, 1, 3, 4])
+    assert torch.allclose(longer[kept], whole[kept], rtol=1e-12)
+
+
+def test_a_place_drops_the_same_in_a_whole_sequence_and_as_its_last() -> None:
+    encoder = sasrec(dropout=0.4, layers=1)
+    batch = batch_of(encoder.window, rows=len(HISTORIES))
+    places = at_every_place(HISTORIES)
+    assert places.place_B is not None
+    lasts = torch.tensor([place == len(own) - 1 for own in HISTORIES for place in range(len(own))])
+    assert torch.allclose(encoder.encode(places, batch)[lasts], encoder.encode(read(HISTORIES), batch), rtol=1e-12)
+
+
+def test_no_more_is_drawn_than_there_are_places_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of short histories do not grow with max_length, and those of long ones alone do not fill all rows."""
+    drawn = [0]
+    kept = draws.are_kept
+
+    def counted(key: Any, purpose: str, rows_N: Tensor, width: int, *more: Any) -> Tensor:
+        drawn[0] += len(rows_N) * width
+        return kept(key, purpose, rows_N, width, *more)
+
+    monkeypatch.setattr(draws, "are_kept", counted)
+
+    def of(sequences: list[list[int]], max_length: int) -> int:
+        encoder = sasrec(dropout=0.4, max_length=max_length)
+        drawn[0] = 0
+        encoder.encode(read(sequences), batch_of(encoder.window, rows=len(sequences)))
+        return drawn[0]
+
+    short = [[1, 2, 3, 4]] * 20
+    assert of(short, 7) == of(short, 500) > 20 * 4 * 6
+    assert of([*short, [1] * 64], 500) == of(short, 500) + of([[1] * 64], 500)
 
 
 def test_attentions_weights_are_dropped_too() -> None:

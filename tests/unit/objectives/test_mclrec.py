@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import partial
 from typing import Any
@@ -147,6 +148,20 @@ def test_turns_share_their_views_and_not_their_dropout() -> None:
         assert torch.equal(first, second) == (not dropout)
 
 
+def test_views_are_drawn_once_for_a_batch_and_anew_for_the_next() -> None:
+    trainer = trainer_of(ALL)
+    mask: Any = trainer.objective.views[1]
+    calls: list[Tensor] = []
+    trainer.objective.views[1] = lambda *given: calls.append(given[0]) or mask(*given)
+    first, second = itertools.islice(trainer.batches(), 2)
+    for n, batch in enumerate((first, second, first), start=1):
+        trainer.update(batch)
+        assert len(calls) == n
+    again = dataclasses.replace(first, key=(0, 1, 0))
+    assert not torch.equal(trainer.objective(again).loss_B, trainer.objective(first).loss_B), "another epoch's are others"
+    assert len(calls) == 5
+
+
 @pytest.mark.parametrize("updates", ["encoder_once", "encoder_twice"])
 def test_with_lambda_and_beta_0_it_is_the_plain_encoders_training(updates: str) -> None:
     """Bit for bit; with two updates on each batch it is that with two steps on each."""
@@ -191,6 +206,36 @@ def test_batches_of_one_user(options: dict[str, Any], rows: int) -> None:
     assert len(told) == 1
     assert all(math.isfinite(loss) for loss in told)
     assert all(torch.isfinite(weight).all() for group in weights(trainer).values() for weight in group.values())
+
+
+@pytest.mark.parametrize("options", [{}, PAPER, {"updates": "joint"}])
+def test_a_batch_of_one_row_has_the_recommendation_loss_alone(options: dict[str, Any]) -> None:
+    """A row's views have no other row's to be held against: every contrast and margin is 0."""
+    training = {"batch_size": 1, "epochs": 1, "precision": "float64"}
+    found, plain = (trainer_of(each, training=training) for each in ({**ALL, **options}, {"name": "supervised"}))
+    for mine, theirs in itertools.islice(zip(found.batches(), plain.batches(), strict=True), 5):
+        assert found.objective(mine).loss_B.item() == pytest.approx(plain.objective(theirs).loss_B.item(), rel=1e-12)
+
+
+def test_at_the_beginning_all_items_are_alike() -> None:
+    """Section 11: L_rec begins near ln(12,101)."""
+    beauty = Interactions.of(LOG.users, LOG.items, LOG.num_users, 12_101)
+    trainer = trainer_of(ALL, log=beauty, encoder={"name": "sasrec", "max_length": 7})
+    loss_B = trainer.objective.supervised(batch_of(trainer)).loss_B
+    assert loss_B.mean().item() == pytest.approx(math.log(12_101), abs=0.1)
+
+
+def test_with_beta_0_the_encoders_steps_know_nothing_of_augmenters() -> None:
+    """Section 11. Others, with another beta, would move it elsewhere."""
+    for beta in (0.0, 0.7):
+        first, second = (trainer_of({**ALL, "beta": beta}) for _ in range(2))
+        with torch.no_grad():
+            for weight in second.objective.augmenters.parameters():
+                weight.mul_(-2)
+        for trainer in (first, second):
+            trainer.update(batch_of(trainer))
+        pairs = zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs) == (beta == 0)
 
 
 class Marked:

@@ -15,6 +15,8 @@ from ray.train import Checkpoint
 
 from components.data import interactions
 from components.errors import DivergedError, InputError
+from components.evaluation import splits
+from components.evaluation.evaluate import Task
 from components.training.batches import Batch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -33,6 +35,31 @@ def test_more_candidates_than_the_training_log_has_items(monkeypatch: pytest.Mon
     assert opened(count=train.num_items) is train
     with pytest.raises(InputError, match=r"^negatives\.1\.count: got 41, takes at most 40, the number of items$"):
         opened(count=41)
+
+
+def test_an_epoch_is_chosen_with_seen_items_masked_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not masked, a model that ranks what users have first finds nothing new; it reads the same histories."""
+    told, seen = {}, small_log().seen
+    items = [seen.items_of(user)[0] if len(seen.items_of(user)) else 0 for user in range(seen.num_users)]
+    truth = interactions.Interactions.of(range(seen.num_users), [(item + 1) % seen.num_items for item in items], 60, 40)
+    monkeypatch.setattr(interactions, "load", lambda *_: seen)
+    monkeypatch.setattr(splits, "task_of", lambda *_: Task(truth, seen))
+    for masked in (True, False):
+        given = recipe(training={"metric": "recall@5", "mask_seen": masked, "epochs": 1})
+        _, task = _workers.open_data(given, Path("dataset"))
+        assert task is not None
+        assert task.history is seen
+        trainer = Trainer(given, seen, task, Workers(), torch.device("cpu"))
+        with torch.no_grad():  # a user's own items score far more than others
+            owned = torch.zeros(seen.num_users, seen.num_items)
+            owned[torch.from_numpy(seen.users.copy()).long(), torch.from_numpy(seen.items.copy()).long()] = 1
+            left, scale, right = torch.linalg.svd(owned.double())
+            trainer.encoder.user_table.copy_((left[:, :40] * scale)[:, :8])
+            trainer.encoder.item_table.copy_(right.T[:, :8])
+        told[masked] = trainer.validate()
+    assert told[False]["recall@5"] < told[True]["recall@5"]
+    assert "shifted_recall@5" in told[True]
+    assert "shifted_recall@5" not in told[False]
 
 
 def test_a_user_who_has_every_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -115,6 +115,27 @@ def test_the_future_of_what_remembers_is_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(resumed.encoder.state_dict()["item_table"], whole.encoder.state_dict()["item_table"])
 
 
+def test_the_future_of_learners_who_take_turns_on_a_batch_is_the_same_bits(tmp_path: Path) -> None:
+    """In the middle of an epoch two Adams have taken steps, one of them twice as many; both go on where they stood."""
+    given = recipe(
+        data={"source": "log.csv", "split": {"by": "leave_one_out"}},
+        encoder={"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 7, "init_std": 0.5, "dropout": 0.2},
+        objective={"name": "mclrec", "lambda_": 0.3, "beta": 0.7},
+        views=[{"name": "crop"}, {"name": "mask"}, {"name": "reorder"}],
+        negatives=[{"name": "all_items"}],
+        training={"batch_size": 100, "epochs": 2, "precision": "float64", "checkpoint_steps": 2},
+    )
+    whole, epochs, left = checkpoints(given, tmp_path)
+    assert sum(progress.metrics is None for *_, progress in left) >= 2, "inside an epoch"
+    for path, before, _ in left:
+        resumed = trainer(given)
+        resumed.restore(path, DATASET)
+        assert go_on(resumed) == epochs[before:]
+        for name, learner in whole.learners.items():
+            for key, weight in learner.module.state_dict().items():
+                assert torch.equal(resumed.learners[name].module.state_dict()[key], weight), (name, key)
+
+
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     given = mixed(patience=3, min_epochs=5, epochs=60, checkpoint_steps=None)
     whole, epochs, left = checkpoints(given, tmp_path)

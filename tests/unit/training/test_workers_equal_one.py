@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,13 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "negatives": [{"name": "all_items"}],
         "views": [{"name": "crop"}, {"name": "mask"}, {"name": "reorder"}, {"name": "insert"}],
     },
+    "mclrec, anchor": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {**SASREC, "dropout": 0.0},
+        "objective": {"name": "mclrec", "beta": 1.0},
+        "negatives": [{"name": "in_batch"}],
+        "views": [{"name": "crop"}, {"name": "reorder"}],
+    },
     "mean_pool": {"data": LAST_LEFT_OUT, "encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "init_std": 0.5}},
     "ccl4rec": {
         "data": LAST_LEFT_OUT,
@@ -86,9 +94,10 @@ SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mclrec", "mean_pool", "ccl4rec")
 FEWER = (*CURVES, "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
+MARGINS = ("mclrec", "mclrec, anchor")
 
 
-def gradients(scheme: str, batch_size: int, learner: str = "model") -> dict[str, torch.Tensor]:
+def gradients(scheme: str, batch_size: int, learner: str = "model", turn: int = 0) -> dict[str, torch.Tensor]:
     """The gradient of one global batch, and what this worker has of its loss, in an epoch with hardness where there is one."""
     task = small_log()
     training = {"batch_size": batch_size, "precision": "float64"}
@@ -97,7 +106,7 @@ def gradients(scheme: str, batch_size: int, learner: str = "model") -> dict[str,
     form = "sequences" if trainer.objective.positives == "sequences" else "rows"
     batch = next(batches(trainer.train, batch_size=batch_size, seed=0, epoch=1, positives=form, **where))
     with tiles() if "tiled" in scheme else nullcontext():
-        loss = trainer.step(batch, learner)
+        loss = trainer.step(replace(batch, turn=turn), learner)
     module = trainer.learners[learner].module
     return {"loss": loss, **{name: p.grad for name, p in module.named_parameters() if p.grad is not None}}
 
@@ -111,7 +120,7 @@ def curve(scheme: str) -> dict[str, Any]:
         "loss": [metrics["loss"] for metrics in told],
         "recall": [metrics["valid_recall@20"] for metrics in told],
         "told": {name: value for name, value in told[-1].items() if not name.endswith(("_second", "_seconds"))},
-        **trainer.encoder.state_dict(),
+        "states": {name: module.state_dict() for name, module in trainer._modules().items()},
     }
 
 
@@ -132,6 +141,11 @@ def everything() -> dict[str, Any]:
         "fewer rows than workers": {scheme: gradients(scheme, batch_size=2) for scheme in FEWER},
         "hardness": {rows: gradients("adv_infonce", batch_size=rows, learner="hardness") for rows in ROWS},
         "hardness, tiled": {rows: gradients("adv_infonce, tiled", batch_size=rows, learner="hardness") for rows in ROWS},
+        "augmenters": {
+            (scheme, rows): gradients(scheme, batch_size=rows, learner="augmenters", turn=1)
+            for scheme in MARGINS
+            for rows in ROWS
+        },
         "curves": {scheme: curve(scheme) for scheme in CURVES},
         "gathered": gathered(),
     }
@@ -150,7 +164,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def same_gradients(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
     assert sum(float(worker["loss"]) for worker in together) == pytest.approx(float(alone["loss"]), rel=1e-12)
     for worker in together:
-        assert set(worker) == set(alone) >= {"item_table", "loss"}
+        assert set(worker) == set(alone) >= {"loss"}
         assert len(alone) > 2
         for parameter in set(alone) - {"loss"}:
             assert alone[parameter].abs().max() > 1e-3
@@ -174,6 +188,13 @@ def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: A
         same_gradients(alone[key][rows], [worker[key][rows] for worker in together])
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("scheme", MARGINS)
+def test_the_augmenters_gradient_of_w_workers_is_that_of_one(scheme: str, rows: int, alone: Any, together: list[Any]) -> None:
+    """With a factor of the number of workers too much, Adam would take the same steps."""
+    same_gradients(alone["augmenters"][scheme, rows], [worker["augmenters"][scheme, rows] for worker in together])
+
+
 @pytest.mark.parametrize("scheme", TILED)
 def test_tiles_of_w_workers_are_the_scores_of_one(scheme: str, alone: Any, together: list[Any]) -> None:
     tiled = f"{scheme}, tiled"
@@ -188,7 +209,13 @@ def test_a_training_of_w_workers_is_that_of_one(scheme: str, alone: Any, togethe
         assert worker["loss"] == pytest.approx(curve["loss"], rel=1e-9)
         assert worker["told"] == pytest.approx(curve["told"], rel=1e-9)
         assert worker["recall"] == curve["recall"]
-        assert (worker["item_table"] - curve["item_table"]).abs().max() < 1e-6
+        assert set(worker["states"]) == set(curve["states"]) >= {"model"}
+        for name, state in curve["states"].items():
+            assert set(worker["states"][name]) == set(state)
+            for key, values in state.items():
+                assert (worker["states"][name][key] - values).abs().max() < 1e-6, (name, key)
+    assert {*alone["curves"]["mclrec"]["states"]} == {"model", "augmenters"}
+    assert {*alone["curves"]["ccl4rec"]["states"]} == {"model", "negatives.1"}
     assert any("hardness_kl" in name for name in alone["curves"]["adv_infonce"]["told"])
 
 

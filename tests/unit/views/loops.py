@@ -87,7 +87,7 @@ def replace(
     pool: list[int],
     similarity: dict[tuple[int, int], float],
 ) -> list[int]:
-    if len(history) < 3:
+    if len(history) < 3 or len(set(history)) < 2:
         return history
     first = {item: place for place, item in reversed(list(enumerate(history)))}
     places = sorted(first.values())

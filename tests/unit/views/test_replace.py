@@ -171,10 +171,10 @@ def test_a_behaviour_stays_for_which_nothing_is_left() -> None:
     assert told(view)[1] != [0, 1, 9]
 
 
-def test_short_histories_come_back_as_they_are() -> None:
-    histories = [[], [4], [4, 5], [4, 5, 6]]
-    view = told(build()(*loops.padded(histories, WIDTH, ITEMS), loops.numbers(4), weights(4)))
-    assert [new == old for new, old in zip(view, histories, strict=True)] == [True, True, True, False]
+def test_short_histories_and_those_of_one_behaviour_come_back_as_they_are() -> None:
+    histories = [[], [4], [4, 5], [4, 5, 6], [4, 4, 4], [4, 4, 5]]
+    view = told(build()(*loops.padded(histories, WIDTH, ITEMS), loops.numbers(6), weights(6)))
+    assert [new == old for new, old in zip(view, histories, strict=True)] == [True, True, True, False, True, False]
 
 
 def test_other_behaviours_in_the_table_change_nothing() -> None:
