@@ -93,6 +93,8 @@ class CCL4Rec:
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *others, self.bank = sources
+        if self.bank.stale or self.bank.warm_up:
+            raise InputError(f"negatives.{len(others)}: objective.ccl4rec takes a bank without stale and warm_up: views need its ids")
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
         self.recommendation = Supervised(encoder, loss, others, train, generator, workers, ())
@@ -139,7 +141,7 @@ class CCL4Rec:
         assert sequence_B is None, "a history for each row"
         inside_BL = torch.arange(items_BL.shape[1], device=items_BL.device) < lengths_B.unsqueeze(1)
         behaviours_U, place_N = items_BL[inside_BL].unique(return_inverse=True)
-        pool_M = self.bank.items_M.sort().values
+        pool_M = self.bank.items_M[self.bank.in_use()].sort().values
         unit_UD, unit_MD, target_BD = (
             F.normalize(self.encoder.items(ids).vectors, dim=1) for ids in (behaviours_U, pool_M, batch.items_B)
         )

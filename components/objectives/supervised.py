@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.objectives import Learner, Outcome, _fold
+from components.negatives import Memory
+from components.objectives import Learner, Outcome, _fold, _shares
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
 from components.objectives._shared import Shared
@@ -42,13 +44,13 @@ class Supervised:
         sources: Sequence[Any],
         _train: Interactions,
         _generator: torch.Generator,
-        _workers: Workers,
+        workers: Workers,
         _views: Sequence[Any],
         /,
         *,
         positives: Positives = "rows",
     ) -> None:
-        self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
+        self.encoder, self.loss, self.sources, self.workers, self.positives = encoder, loss, sources, workers, positives
         if loss.logq and positives == "users":
             raise InputError(f"objective.positives: got {positives!r}, takes 'rows' or 'sequences' where loss.logq is true")
         self.learners = {"model": Learner(encoder)}
@@ -70,9 +72,11 @@ class Supervised:
         positive = self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
         shared_rows, own_rows = [], []
-        state = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
+        state = started = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
         for source in self.sources:
-            candidates = source(batch, positive.vectors)
+            is_memory = isinstance(source, Memory)
+            asked, asking = (self._whole(batch), self.workers.gather(queries_BD, batch.rows)) if is_memory else (batch, queries_BD)
+            candidates = source(asked, positive.vectors)
             if candidates.items.dim() == 2:
                 pool = Drawn(candidates.items)
                 vectors, rows = self.encoder.items(pool.items_U)
@@ -81,10 +85,19 @@ class Supervised:
                 pool, vectors = Shared(len(candidates.items)), candidates.vectors
                 if vectors is None:
                     vectors, rows = self.encoder.items(candidates.items)
-                    shared_rows.append(rows)
-            log_count = self._log_count(batch, candidates.items, queries_BD.dtype)
-            state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
+                    (own_rows if is_memory else shared_rows).append(rows)
+            log_count = self._log_count(asked, candidates.items, queries_BD.dtype)
+            scores = pool, asking, vectors, candidates.excluded, log_count
+            if is_memory:
+                state = _shares.add(self.loss, state, started, *scores, batch, self.workers)
+            else:
+                state = _fold.add(self.loss, state, *scores)
         return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
+
+    def _whole(self, batch: Batch) -> Batch:
+        """The rows of all workers, for a source of which each has a share; without what they are read from."""
+        users_G, items_G = (self.workers.gather(each_B, batch.rows) for each_B in (batch.users_B, batch.items_B))
+        return replace(batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

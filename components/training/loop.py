@@ -75,7 +75,7 @@ class Trainer:
         self.sources = [
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]
-        self.memories = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
+        self.memories: dict[str, Memory] = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
         loss = catalog.build("loss", recipe.loss)
         similar = similar_for(recipe.views, train)
         views = [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]
@@ -116,6 +116,7 @@ class Trainer:
                     if due or len(self._unchecked) == STEPS_UNCHECKED:
                         self._add_losses()
                     step = position.pass_ * steps + position.step
+                    self._collect(due)
                     yield Progress(position.epoch, step, steps * len(passes), checkpoint_due=due)
                 self._add_losses()
                 position.pass_, position.step = position.pass_ + 1, 0
@@ -239,6 +240,8 @@ class Trainer:
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
         if len(passes) > 1:
             metrics |= self._diagnosis(len(passes) - 1)
+        for name, memory in self.memories.items():
+            metrics |= {f"{name}_{what}": value for what, value in memory.told(self.encoder).items()}
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last
@@ -260,7 +263,13 @@ class Trainer:
         steps = self.steps * len(passes)
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
         position.epoch, position.pass_, position.step, position.losses, position.finished = done, 0, 0, [], finished
+        self._collect(due)
         return progress
+
+    def _collect(self, due: bool) -> None:
+        """What a checkpoint is to hold, where one is due; only the first worker writes it."""
+        for memory in self.memories.values() if due else ():
+            memory.collect()
 
     def _is_over(self, done: int) -> bool:
         """After so many epochs."""
