@@ -8,16 +8,18 @@ whether the row's own positive is: what the logQ correction needs. `per` is `row
 `batch` where they share them. For the plan, `candidates_of_a_row(rows, items)` says how many scores a row of a global batch
 takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
 One that remembers earlier batches is a Memory: every row meets all of it, but each worker gives a share alone, so that it is
-called with the whole global batch.
+called with the whole global batch. One with `hardest` draws for each row the so many of its candidates that score highest.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.config import Recipe
@@ -25,6 +27,7 @@ from components.data.interactions import Interactions
 from components.errors import InputError
 from components.training.batches import Batch
 
+Hardest = Annotated[int, Field(ge=1)] | None  # of a draw: each row keeps so many, null all
 UNSEEN = ("row", "seen")  # (per, exclude) of sources that draw from what a user does not have
 
 
@@ -34,6 +37,18 @@ class Candidates(NamedTuple):
     items: Tensor  # [C], or [B, N]
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
     excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count
+
+    def any_left(self, rows: int) -> Tensor:
+        """[B] whether a row has a candidate that counts."""
+        columns = self.items.shape[-1]
+        if self.excluded is None or not columns:
+            return torch.full((rows,), columns > 0, device=self.items.device)
+        row_X, column_X = self.excluded
+        none_B = torch.bincount(row_X, minlength=rows) >= columns
+        if none_B.any():  # or pairs come twice, from a log with repeats
+            place_X = (row_X * columns + column_X)[none_B[row_X]].unique()
+            none_B = torch.bincount(place_X // columns, minlength=rows) >= columns
+        return ~none_B
 
 
 class Memory(nn.Module):
@@ -53,6 +68,12 @@ class Memory(nn.Module):
     def told(self, encoder: Any) -> dict[str, float]:
         """Metrics of an epoch, the same on every worker."""
         return {}
+
+
+def check_hardest(hardest: int | None, count: int) -> None:
+    """Raises an InputError where more are to be kept than are drawn."""
+    if hardest is not None and hardest > count:
+        raise InputError(f"negatives.hardest: got {hardest}, takes at most count, {count}")
 
 
 def check_counts(specs: Iterable[dict[str, Any]], items: int, rows: int) -> None:

@@ -94,7 +94,9 @@ class CCL4Rec:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *others, self.bank = sources
         if self.bank.stale or self.bank.warm_up:
-            raise InputError(f"negatives.{len(others)}: objective.ccl4rec takes a bank without stale and warm_up: views need its ids")
+            raise InputError(
+                f"negatives.{len(others)}: objective.ccl4rec takes a bank without stale and warm_up: views need its ids"
+            )
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
         self.recommendation = Supervised(encoder, loss, others, train, generator, workers, ())

@@ -263,5 +263,7 @@ def test_a_bank_larger_than_the_log_or_than_memory_is_refused() -> None:
     specs[1] |= {"size": 2**27, "stale": True}
     scale = {"num_workers": 2, "memory_per_worker_gib": 6.0}
     check_memory(recipe(negatives=specs, scale=scale))  # 16 + 64 / 2 bytes a row
-    with pytest.raises(InputError, match=rf"^negatives\.1\.size: got {2**27}, which is 6\.0 GiB of .* at most 1[0-9]{{8}} for "):
+    with pytest.raises(
+        InputError, match=rf"^negatives\.1\.size: got {2**27}, which is 6\.0 GiB of .* at most 1[0-9]{{8}} for "
+    ):
         check_memory(recipe(negatives=specs, scale={**scale, "memory_per_worker_gib": 5.9}))

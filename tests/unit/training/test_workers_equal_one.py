@@ -101,7 +101,18 @@ SCHEMES: dict[str, dict[str, Any]] = {
 TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
 SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 
-CURVES = ("mixture", "banks", "banks, bpr", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mclrec", "mean_pool", "ccl4rec")
+CURVES = (
+    "mixture",
+    "banks",
+    "banks, bpr",
+    "lightgcn",
+    "adv_infonce",
+    "sasrec",
+    "sasrec, sequences, dropout",
+    "mclrec",
+    "mean_pool",
+    "ccl4rec",
+)
 FEWER = (*CURVES, "bank, ccl", "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
 
