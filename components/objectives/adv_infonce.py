@@ -69,7 +69,7 @@ class AdvInfoNCE:
             raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
         if len(sources) != 1 or sources[0].per != "row":
             raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
-        if sources[0].hardest:
+        if getattr(sources[0], "hardest", None):
             raise InputError(
                 f"negatives.0.hardest: got {sources[0].hardest}, takes null where hardness weighs the candidates"
                 " (objective.adv_infonce)"

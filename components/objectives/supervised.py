@@ -28,11 +28,11 @@ class Supervised:
 
     Each source's scores [B, C] exist at once where they are few, else a tile at a time (components.objectives._fold).
     `positives: sequences` takes every place of whole sequences in one pass of an encoder that reads histories; its rows are
-    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes so many of the candidates, those
-    that score highest for it; which ones has no gradient.
+    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes the so many candidates that score
+    highest for it; which these are has no gradient.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
-    of a row and another draws has no expected count that both share; or one has `hardest`; or positives are drawn for users, for
+    of a row and another draws has no expected count that both share; or one has `hardest`; or positives are drawn for users, as
     sources count on rows of the log.
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """

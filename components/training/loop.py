@@ -17,7 +17,7 @@ from components import catalog
 from components.config import L2, Recipe
 from components.data.histories import with_positives
 from components.data.interactions import Interactions
-from components.errors import DivergedError
+from components.errors import DivergedError, InputError
 from components.evaluation import exact, scorers
 from components.evaluation.evaluate import SHIFTED, Task, validate
 from components.negatives import Memory
@@ -73,6 +73,10 @@ class Trainer:
         generator = torch.Generator().manual_seed(recipe.seed)
         self.encoder: Any = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
         self.train = train = with_positives(train, self.encoder.window, recipe.objective.get("positives", "rows"))
+        if recipe.scale.encode_rows is not None:
+            if self.encoder.window is None:
+                raise InputError(f"scale.encode_rows: got {recipe.scale.encode_rows}, takes null where no histories are read")
+            self.encoder.encode_rows = recipe.scale.encode_rows
         self.sources = [
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]

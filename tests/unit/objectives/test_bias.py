@@ -1,4 +1,4 @@
-"""With logQ the loss and its gradient are those of full softmax, the nearer the more candidates: of each source and of mixtures."""
+"""With logQ the loss and its gradient near those of full softmax as candidates grow: of each source, and of mixtures."""
 
 from __future__ import annotations
 

@@ -73,6 +73,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
+    "sasrec, slices": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {**SASREC, "dropout": 0.3},
+        "objective": {"name": "supervised", "positives": "sequences"},
+        "scale": {"encode_rows": 7},
+    },
     "mclrec": {
         "data": LAST_LEFT_OUT,
         "encoder": {**SASREC, "dropout": 0.3},
