@@ -32,8 +32,11 @@ class Reader(nn.Module):
         """[B, D]; of slices nothing is kept for the backward pass, which computes each again."""
         if self.encode_rows is None or len(histories.lengths_S) <= self.encode_rows:
             return self.encode(histories, batch)
-        again = {"use_reentrant": False, "preserve_rng_state": False}  # draws are keyed
-        return torch.cat([checkpoint(self.encode, part, batch, **again) for part in histories.parts(self.encode_rows)])
+
+        def encoded(part: Histories) -> Tensor:  # draws are keyed, so that there is no state of a generator to keep
+            return checkpoint(self.encode, part, batch, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+
+        return torch.cat([encoded(part) for part in histories.parts(self.encode_rows)])
 
     def items(self, ids: Tensor) -> Embedded:
         """The vectors of items, [*ids.shape, D]."""

@@ -107,7 +107,7 @@ class MemoryBank(Memory):
 
     @torch.no_grad()
     def told(self, encoder: Any) -> dict[str, float]:
-        """How many rows are in use, their mean age in steps, and where they are stale the mean of 1 - cos(kept, as it is now)."""
+        """How many rows are in use, their mean age in steps, and the mean of 1 - cos(kept, as it is now) where stale."""
         used_M = self.in_use()
         rows = int(used_M.sum())
         told = {"rows": float(rows)}

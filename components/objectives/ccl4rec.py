@@ -51,7 +51,7 @@ class CCL4Rec:
     `ranking_weight` 0.
 
     Memory: rows x rows of the global batch for L_CL, and what `replace` says of the bank.
-    Raises: InputError for other views, for no bank at the end of the sources, for an encoder that reads no histories.
+    Raises: InputError for other views, for no bank of ids at the end of the sources, for an encoder that reads no histories.
     Source: our design after the abstract of CCL4Rec (Zhang et al. 2022, arXiv 2208.08024), whose equations are not public: it
     replicates nothing.
     Differs: views of one kind that are equally damaged have no order, and no term in L_CC.
@@ -95,7 +95,7 @@ class CCL4Rec:
         *others, self.bank = sources
         if self.bank.stale or self.bank.warm_up:
             raise InputError(
-                f"negatives.{len(others)}: objective.ccl4rec takes a bank without stale and warm_up: views need its ids"
+                f"negatives.{len(others)}: got stale or warm_up, objective.ccl4rec takes ids from the first step on"
             )
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)

@@ -28,8 +28,8 @@ class Supervised:
 
     Each source's scores [B, C] exist at once where they are few, else a tile at a time (components.objectives._fold).
     `positives: sequences` takes every place of whole sequences in one pass of an encoder that reads histories; its rows are
-    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes the so many candidates that score
-    highest for it; which these are has no gradient.
+    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes so many candidates, those that
+    score highest for it; which these are has no gradient.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
     of a row and another draws has no expected count that both share; or one has `hardest`; or positives are drawn for users, as
@@ -119,7 +119,8 @@ class Supervised:
         vectors = self.encoder.items(ids).vectors
         scores_BN, place_BN = highest(pool, queries_BD, vectors, candidates.excluded, count)
         items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
-        return Candidates(items_BN, None, (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True))
+        row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
+        return Candidates(items_BN, None, (row_X, column_X))
 
     def _whole(self, batch: Batch) -> Batch:
         """The rows of all workers, for a source of which each has a share; without what they are read from."""

@@ -141,7 +141,7 @@ def test_an_items_expected_count_is_its_share_of_an_epoch() -> None:
     assert torch.allclose(bank.expected_count(batch_of(0), torch.arange(TRAIN.num_items)), counts)
 
 
-def by_hand(trainer: Trainer, batch: Batch, queues: list[list[tuple[int, Tensor | None]]]) -> list[float]:
+def by_hand(trainer: Trainer, batch: Batch, queues: list[list[Any]]) -> list[float]:
     """Sampled softmax with logQ at 0.2, row by row; a queue's None is an item that is looked up now."""
     users_UD, items_ID = (table.double() for table in trainer.encoder.scoring_tables())
     degrees = np.bincount(TRAIN.items, minlength=TRAIN.num_items) / len(TRAIN)
