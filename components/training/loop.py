@@ -102,9 +102,7 @@ class Trainer:
         self.steps = steps_per_epoch(self.units, recipe.training.batch_size, self.objective.positives)  # of a pass
         self.position = Position()
         self._unchecked: list[Tensor] = []  # losses of steps since the last look at them
-        self._vectors: list[
-            tuple[list[str], Tensor]
-        ] = []  # of these steps, what the loss was made of, and whether it is finite
+        self._vectors: list[tuple[list[str], Tensor]] = []  # what each of these losses was made of: names and sums
         self._alone = torch.zeros((), dtype=torch.float64, device=device)  # rows of these steps without a candidate
 
     def run(self) -> Iterator[Progress]:
@@ -170,10 +168,8 @@ class Trainer:
 
     def _look(self, outcome: Outcome) -> None:
         """Keeps what a step's loss was made of, as sums that are not finite where it is not; nobody waits for them."""
-        named = outcome.vectors
-        self._vectors.append(
-            ([*named], torch.stack([each.detach().sum() for each in named.values()]) if named else torch.empty(0))
-        )
+        names, sums = [*outcome.vectors], [each.detach().sum() for each in outcome.vectors.values()]
+        self._vectors.append((names, torch.stack(sums) if sums else torch.empty(0)))
         if outcome.alone_B is not None:
             self._alone += outcome.alone_B.sum()
 
