@@ -258,7 +258,9 @@ class Scale(Section):
     """Where and how wide: nothing here changes a result beyond rounding.
 
     `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
-    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster.
+    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; banks of negatives must fit.
+    `encode_rows`: an encoder that reads histories takes so many at a time, and each again in the backward pass, so that no
+    more of their activations are held (views of histories are encoded whole).
     """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)
@@ -267,6 +269,7 @@ class Scale(Section):
     cpus_per_worker: Positive = 1
     memory_per_worker_gib: Annotated[float, Field(gt=0)] = 4.0
     driver_cpus: Annotated[float, Field(ge=0)] = 0.0
+    encode_rows: Positive | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
 
 

@@ -21,7 +21,7 @@ from components.errors import InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
-from components.negatives import check_counts
+from components.negatives import Memory, check_counts, check_memory
 from components.objectives import _drawn, _fold, _shared
 from components.objectives._drawn import is_dense
 from components.training.batches import steps_per_epoch
@@ -54,6 +54,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         InputError: the source, a column or a part's argument is wrong, or no row is left to train or to choose an epoch on;
             nothing was written.
     """
+    check_memory(recipe)
     source = sources.inspect(recipe.data)
     sizes = _sizes(recipe, source)
     if sizes.ids_are != AT_LEAST:
@@ -63,13 +64,14 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         }
         for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
             check_k(k, sizes.items, name)
-        check_counts(recipe.negatives, sizes.items)  # before a part is tried with them
+        check_counts(recipe.negatives, sizes.items, sizes.rows)  # before a part is tried with them
     trainer = _try_parts(recipe)
     parameters = _parameters(recipe, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
     indexed: list[Any] = [trainer.encoder, *trainer.sources]
     index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in indexed)
+    index += sum(each.vectors_bytes() for each in trainer.memories.values()) // recipe.scale.num_workers
     yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
     ids = f"{ids_are}{sizes.users:,} users, {ids_are}{sizes.items:,} items"
     yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
@@ -117,10 +119,11 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
-        distinct = min(rows * candidates, sizes.items) if per_row else candidates
+        shares = recipe.scale.num_workers if isinstance(source, Memory) else 1  # of candidates, that all rows meet
+        distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
         vectors += distinct * width * kinds * VECTOR_COPIES
         gathered = per_row and not is_dense(distinct, candidates)
-        numbers = rows * (candidates * width if gathered else distinct)
+        numbers = rows * (candidates * width if gathered else distinct * shares)
         if numbers > _fold.NUMBERS_AT_ONCE:
             scores += 2 * (_drawn.NUMBERS_AT_ONCE if per_row else _shared.numbers_of_a_tile(use_gpu=recipe.scale.use_gpu))
             continue

@@ -23,7 +23,7 @@ from components.errors import DivergedError, InputError, WorkerError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
-from components.negatives import check_counts, full_user
+from components.negatives import check_counts, check_memory, full_user
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -54,7 +54,8 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
         InputError: what the recipe asks for is not in them.
     """
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
-    check_counts(recipe.negatives, train.num_items)
+    check_counts(recipe.negatives, train.num_items, len(train))
+    check_memory(recipe)
     if full := full_user(recipe.negatives, train):
         (raw,) = pq.read_table(dataset / "users.parquet", filters=[("id", "==", full[1])])["raw"].to_pylist()
         raise InputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.encoders import Embedded
 from components.training.batches import Batch, Histories
@@ -14,6 +16,7 @@ class Reader(nn.Module):
 
     item_table: nn.Parameter
     num_items: int
+    encode_rows: int | None = None  # histories at a time, in training
 
     def encode(self, histories: Histories, batch: Batch | None = None, stream: str = "") -> Tensor:
         """[B, D] the vectors of histories."""
@@ -27,7 +30,17 @@ class Reader(nn.Module):
         """The vectors of a batch's rows, [B, D]."""
         assert batch.histories is not None, "batches are made with the encoder's window"
         no_rows = self.item_table.detach()[:0]  # with a gradient it would make the whole table's dense
-        return Embedded(self.encode(batch.histories, batch), no_rows)
+        return Embedded(self._encoded(batch, batch.histories), no_rows)
+
+    def _encoded(self, batch: Batch, histories: Histories) -> Tensor:
+        """[B, D]; of slices nothing is kept for the backward pass, which computes each again."""
+        if self.encode_rows is None or len(histories.lengths_S) <= self.encode_rows:
+            return self.encode(histories, batch)
+
+        def encoded(part: Histories) -> Tensor:  # draws are keyed, so that there is no state of a generator to keep
+            return checkpoint(self.encode, part, batch, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+
+        return torch.cat([encoded(part) for part in histories.parts(self.encode_rows)])
 
     def items(self, ids: Tensor) -> Embedded:
         """The vectors of items, [*ids.shape, D]."""

@@ -7,22 +7,27 @@ how often each of some items is drawn for a row (its n_s q_s(i)), `exclude` what
 whether the row's own positive is: what the logQ correction needs. `per` is `row` where each row has candidates of its own,
 `batch` where they share them. For the plan, `candidates_of_a_row(rows, items)` says how many scores a row of a global batch
 takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
-One that remembers earlier batches is a Memory.
+One that remembers earlier batches is a Memory: every row meets all of it, but each worker gives a share alone, so that it is
+called with the whole global batch. One with `hardest` draws for each row the so many of its candidates that score highest.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from components.config import Recipe
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.training.batches import Batch
 
+Hardest = Annotated[int, Field(ge=1)] | None  # of a draw: each row keeps so many, null all
 UNSEEN = ("row", "seen")  # (per, exclude) of sources that draw from what a user does not have
 
 
@@ -33,20 +38,66 @@ class Candidates(NamedTuple):
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
     excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count
 
+    def any_left(self, rows: int) -> Tensor:
+        """[B] whether a row has a candidate that counts."""
+        columns = self.items.shape[-1]
+        if self.excluded is None or not columns:
+            return torch.full((rows,), columns > 0, device=self.items.device)
+        row_X, column_X = self.excluded
+        none_B = torch.bincount(row_X, minlength=rows) >= columns
+        if none_B.any():  # or pairs come twice, from a log with repeats
+            place_X = (row_X * columns + column_X)[none_B[row_X]].unique()
+            none_B = torch.bincount(place_X // columns, minlength=rows) >= columns
+        return ~none_B
+
 
 class Memory(nn.Module):
-    """A source that remembers: its buffers, the same on every worker, are part of a checkpoint."""
+    """A source that remembers: its state, the same for any number of workers, is part of a checkpoint."""
 
     @abstractmethod
     def push(self, batch: Batch) -> None:
         """Called on every worker after each of the model's steps, with its batch."""
 
+    def collect(self) -> None:
+        """Called on every worker before the first one writes a checkpoint."""
 
-def check_counts(specs: Iterable[dict[str, Any]], items: int) -> None:
-    """Raises an InputError where a source is to draw more candidates than there are items: all_items costs less."""
+    def vectors_bytes(self) -> int:
+        """What it keeps for each row beside what `index_bytes` says, shared out over the workers."""
+        return 0
+
+    def told(self, encoder: Any) -> dict[str, float]:
+        """Metrics of an epoch, the same on every worker."""
+        return {}
+
+
+def check_hardest(hardest: int | None, count: int) -> None:
+    """Raises an InputError where more are to be kept than are drawn."""
+    if hardest is not None and hardest > count:
+        raise InputError(f"negatives.hardest: got {hardest}, takes at most count, {count}")
+
+
+def check_counts(specs: Iterable[dict[str, Any]], items: int, rows: int) -> None:
+    """Raises an InputError where a source is to draw more candidates than there are items (all_items costs less), or to
+    remember more rows than the log has.
+    """
     for n, spec in enumerate(specs):
         if spec.get("count", 0) > items:
             raise InputError(f"negatives.{n}.count: got {spec['count']}, takes at most {items}, the number of items")
+        if spec.get("size", 0) > rows:
+            raise InputError(f"negatives.{n}.size: got {spec['size']}, takes at most {rows}, the number of training rows")
+
+
+def check_memory(recipe: Recipe) -> None:
+    """Raises an InputError where a bank takes more memory than a worker has."""
+    scale, memory = recipe.scale, recipe.scale.memory_per_worker_gib
+    number = 8 if recipe.training.precision == "float64" else 4
+    for n, spec in enumerate(recipe.negatives):
+        of_a_row = 16 + (number * recipe.encoder["dim"] / scale.num_workers if spec.get("stale") else 0)
+        if (takes := spec.get("size", 0) * of_a_row / 2**30) > memory:
+            raise InputError(
+                f"negatives.{n}.size: got {spec['size']}, which is {takes:,.1f} GiB of each worker, "
+                f"takes at most {int(memory * 2**30 / of_a_row)} for scale.memory_per_worker_gib, {memory:g}"
+            )
 
 
 def full_user(specs: Iterable[dict[str, Any]], train: Interactions) -> tuple[int, int] | None:

@@ -1,11 +1,12 @@
-"""The items of recent batches, first in, first out: one pool for the whole batch."""
+"""The positives of recent batches, first in, first out: one pool for the whole batch, of which each worker has a share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -15,16 +16,23 @@ from components.negatives._seen import Seen
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
+FROM_THE_LOG, EMPTY = -1, -2  # in the place of a step
+ROWS_AT_ONCE = 2**16  # of those whose drift is measured
+
 
 class MemoryBank(Memory):
     """The positives of the last `size` rows that a model's step was taken on, over all workers, with multiplicity.
 
-    Ids alone: the encoder is asked for their vectors as they are now. Before the first step, the items of `size` rows of the
-    log at equal distances. A user's training items are masked. Every worker holds the whole bank.
+    Of ids the encoder is asked for the vectors as they are now; before the first step they are those of `size` rows of the log
+    at equal distances. Where `stale`, rows keep the vectors that they had in their step, without a gradient, and the bank
+    begins empty. Rows of the last `max_age` steps count (null: all), from `warm_up` steps on; a user's training items are
+    masked. Ids and steps are on every worker, 16 bytes a row; slot m, its vector and its scores are worker m mod W's.
 
-    Shapes: items_M, the oldest first.
-    Source: the queue of MoCo (He et al. 2020, arXiv 1911.05722); of ids, CauseRec's pool (Zhang et al. 2021, arXiv 2109.05261).
-    Differs: no vectors are kept, so that none is stale; it is never empty. Expected counts are those of a batch's positives.
+    Shapes: items_M, born_M, a ring whose next row goes to `cursor`; vectors_SD, this worker's.
+    Source: the queue of MoCo (He et al. 2020, arXiv 1911.05722), without its slow encoder; stale vectors of the one encoder and
+    a warm-up as in cross-batch memory (Wang et al. 2020, arXiv 1912.06798); of ids, CauseRec's pool (Zhang et al. 2021,
+    arXiv 2109.05261).
+    Differs: fresh vectors, an age limit. Expected counts are those of a batch's positives; of stale vectors they leave a bias.
     """
 
     excludes_positive = True
@@ -32,34 +40,124 @@ class MemoryBank(Memory):
     per, exclude = "batch", "seen"
 
     def __init__(
-        self, train: Interactions, workers: Workers, stream: str, /, *, size: Annotated[int, Field(ge=1)] = 1024
+        self,
+        train: Interactions,
+        workers: Workers,
+        stream: str,
+        /,
+        *,
+        size: Annotated[int, Field(ge=1)] = 1024,
+        stale: bool = False,
+        max_age: Annotated[int, Field(ge=1)] | None = None,
+        warm_up: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
-        self.workers = workers
+        self.workers, self.stale, self.max_age, self.warm_up = workers, stale, max_age, warm_up
         self._seen = Seen(train)
         degrees = train.positive_degrees()
         self._share = torch.from_numpy(degrees / max(degrees.sum(), 1))
         rows = train.positives()
         items = train.items[rows[np.arange(size) * len(rows) // size]]
         self.items_M: Tensor
+        self.born_M: Tensor
+        self.cursor: Tensor
+        self.steps: Tensor
         self.register_buffer("items_M", torch.from_numpy(items.astype(np.int64)))
+        self.register_buffer("born_M", torch.full((size,), EMPTY if stale else FROM_THE_LOG))
+        self.register_buffer("cursor", torch.tensor(0))
+        self.register_buffer("steps", torch.tensor(0))
+        self.vectors_SD = torch.empty(0, 0)  # known to be of which width with the first rows
+        self._all_MD: Tensor | None = None
+        self._positives_BD: Tensor | None = None
 
     def forward(self, batch: Batch, positives_BD: Tensor) -> Candidates:
-        return Candidates(self.items_M, None, self._seen.among(batch.users_B, self.items_M))
+        """This worker's share of the bank; `batch` is of the rows that meet it."""
+        self._positives_BD = positives_BD.detach() if self.stale else None
+        slots_C = self._mine(self.in_use().nonzero().squeeze(1))
+        items_C = self.items_M[slots_C]
+        vectors_CD = positives_BD.detach()[:0] if self.stale else None
+        if self.stale and len(slots_C):
+            vectors_CD = self.vectors_SD[slots_C // self.workers.size]
+        return Candidates(items_C, vectors_CD, self._seen.among(batch.users_B, items_C))
+
+    def in_use(self) -> Tensor:
+        """[M] which rows count."""
+        first = FROM_THE_LOG if self.max_age is None else max(int(self.steps) - self.max_age, FROM_THE_LOG)
+        return (self.born_M >= first) & (self.steps >= self.warm_up)
 
     def push(self, batch: Batch) -> None:
-        """The batch's items come in, as many go."""
-        items = torch.cat([self.items_M, self.workers.gather(batch.items_B, batch.rows)])
-        self.items_M = items[-len(self.items_M) :].clone()
+        """The batch's positives come in, as many go; of vectors, those of the last call."""
+        size = len(self.items_M)
+        kept = slice(max(batch.rows - size, 0), batch.rows)
+        slots_N = (self.cursor + torch.arange(batch.rows, device=self.items_M.device)[kept]) % size
+        self.items_M[slots_N] = self.workers.gather(batch.items_B, batch.rows)[kept]
+        self.born_M[slots_N] = self.steps
+        if self.stale:
+            assert self._positives_BD is not None, "a batch is pushed after its step"
+            vectors_ND = self.workers.gather(self._positives_BD, batch.rows)[kept]
+            if not len(self.vectors_SD):
+                share = len(range(self.workers.rank, size, self.workers.size))
+                self.vectors_SD = vectors_ND.new_zeros(max(share, 1), vectors_ND.shape[1])
+            mine_N = slots_N % self.workers.size == self.workers.rank
+            self.vectors_SD[slots_N[mine_N] // self.workers.size] = vectors_ND[mine_N]
+        self.cursor += batch.rows
+        self.cursor %= size
+        self.steps += 1
+        self._positives_BD = self._all_MD = None
+
+    @torch.no_grad()
+    def told(self, encoder: Any) -> dict[str, float]:
+        """How many rows are in use, their mean age in steps, and the mean of 1 - cos(kept, as it is now) where stale."""
+        used_M = self.in_use()
+        rows = int(used_M.sum())
+        told = {"rows": float(rows)}
+        if rows:
+            told["age"] = float((self.steps - self.born_M[used_M]).double().mean())
+        if rows and self.stale:
+            drift = torch.zeros((), dtype=torch.float64, device=used_M.device)
+            for slots_N in self._mine(used_M.nonzero().squeeze(1)).split(ROWS_AT_ONCE):
+                now_ND, then_ND = encoder.items(self.items_M[slots_N]).vectors, self.vectors_SD[slots_N // self.workers.size]
+                drift += (1 - F.cosine_similarity(now_ND, then_ND).double()).sum()
+            told["drift"] = float(self.workers.sum(drift)) / rows
+        return told
+
+    def collect(self) -> None:
+        """All workers' vectors, on the first."""
+        if self.stale and self.workers.size > 1 and int(self.steps):
+            size, workers = len(self.items_M), self.workers.size
+            shares = [max(len(range(rank, size, workers)), 1) for rank in range(workers)]
+            parts = self.workers.gather_slices(self.vectors_SD, shares).split(shares)
+            if self.workers.rank == 0:
+                self._all_MD = self.vectors_SD.new_empty(size, self.vectors_SD.shape[1])
+                for rank, part_SD in enumerate(parts[:size]):
+                    self._all_MD[rank::workers] = part_SD
+
+    def get_extra_state(self) -> Tensor:
+        """The vectors of all workers, for a checkpoint."""
+        if self.workers.size == 1 or not len(self.vectors_SD):
+            return self.vectors_SD
+        assert self._all_MD is not None, "a checkpoint of vectors is made after collect"
+        return self._all_MD
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """This worker's share of them, however many workers there were."""
+        self.vectors_SD = state[self.workers.rank :: self.workers.size].clone().to(self.items_M.device)
+
+    def _mine(self, slots_N: Tensor) -> Tensor:
+        return slots_N[slots_N % self.workers.size == self.workers.rank]
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
-        """The same whatever the rows of the global batch."""
+        """Once it is full, the same whatever the rows of the global batch."""
         return len(self.items_M)
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """The bank, each item's share, and what finds the seen."""
-        return 8 * len(self.items_M) + 16 * items
+        """Ids and steps, each item's share, and what finds the seen; without vectors."""
+        return 16 * len(self.items_M) + 16 * items
+
+    def vectors_bytes(self) -> int:
+        """Those of all workers."""
+        return self.vectors_SD.nbytes * self.workers.size
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
-        """How often an item is in the bank, one for each of `items`: size * its positives / all positives."""
-        return len(self.items_M) * self._share.to(items.device)[items]
+        """How often an item is in use, one for each of `items`: rows in use * its positives / all positives."""
+        return self.in_use().sum() * self._share.to(items.device)[items]

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.data.interactions import Interactions
-from components.negatives import Candidates
+from components.negatives import Candidates, Hardest, check_hardest
 from components.negatives._seen import Seen
 from components.training.batches import Batch
 from components.training.collectives import Workers
@@ -21,7 +21,7 @@ class Popularity:
 
     d_i is the number of training rows of item i; an item without any is never drawn, but for `beta` 0, where all items are
     alike. The draw of a number u on [0, 1) is the first item whose cumulated q is above it. `exclude: seen` masks a user's
-    training items.
+    training items. With `hardest`, a row's candidates are the so many of these that score highest for it.
 
     Source: SSM's neg_dist = 1 (Wu et al. 2024, arXiv 2201.02327).
     Differs: a user's training items may be excluded; the code draws them without looking.
@@ -39,7 +39,10 @@ class Popularity:
         count: Annotated[int, Field(ge=1)] = 1024,
         beta: Annotated[float, Field(ge=0)] = 1.0,
         exclude: Literal["seen", "nothing"] = "seen",
+        hardest: Hardest = None,
     ) -> None:
+        check_hardest(hardest, count)
+        self.hardest = hardest
         self.stream, self.count, self.exclude = stream, count, exclude
         self.excludes_positive = exclude == "seen"
         self._seen = Seen(train)
@@ -55,7 +58,7 @@ class Popularity:
         return Candidates(items_C, None, self._seen.among(batch.users_B, items_C) if self.exclude == "seen" else None)
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
-        """The same whatever the rows of the global batch."""
+        """The same whatever the rows of the global batch; where `hardest` are taken of them, all that are scored."""
         return self.count
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.negatives import Candidates
+from components.negatives import Candidates, Hardest, check_hardest
 from components.negatives._seen import Seen
 from components.training.batches import Batch
 from components.training.collectives import Workers
@@ -23,7 +23,8 @@ class Uniform:
 
     `exclude: seen` takes a user's training items out: of a pool by masking, and a row's own draws are made from the other
     items in the first place, exactly and without rejection: for the sorted training items t_0 < t_1 < ..., the r-th item
-    that is not among them is r + #{k : t_k - k <= r}.
+    that is not among them is r + #{k : t_k - k <= r}. With `hardest`, a row's candidates are the so many of these that score
+    highest for it.
 
     Source: per batch, SSM's neg_dist = 1 with beta = 0; per row, neg_dist = 2 (Wu et al. 2024, arXiv 2201.02327).
     """
@@ -38,7 +39,10 @@ class Uniform:
         count: Annotated[int, Field(ge=1)] = 1024,
         per: Literal["batch", "row"] = "batch",
         exclude: Literal["seen", "nothing"] = "seen",
+        hardest: Hardest = None,
     ) -> None:
+        check_hardest(hardest, count)
+        self.hardest = hardest
         self.train, self.stream, self.count, self.per, self.exclude = train, stream, count, per, exclude
         self.excludes_positive = exclude == "seen"
         self._seen = Seen(train)
@@ -59,7 +63,7 @@ class Uniform:
         return Candidates(items_BN.to(device), None, None)
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
-        """The same whatever the rows of the global batch."""
+        """The same whatever the rows of the global batch; where `hardest` are taken of them, all that are scored."""
         return self.count
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:

@@ -26,7 +26,9 @@ class Outcome(NamedTuple):
     loss_B: Tensor
     positive_rows: tuple[Tensor, ...]  # users and positives of this worker
     shared_rows: tuple[Tensor, ...]  # of pools that every worker has alike
-    own_rows: tuple[Tensor, ...]  # of candidates drawn for this worker's rows
+    own_rows: tuple[Tensor, ...]  # of candidates drawn for this worker's rows, or of its share of a memory
+    alone_B: Tensor | None = None  # which rows have no candidate that counts
+    vectors: dict[str, Tensor] = {}  # by name, to say which are not finite
 
 
 @dataclass(frozen=True)

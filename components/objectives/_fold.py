@@ -35,6 +35,8 @@ def add(
     log_count: LogCount | None,
 ) -> tuple[Tensor, ...]:
     """The state after a pool's candidates; log_count where the loss corrects for it."""
+    if not pool.candidates:
+        return state
     if not is_dense(pool, *queries_BD.shape):
         return _tiled.added(loss, state, pool, queries_BD, vectors, excluded, log_count)
     scores_BT = pool.products(queries_BD, vectors)

@@ -70,6 +70,21 @@ def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded |
     return place_B
 
 
+@torch.no_grad()
+def highest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None, count: int) -> tuple[Tensor, Tensor]:
+    """[B, count] the highest <q, v_j> of each row, EXCLUDED among them where there are no others, and their places."""
+    scores_BN = queries_BD.new_full((len(queries_BD), count), -torch.inf, dtype=of_sums(queries_BD.dtype))
+    place_BN = torch.zeros_like(scores_BN, dtype=torch.int64)
+    tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
+    sums_BD = queries_BD.to(scores_BN.dtype)
+    for rows, columns in tiles:
+        scores_RT = _scores(tiles, sums_BD, vectors, rows, columns)
+        places_RT = torch.arange(columns.start, columns.stop, device=scores_RT.device).expand_as(scores_RT)
+        scores_BN[rows], best_RN = torch.cat([scores_BN[rows], scores_RT], dim=1).topk(count, dim=1)
+        place_BN[rows] = torch.cat([place_BN[rows], places_RT], dim=1).gather(1, best_RN)
+    return scores_BN, place_BN
+
+
 class _Tiles:
     """Where the tiles are, and what their scores need beside the product."""
 

@@ -69,6 +69,11 @@ class AdvInfoNCE:
             raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
         if len(sources) != 1 or sources[0].per != "row":
             raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
+        if getattr(sources[0], "hardest", None):
+            raise InputError(
+                f"negatives.0.hardest: got {sources[0].hardest}, takes null where hardness weighs the candidates"
+                " (objective.adv_infonce)"
+            )
         if loss.logq:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         if hardness == "mlp" and encoder.window is not None:
@@ -111,7 +116,9 @@ class AdvInfoNCE:
         else:
             total_B = self._total(batch, drawn, queries_BD, negative.vectors, query.rows, negative.rows)
             state = self.loss.add(state, (total_B + self.log_weight).unsqueeze(1))
-        return Outcome(self.loss.finish(state), (query.rows, positive.rows), (), (drawn.repeated(negative.rows),))
+        named = {"queries": query.vectors, "positives": positive.vectors, "candidates of negatives.0": negative.vectors}
+        rows = (query.rows, positive.rows), (), (drawn.repeated(negative.rows),)
+        return Outcome(self.loss.finish(state), *rows, vectors=named)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:

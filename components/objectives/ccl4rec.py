@@ -54,7 +54,7 @@ class CCL4Rec:
 
     Memory: rows x rows of the global batch for L_CL, and what `replace` says of the bank.
     Logged after each epoch with views: `diagnose`.
-    Raises: InputError for other views, for no bank at the end of the sources, for an encoder that reads no histories.
+    Raises: InputError for other views, for no bank of ids at the end of the sources, for an encoder that reads no histories.
     Source: our design after the abstract of CCL4Rec (Zhang et al. 2022, arXiv 2208.08024), whose equations are not public: it
     replicates nothing.
     Differs: views of one kind that are equally damaged have no order, and no term in L_CC.
@@ -97,6 +97,10 @@ class CCL4Rec:
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *self.sources, self.bank = sources
+        if self.bank.stale or self.bank.warm_up:
+            raise InputError(
+                f"negatives.{len(self.sources)}: got stale or warm_up, objective.ccl4rec takes ids from the first step on"
+            )
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
         self.recommendation = Supervised(encoder, loss, self.sources, train, generator, workers, ())
@@ -152,7 +156,7 @@ class CCL4Rec:
         assert sequence_B is None, "a history for each row"
         inside_BL = torch.arange(items_BL.shape[1], device=items_BL.device) < lengths_B.unsqueeze(1)
         behaviours_U, place_N = items_BL[inside_BL].unique(return_inverse=True)
-        pool_M = self.bank.items_M.sort().values
+        pool_M = self.bank.items_M[self.bank.in_use()].sort().values
         unit_UD, unit_MD, target_BD = (
             F.normalize(self.encoder.items(ids).vectors, dim=1) for ids in (behaviours_U, pool_M, batch.items_B)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.objectives import Learner, Outcome, _fold
+from components.losses import EXCLUDED
+from components.negatives import Candidates, Memory
+from components.objectives import Learner, Outcome, _fold, _shares
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
 from components.objectives._shared import Shared
-from components.objectives._tiled import of_sums
+from components.objectives._tiled import highest, of_sums
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -25,10 +28,11 @@ class Supervised:
 
     Each source's scores [B, C] exist at once where they are few, else a tile at a time (components.objectives._fold).
     `positives: sequences` takes every place of whole sequences in one pass of an encoder that reads histories; its rows are
-    places, and `training.batch_size` counts sequences.
+    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes so many candidates, those that
+    score highest for it; which these are has no gradient.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
-    of a row and another draws has no expected count that both share; or where it does and positives are drawn for users, for
+    of a row and another draws has no expected count that both share; or one has `hardest`; or positives are drawn for users, as
     sources count on rows of the log.
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
@@ -42,17 +46,21 @@ class Supervised:
         sources: Sequence[Any],
         _train: Interactions,
         _generator: torch.Generator,
-        _workers: Workers,
+        workers: Workers,
         _views: Sequence[Any],
         /,
         *,
         positives: Positives = "rows",
     ) -> None:
-        self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
+        self.encoder, self.loss, self.sources, self.workers, self.positives = encoder, loss, sources, workers, positives
         if loss.logq and positives == "users":
             raise InputError(f"objective.positives: got {positives!r}, takes 'rows' or 'sequences' where loss.logq is true")
         self.learners = {"model": Learner(encoder)}
         for n, source in enumerate(sources if loss.logq else ()):
+            if getattr(source, "hardest", None):
+                raise InputError(
+                    f"negatives.{n}.hardest: got {source.hardest}, takes null where loss.logq is true: no q is known"
+                )
             if source.exclude != (first := sources[0].exclude):
                 raise InputError(
                     f"negatives.{n}.exclude: got {source.exclude!r}, takes {first!r} as in negatives.0 where loss.logq is true"
@@ -74,9 +82,17 @@ class Supervised:
         positive = self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
         shared_rows, own_rows = [], []
-        state = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
-        for source in self.sources:
-            candidates = source(batch, positive.vectors)
+        named = {"queries": query.vectors, "positives": positive.vectors}
+        left_B = torch.zeros(len(queries_BD), dtype=torch.bool, device=queries_BD.device)
+        state = started = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
+        for n, source in enumerate(self.sources):
+            is_memory = isinstance(source, Memory)
+            asked, asking = (
+                (self._whole(batch), self.workers.gather(queries_BD, batch.rows)) if is_memory else (batch, queries_BD)
+            )
+            candidates = source(asked, positive.vectors)
+            if getattr(source, "hardest", None):
+                candidates = self._hardest(candidates, source.hardest, asking)
             if candidates.items.dim() == 2:
                 pool = Drawn(candidates.items)
                 vectors, rows = self.encoder.items(pool.items_U)
@@ -85,10 +101,35 @@ class Supervised:
                 pool, vectors = Shared(len(candidates.items)), candidates.vectors
                 if vectors is None:
                     vectors, rows = self.encoder.items(candidates.items)
-                    shared_rows.append(rows)
-            log_count = self._log_count(batch, candidates.items, queries_BD.dtype)
-            state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
-        return Outcome(self.loss.finish(state), (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows))
+                    (own_rows if is_memory else shared_rows).append(rows)
+            log_count = self._log_count(asked, candidates.items, queries_BD.dtype)
+            scores = pool, asking, vectors, candidates.excluded, log_count
+            left = candidates.any_left(len(asking))
+            left_B |= _shares.any_of_all(left, batch, self.workers) if is_memory else left
+            named[f"candidates of negatives.{n}"] = vectors
+            if is_memory:
+                state = _shares.add(self.loss, state, started, *scores, batch, self.workers)
+            else:
+                state = _fold.add(self.loss, state, *scores)
+        rows = (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows)
+        return Outcome(self.loss.finish(state), *rows, ~left_B, named)
+
+    @torch.no_grad()
+    def _hardest(self, candidates: Candidates, count: int, queries_BD: Tensor) -> Candidates:
+        """The `count` of each row's candidates that score highest; excluded where a row has fewer that count."""
+        items = candidates.items
+        drawn = Drawn(items) if items.dim() == 2 else None
+        pool, ids = (Shared(len(items)), items) if drawn is None else (drawn, drawn.items_U)
+        vectors = self.encoder.items(ids).vectors
+        scores_BN, place_BN = highest(pool, queries_BD, vectors, candidates.excluded, count)
+        items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
+        row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
+        return Candidates(items_BN, None, (row_X, column_X))
+
+    def _whole(self, batch: Batch) -> Batch:
+        """The rows of all workers, for a source of which each has a share; without what they are read from."""
+        users_G, items_G = (self.workers.gather(each_B, batch.rows) for each_B in (batch.users_B, batch.items_B))
+        return replace(batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

@@ -32,6 +32,15 @@ class Histories(NamedTuple):
     sequence_B: Tensor | None = None
     place_B: Tensor | None = None
 
+    def parts(self, count: int) -> Iterator[Histories]:
+        """`count` sequences at a time, with their rows, in order."""
+        for start in range(0, len(self.lengths_S), count):
+            part = Histories(self.items_SL[start : start + count], self.lengths_S[start : start + count], self.first + start)
+            if self.sequence_B is not None and self.place_B is not None:
+                rows_R = ((self.sequence_B >= start) & (self.sequence_B < start + count)).nonzero().squeeze(1)
+                part = part._replace(sequence_B=self.sequence_B[rows_R] - start, place_B=self.place_B[rows_R])
+            yield part
+
 
 @dataclass(frozen=True)
 class Batch:

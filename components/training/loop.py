@@ -17,11 +17,11 @@ from components import catalog
 from components.config import L2, Recipe
 from components.data.histories import with_positives
 from components.data.interactions import Interactions
-from components.errors import DivergedError
+from components.errors import DivergedError, InputError
 from components.evaluation import exact, scorers
 from components.evaluation.evaluate import SHIFTED, Task, validate
 from components.negatives import Memory
-from components.objectives import Learner
+from components.objectives import Learner, Outcome
 from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch, units
 from components.training.collectives import Alone, Workers
@@ -42,6 +42,7 @@ class Position:
     pass_: int = 0  # of it, in the order of objective.passes
     step: int = 0  # the next one of the pass
     losses: list[float] = field(default_factory=list)  # a sum over the rows of each pass of the epoch so far, all workers
+    alone: int = 0  # rows of the epoch's model's pass so far that had no candidate which counts, all workers
     best_epoch: int | None = None
     best_value: float | None = None
     validations_since_best: int = 0
@@ -72,10 +73,16 @@ class Trainer:
         generator = torch.Generator().manual_seed(recipe.seed)
         self.encoder: Any = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
         self.train = train = with_positives(train, self.encoder.window, recipe.objective.get("positives", "rows"))
+        if recipe.scale.encode_rows is not None:
+            if self.encoder.window is None:
+                raise InputError(f"scale.encode_rows: got {recipe.scale.encode_rows}, takes null where no histories are read")
+            self.encoder.encode_rows = recipe.scale.encode_rows
         self.sources = [
             catalog.build("negatives", spec, train, workers, f"negatives.{n}") for n, spec in enumerate(recipe.negatives)
         ]
-        self.memories = {f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)}
+        self.memories: dict[str, Memory] = {
+            f"negatives.{n}": each.to(device) for n, each in enumerate(self.sources) if isinstance(each, Memory)
+        }
         loss = catalog.build("loss", recipe.loss)
         similar = similar_for(recipe.views, train)
         views = [catalog.build("views", spec, train.num_items, similar) for spec in recipe.views]
@@ -95,6 +102,8 @@ class Trainer:
         self.steps = steps_per_epoch(self.units, recipe.training.batch_size, self.objective.positives)  # of a pass
         self.position = Position()
         self._unchecked: list[Tensor] = []  # losses of steps since the last look at them
+        self._vectors: list[tuple[list[str], Tensor]] = []  # what each of these losses was made of: names and sums
+        self._alone = torch.zeros((), dtype=torch.float64, device=device)  # rows of these steps without a candidate
 
     def run(self) -> Iterator[Progress]:
         """Trains from the present position to the last epoch, or until validation has not improved for `patience` times.
@@ -116,6 +125,7 @@ class Trainer:
                     if due or len(self._unchecked) == STEPS_UNCHECKED:
                         self._add_losses()
                     step = position.pass_ * steps + position.step
+                    self._collect(due)
                     yield Progress(position.epoch, step, steps * len(passes), checkpoint_due=due)
                 self._add_losses()
                 position.pass_, position.step = position.pass_ + 1, 0
@@ -152,7 +162,16 @@ class Trainer:
                 if self.recipe.optimizer.clip_norm:
                     torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip_norm)
             self.optimizers[name].step()
+        if batch.turn == 0:
+            self._look(outcome)
         return outcome.loss_B.detach().double().sum()
+
+    def _look(self, outcome: Outcome) -> None:
+        """Keeps what a step's loss was made of, as sums that are not finite where it is not; nobody waits for them."""
+        names, sums = [*outcome.vectors], [each.detach().sum() for each in outcome.vectors.values()]
+        self._vectors.append((names, torch.stack(sums) if sums else torch.empty(0)))
+        if outcome.alone_B is not None:
+            self._alone += outcome.alone_B.sum()
 
     def validate(self) -> dict[str, float]:
         """The recipe's metric, recall and ndcg on held-out rows: means over their users, the same bits for any workers."""
@@ -212,19 +231,28 @@ class Trainer:
             position.losses.append(0.0)
         if not self._unchecked:
             return
-        losses = self.workers.sum(torch.stack(self._unchecked)).tolist()
-        self._unchecked = []
+        *losses, alone = self.workers.sum(torch.stack([*self._unchecked, self._alone])).tolist()
+        position.alone += int(alone)
+        vectors, self._unchecked, self._vectors = self._vectors, [], []
+        self._alone.zero_()
         for step, loss in enumerate(losses, start=position.step - len(losses)):
             if not math.isfinite(loss):
                 first, last = step * self.recipe.training.batch_size + 1, (step + 1) * self.recipe.training.batch_size
                 what = "sequences" if self.objective.positives == "sequences" else "rows"
                 batch = f"{what} {first} to {min(last, self.units)} in its order"
-                self._diverged(step + 1, f"the loss is {loss} on the batch of {batch}")
+                of = self._not_finite(*vectors[step - position.step])
+                self._diverged(step + 1, f"the loss is {loss} on the batch of {batch}{of}")
         position.losses[-1] += sum(losses)
         if not all(
             bool(torch.isfinite(weight).all()) for module in self.learners.values() for weight in module.module.parameters()
         ):
             self._diverged(position.step, f"the weights are not finite, since one of the last {len(losses)} steps")
+
+    def _not_finite(self, names: list[str], sums: Tensor) -> str:
+        """Which of a step's vectors were not, on any worker."""
+        mine = [name for name, total in zip(names, sums.tolist(), strict=True) if not math.isfinite(total)]
+        found = set().union(*self.workers.gather_objects(mine))
+        return f", where {' and '.join(name for name in names if name in found)} are not finite" if found else ""
 
     def _diverged(self, step: int, what: str) -> NoReturn:
         position = self.position
@@ -240,8 +268,12 @@ class Trainer:
         metrics = {"loss": position.losses[-1] / rows, "rows_per_second": rows_per_second}
         for n in range(len(passes) - 1):
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
+        if position.alone:
+            metrics["rows_without_candidates"] = float(position.alone)
         if len(passes) > 1 or (self.objective.takes_views and hasattr(self.objective, "diagnose")):
             metrics |= self._diagnosis(len(passes) - 1)
+        for name, memory in self.memories.items():
+            metrics |= {f"{name}_{what}": value for what, value in memory.told(self.encoder).items()}
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last
@@ -262,8 +294,15 @@ class Trainer:
         due = validated or finished
         steps = self.steps * len(passes)
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
-        position.epoch, position.pass_, position.step, position.losses, position.finished = done, 0, 0, [], finished
+        position.epoch, position.pass_, position.step, position.finished = done, 0, 0, finished
+        position.losses, position.alone = [], 0
+        self._collect(due)
         return progress
+
+    def _collect(self, due: bool) -> None:
+        """What a checkpoint is to hold, where one is due; only the first worker writes it."""
+        for memory in self.memories.values() if due else ():
+            memory.collect()
 
     def _is_over(self, done: int) -> bool:
         """After so many epochs."""

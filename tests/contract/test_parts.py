@@ -12,6 +12,7 @@ from components import catalog
 from components.data.histories import with_positives
 from components.evaluation import scorers
 from components.losses import EXCLUDED
+from components.negatives import Memory
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from tests.worlds import small_log
@@ -178,9 +179,18 @@ def test_scoring_twice_is_scoring_once_and_needs_nobody_elses_company(spec: Spec
     assert torch.equal(scorer.queries(users), scorers.of(encoder, TRAIN).queries(users))
 
 
+def source_of(spec: Spec) -> Any:
+    """With as many batches in it as fill it, where it remembers."""
+    source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
+    for _ in range(40 if isinstance(source, Memory) else 0):
+        source(batch_of(), torch.zeros(32, 4))
+        source.push(batch_of())
+    return source
+
+
 @of(SOURCES)
 def test_a_source_draws_known_items_by_its_key_alone(spec: Spec) -> None:
-    source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
+    source = source_of(spec)
     batch, positives_BD = batch_of(), torch.zeros(32, 4)
     first, again = (source(batch, positives_BD) for _ in range(2))
     assert torch.equal(first.items, again.items)
@@ -195,7 +205,7 @@ def test_a_source_draws_known_items_by_its_key_alone(spec: Spec) -> None:
 
 @of(SOURCES)
 def test_a_source_says_whether_a_rows_own_positive_can_count(spec: Spec) -> None:
-    source = catalog.build("negatives", spec, TRAIN, Workers(), "negatives.0")
+    source = source_of(spec)
     batch = batch_of()
     candidates = source(batch, torch.zeros(32, 4))
     own = (candidates.items == batch.items_B[:, None]).clone()

@@ -150,6 +150,22 @@ def test_more_candidates_than_items_are_refused_where_the_items_are_known(
     assert "at least 20 items" in told["sizes"]
 
 
+def test_a_bank_is_shared_out_and_no_larger_than_the_log(tmp_path: Path) -> None:
+    bank = {"name": "memory_bank", "size": 150, "stale": True}
+    settings = {"encoder": {"name": "mf", "dim": 8192}, "negatives": [{"name": "in_batch"}, bank]}
+    memory = dict(plan.of(recipe_of(tmp_path, **settings)))["memory"]
+    index = 16 * 20 + 16 * 20 + 16 * 150 + 150 * 8192 * 4 / 2  # shares, ids and steps, and vectors on two workers
+    assert f"at most {index / 2**20:.1f} MiB of indices" in memory
+    scores = (20 * 40 + 20 * 150) * 4 * 2  # all 40 rows meet half of the bank
+    assert f"Adam, {scores / 2**20:.1f} MiB of scores" in memory
+    bank["size"] = 151
+    with pytest.raises(InputError, match=r"^negatives\.1\.size: got 151, takes at most 150, the number of training rows$"):
+        list(plan.of(recipe_of(tmp_path, **settings)))
+    bank["size"] = 10**12
+    with pytest.raises(InputError, match=r"^negatives\.1\.size: got 10{12}, which is .* for scale\.memory_per_worker_gib, 4$"):
+        list(plan.of(recipe_of(tmp_path, **settings)))
+
+
 def test_an_adversarys_parameters_count(tmp_path: Path) -> None:
     negatives = [{"name": "uniform", "count": 5, "per": "row"}]
     told = dict(plan.of(recipe_of(tmp_path, objective={"name": "adv_infonce", "dim": 3}, negatives=negatives)))

@@ -131,6 +131,6 @@ def test_draws_depend_on_epoch_and_step_and_seed(name: str) -> None:
 
 def test_a_recipe_draws_at_most_as_many_as_there_are_items() -> None:
     specs = [{"name": "in_batch"}, {"name": "popularity", "count": 41}]
-    check_counts(specs, 41)
+    check_counts(specs, 41, 1)
     with pytest.raises(InputError, match=r"^negatives\.1\.count: got 41, takes at most 40, the number of items$"):
-        check_counts(specs, 40)
+        check_counts(specs, 40, 1)

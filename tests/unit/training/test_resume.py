@@ -230,11 +230,28 @@ def test_a_nan_later_on_is_named_and_the_last_good_checkpoint_is_kept(tmp_path: 
     assert go_on(resumed) == go_on(trainer(given))[2:], "it goes on as if nothing had been"
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("user_table", "queries"),
+        ("item_table", "positives and candidates of negatives.0 and candidates of negatives.1 and candidates of negatives.2"),
+    ],
+)
+def test_vectors_that_are_not_finite_are_named(table: str, named: str) -> None:
+    faulty = trainer(mixed())
+    with torch.no_grad():
+        getattr(faulty.encoder, table)[:] = torch.inf
+    with pytest.raises(
+        DivergedError, match=rf"^epoch 1, step 1: the loss is nan .* in its order, where {named} are not finite;"
+    ):
+        go_on(faulty)
+
+
 @pytest.mark.parametrize("checkpoint_steps", [2, None])
 def test_a_training_that_diverges_says_so_and_leaves_no_checkpoint_of_it(tmp_path: Path, checkpoint_steps: int | None) -> None:
     wild = mixed().optimizer.model_copy(update={"learning_rate": 1e300})
     given = mixed(checkpoint_steps=checkpoint_steps).model_copy(update={"optimizer": wild})
-    found = r"loss is \S+ on the batch of rows \d+ to \d+ in its order|weights are not finite, .*"
+    found = r"loss is \S+ on the batch of rows \d+ to \d+ in its order.*|weights are not finite, .*"
     with pytest.raises(DivergedError, match=rf"epoch 1, step \d: the ({found}); try"):
         checkpoints(given, tmp_path)
     assert list(tmp_path.iterdir()) == []

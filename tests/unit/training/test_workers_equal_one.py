@@ -31,6 +31,24 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
+    "banks": {
+        "negatives": [
+            {"name": "in_batch"},
+            {"name": "memory_bank", "size": 70},
+            {"name": "memory_bank", "size": 130, "stale": True, "max_age": 2, "warm_up": 2},
+            {"name": "uniform", "count": 5, "per": "row"},
+        ],
+        "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
+        "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
+    },
+    "banks, bpr": {
+        "negatives": [{"name": "memory_bank", "size": 2, "stale": True}, {"name": "memory_bank", "size": 70}],
+        "loss": {"name": "bpr"},
+    },
+    "bank, ccl": {
+        "negatives": [{"name": "in_batch"}, {"name": "memory_bank", "size": 70}],
+        "loss": {"name": "ccl", "margin": 0.2, "negative_weight": 20.0},
+    },
     "lightgcn": {"encoder": {"name": "lightgcn", "dim": 8, "layers": 2}, "optimizer": {"l2": {"weight": 0.1, "on": "rows"}}},
     "lightgcn, one layer, users alone": {"encoder": {"name": "lightgcn", "dim": 8, "layers": 1, "side": "users"}},
     "adv_infonce": {
@@ -55,6 +73,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "negatives": [{"name": "in_batch"}, {"name": "uniform", "count": 30}, {"name": "uniform", "count": 5, "per": "row"}],
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
+    },
+    "sasrec, slices": {
+        "data": LAST_LEFT_OUT,
+        "encoder": {**SASREC, "dropout": 0.3},
+        "objective": {"name": "supervised", "positives": "sequences"},
+        "scale": {"encode_rows": 7},
     },
     "mclrec": {
         "data": LAST_LEFT_OUT,
@@ -91,8 +115,19 @@ SCHEMES: dict[str, dict[str, Any]] = {
 TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
 SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 
-CURVES = ("mixture", "lightgcn", "adv_infonce", "sasrec", "sasrec, sequences, dropout", "mclrec", "mean_pool", "ccl4rec")
-FEWER = (*CURVES, "mixture, tiled", "adv_infonce, tiled")
+CURVES = (
+    "mixture",
+    "banks",
+    "banks, bpr",
+    "lightgcn",
+    "adv_infonce",
+    "sasrec",
+    "sasrec, sequences, dropout",
+    "mclrec",
+    "mean_pool",
+    "ccl4rec",
+)
+FEWER = (*CURVES, "bank, ccl", "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
 MARGINS = ("mclrec", "mclrec, anchor")
 
