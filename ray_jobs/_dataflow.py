@@ -4,6 +4,7 @@
     collect    one shard of users -> rows by (user, time), repeats dropped, local codes
     vocabulary one partition of items -> distinct ids;  then each shard looks its items up
     k-core     rounds: the living items go to every shard, each shard's counts come back, until none dies
+    cut        a split by time: its moments are found by counting, then which users and items train has
     write      one shard -> its part of every split and of users.parquet;  then items.parquet
 
 The log is shuffled once, through files on the storage path: on two CPUs and 1 M rows Ray Data's own hash shuffle took 5 s more
@@ -18,7 +19,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,20 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.exceptions import RayTaskError
 
 from components import storage
 from components.config import Recipe
-from components.data import cleaning, manifest, partitions, shards, sources, vocabulary
+from components.data import cleaning, manifest, partitions, shards, shifted, sources, vocabulary
 from components.data.cleaning import Counts
-from components.data.shards import Numbering, ShardFiles
+from components.data.shards import Core, Numbering, ShardFiles
+from components.data.shifted import Shift
 from components.data.sources import Part, SourcePlan
 from components.data.statistics import DatasetStatistics
+from components.data.temporal import Cuts
 from components.errors import InputError
-from ray_jobs import _program
+from components.split_rules import ShiftedSplit, TemporalSplit
+from ray_jobs import _cuts, _program
+from ray_jobs._tasks import each
 
 ROWS_PER_SHARD = 1 << 20
 SHARDS_PER_ITEM_PART = 8
@@ -122,16 +126,27 @@ class _Preparation:
         manifest.refuse_if_empty(counts.kept, counts, "cleaning")
         if self.recipe.data.split.by == "given":
             manifest.refuse_if_empty(counts.splits["train"], counts, "cleaning that is in train")
-        names = manifest.split_names(counts)
+        names = manifest.split_names(counts, self.recipe.data.split)
         distinct = self._collect(names, counts)
         offsets = self._vocabulary()
-        rounds, alive, first_users = self._k_core(int(offsets[-1]))
+        rounds, alive, users, degree = self._k_core(int(offsets[-1]))
         manifest.refuse_if_empty(rounds[-1]["rows"], counts, "k-core", rounds)
-        new_id = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
-        statistics = self._write(new_id, first_users, counts.float_time, names)
+        rule, law, cut = self.recipe.data.split, None, {}
+        known = alive
+        if isinstance(rule, ShiftedSplit):
+            law = shifted.law(rule, degree[alive])
+        elif isinstance(rule, TemporalSplit):
+            core = Core(alive, self.recipe.data.k_core.users, counts.float_time)
+            found = _cuts.find(rule, self.plan.time_kind, self.shards, core, rounds[-1]["users"], rounds[-1]["rows"])
+            law, cut = found.cuts, found.describe()
+            if law.drop_unknown:
+                known, users = found.known, found.users
+            self.report("cut", found.line())
+        new_id = np.where(known, np.cumsum(known) - 1, np.where(alive, shards.UNKNOWN, shards.DEAD)).astype(np.int32)
+        statistics = self._write(new_id, users, counts.float_time, names, law)
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
         titled = self._write_items(offsets, new_id, statistics)
-        return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled)
+        return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled, cut)
 
     def _read(self) -> Counts:
         parts = self.plan.parts(self.sizes.part_bytes, self.sizes.part_rows)
@@ -167,13 +182,13 @@ class _Preparation:
                 out = self.folder / "quarantine" / f"part-{part.index:05d}.parquet"
                 jobs.append((_refused(self.work, part.index), out, before[path] + header))
             before[path] += lines[part.index]
-        for _ in _each(cleaning.move_quarantine, jobs):
+        for _ in each(cleaning.move_quarantine, jobs):
             pass
 
     def _collect(self, names: list[str], counts: Counts) -> int:
         pieces = sorted((self.work / "pieces").glob("*.arrow"))
         arguments = [(pieces, files, self.recipe.data.repeats, names, self.num_item_parts) for files in self.shards]
-        distinct = sum(rows for _, rows in _each(shards.collect, arguments))
+        distinct = sum(rows for _, rows in each(shards.collect, arguments))
         shutil.rmtree(self.work / "pieces")
         self.report("collect", f"{distinct:,} rows in {self.num_shards} shards, {counts.kept - distinct:,} repeats dropped")
         return distinct
@@ -182,15 +197,15 @@ class _Preparation:
         """Offsets of the item partitions' codes."""
         shard_items = [files.items for files in self.shards]
         arguments = [(shard_items, n, path) for n, path in enumerate(self.vocabularies)]
-        found = dict(_each(vocabulary.merge, arguments))
+        found = dict(each(vocabulary.merge, arguments))
         offsets = np.cumsum([0] + [found[n] for n in range(self.num_item_parts)])
-        for _ in _each(shards.encode, [(files, self.vocabularies) for files in self.shards]):
+        for _ in each(shards.encode, [(files, self.vocabularies) for files in self.shards]):
             pass
         self.report("vocabulary", f"{offsets[-1]:,} items")
         return offsets
 
-    def _k_core(self, num_items: int) -> tuple[list[dict[str, int]], np.ndarray, list[int]]:
-        """(each round's survivors, which items live, the first user id of each shard)."""
+    def _k_core(self, num_items: int) -> tuple[list[dict[str, int]], np.ndarray, list[int], np.ndarray]:
+        """(each round's survivors, which items live, the users of each shard, the rows of each living item)."""
         rule = self.recipe.data.k_core
         alive = np.ones(num_items, bool)
         rounds: list[dict[str, int]] = []
@@ -198,7 +213,7 @@ class _Preparation:
             ref = ray.put(alive)
             total = np.zeros(num_items, np.int64)
             users, rows = [0] * self.num_shards, 0
-            for n, result in _each(shards.count, [(files, ref, rule.users) for files in self.shards]):
+            for n, result in each(shards.count, [(files, ref, rule.users) for files in self.shards]):
                 total[result.codes] += result.counts
                 users[n], rows = result.users, rows + result.rows
             left = alive & (total >= rule.items)
@@ -209,17 +224,21 @@ class _Preparation:
         self.report(
             "k-core", "{users:,} users, {items:,} items, {rows:,} rows".format(**rounds[-1]) + f", {len(rounds)} rounds"
         )
-        return rounds, alive, [0, *np.cumsum(users)[:-1].tolist()]
+        return rounds, alive, users, total
 
-    def _write(self, new_id: np.ndarray, first_users: list[int], float_time: bool, names: list[str]) -> DatasetStatistics:
-        ref = ray.put(new_id)
+    def _write(
+        self, new_id: np.ndarray, users: list[int], float_time: bool, names: list[str], law: Cuts | Shift | None
+    ) -> DatasetStatistics:
+        ref, law_ref = ray.put(new_id), ray.put(law)
         data, seed = self.recipe.data, self.recipe.seed
-        numbering = [Numbering(first, float_time, names) for first in first_users]
-        arguments = [(files, self.folder, data, seed, numbering[n], ref) for n, files in enumerate(self.shards)]
+        numbering = [Numbering(first, float_time, names) for first in [0, *np.cumsum(users)[:-1].tolist()]]
+        arguments = [(files, self.folder, data, seed, numbering[n], ref, law_ref) for n, files in enumerate(self.shards)]
         statistics = DatasetStatistics(np.zeros(int(new_id.max()) + 1, np.int64))
-        for _, shard in _each(shards.finish, arguments):
+        for _, shard in each(shards.finish, arguments):
             statistics.add(shard)
         self.report("write", ", ".join(f"{rows:,} {name}" for name, rows in statistics.rows.items()))
+        for line in statistics.leaks():
+            self._report(f"warning: data.split.by: {self.recipe.data.split.by} leaks time: {line}; temporal does not")
         return statistics
 
     def _write_items(self, offsets: np.ndarray, new_id: np.ndarray, statistics: DatasetStatistics) -> int:
@@ -229,7 +248,7 @@ class _Preparation:
             degree = np.where(mine >= 0, statistics.degree[mine], 0)
             out = self.folder / "items.parquet" / f"part-{n:05d}.parquet"
             arguments.append((path, mine, degree, self.recipe.data.titles, self.recipe.data.encoding, out))
-        titled = sum(count for _, count in _each(vocabulary.finish, arguments))
+        titled = sum(count for _, count in each(vocabulary.finish, arguments))
         self.report("items", f"{len(statistics.degree):,} items" + (f", {titled:,} with a title" if titled else ""))
         return titled
 
@@ -279,27 +298,3 @@ def _refused(work: Path, part: int) -> Path:
 def _counts(found: dict[str, Any]) -> Counts:
     counters = {name: Counter(found[name]) for name in ("filtered", "quarantined", "splits")}
     return Counts(**{**found, **counters})
-
-
-def _each(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """Runs a task for each tuple of arguments and yields (position, result) as they end, a bounded number at a time."""
-    task = ray.remote(function).options(scheduling_strategy="SPREAD")
-    limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    running: dict[Any, int] = {}
-    waiting = enumerate(arguments)
-    exhausted = False
-    while running or not exhausted:
-        while not exhausted and len(running) < limit:
-            following = next(waiting, None)
-            if following is None:
-                exhausted = True
-            else:
-                running[task.remote(*following[1])] = following[0]
-        ready, _ = ray.wait(list(running), num_returns=min(1, len(running))) if running else ([], [])
-        for ref in ready:
-            try:
-                yield running.pop(ref), ray.get(ref)
-            except RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    raise InputError(str(error.cause)) from None
-                raise

@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import Data, Rule
+from components.config import SPLIT_NAME, Data, Rule
 from components.data import partitions, readers, sources, values
 from components.data.arrow import pc
 from components.data.files import Part, SourceFile
 from components.data.readers import Block
 from components.data.sources import SourcePlan
 
-SPLIT_NAME = r"^(train|(valid|test)(_[A-Za-z0-9]+)?)$"
 QUARANTINE = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 
 

@@ -13,10 +13,11 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import SPLITS, Data, GivenSplit
-from components.data import readers, values
+from components.config import SPLITS, Data
+from components.data import readers, temporal, values
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.errors import InputError
+from components.split_rules import GivenSplit, TemporalSplit
 
 COMPANIONS = {".item", ".user", ".kg", ".link", ".net", ".md", ".txt", ".json", ".yaml", ".yml"}  # beside a log, no log
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
@@ -79,11 +80,14 @@ def inspect(data: Data) -> SourcePlan:
     if not any(file.rows or (file.rows is None and file.data_start < file.bytes) for file in files):
         what = "a header without rows" if files[0].rows is None else "no rows"
         raise InputError(f"data.source: {', '.join(file.path for file in files[:3])}: got {what}, takes at least one row")
+    time_kind = _time_kind(files, data) if data.columns.time else None
+    if isinstance(data.split, TemporalSplit) and data.split.test_from is not None:
+        temporal.times_of_rule(data.split, time_kind)
     return SourcePlan(
         files,
         user_type=_id_type(files, data.columns.user, "user"),
         item_type=_id_type(files, data.columns.item, "item"),
-        time_kind=_time_kind(files, data) if data.columns.time else None,
+        time_kind=time_kind,
     )
 
 
@@ -113,7 +117,7 @@ def _find(data: Data) -> Iterator[tuple[Path, str, str | None]]:
             raise InputError(
                 f"data.source: got {' and '.join(data.source) or 'no key'}, takes train, and beside it valid and test"
             )
-        for split in SPLITS:
+        for split in [*SPLITS, *(name for name in data.source if name not in SPLITS)]:
             if split in data.source:
                 yield from ((path, kind, split) for path, kind in _expand(data.source[split], data.format))
         return
