@@ -128,10 +128,14 @@ class Titles(Section):
 
 
 class Data(Section):
-    """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, test_NAME to them."""
+    """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, test_NAME to them.
+
+    `on_bad_file`: a file that cannot be read ends the preparation, or is put aside and counted.
+    """
 
     source: Source
-    format: Literal["auto", "csv", "tsv", "parquet", "inter", "lightgcn"] = "auto"
+    format: Literal["auto", "csv", "tsv", "parquet", "inter", "jsonl", "lightgcn"] = "auto"
+    on_bad_file: Literal["fail", "quarantine"] = Field("fail", exclude_if=lambda rule: rule == "fail")  # no new fingerprints
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: Columns = Columns()
     keep: list[Rule] = []

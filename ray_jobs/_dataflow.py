@@ -113,6 +113,7 @@ class _Preparation:
         self.num_item_parts = -(-self.num_shards // SHARDS_PER_ITEM_PART)
         self.shards = [ShardFiles(self.work, n) for n in range(self.num_shards)]
         self.vocabularies = [self.work / "vocabulary" / f"{n:05d}.arrow" for n in range(self.num_item_parts)]
+        self.bad_files = {file.path: file.reason for file in plan.bad}
         self._report, self._since = report, time.monotonic()
 
     def report(self, stage: str, message: str) -> None:
@@ -146,30 +147,51 @@ class _Preparation:
         statistics = self._write(new_id, users, counts.float_time, names, law)
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
         titled = self._write_items(offsets, new_id, statistics)
-        return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled, cut)
+        found = {"split": cut, "bad_files": self.bad_files}
+        return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled, found)
 
     def _read(self) -> Counts:
-        parts = self.plan.parts(self.sizes.part_bytes, self.sizes.part_rows)
+        tasks = dict(enumerate(self.plan.tasks(self.sizes.part_bytes, self.sizes.part_rows)))
+        done: dict[int, dict[str, Any]] = {}  # of each part
+        todo = tasks
+        while todo:
+            found, bad = self._read_tasks(todo)
+            done |= found
+            if bad and self.recipe.data.on_bad_file == "fail":
+                raise InputError(next(iter(bad.values())))
+            self.bad_files |= bad
+            # again, without it, what read a bad file beside others or read a part of it before it was found to be bad
+            todo = {
+                n: [part for part in parts if part.file.path not in self.bad_files]
+                for n, parts in tasks.items()
+                if any(part.file.path in bad for part in parts)
+            }
+        parts = [part for n in tasks for part in tasks[n] if part.file.path not in self.bad_files]
+        self._number_lines(parts, {part.index: done[part.index]["lines"] for part in parts})
+        counts = sum((_counts(done[part.index]["counts"]) for part in parts), Counts())
+        filtered, refused = counts.filtered.total(), counts.quarantined.total()
+        self.report("read", f"{counts.read:,} rows = {counts.kept:,} kept + {filtered:,} filtered + {refused:,} quarantined")
+        if self.bad_files:
+            number, reason = len(self.plan.files) + len(self.plan.bad), next(iter(self.bad_files.values()))
+            self._report(f"warning: {len(self.bad_files):,} of {number:,} files put aside, as {reason}")
+        return counts
+
+    def _read_tasks(self, tasks: dict[int, list[Part]]) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
+        """(what each part had, why each bad file is), of the tasks that read none."""
         told = time.monotonic()
         job = _ReadJob(self.recipe, self.plan, self.work, self.num_shards)
         _program.quiet_data()
-        rows = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
-        read = functools.partial(_read_parts, parts=ray.put(parts), job=job)
-        done: dict[int, dict[str, Any]] = {}
+        rows = ray.data.from_items([{"task": n} for n in tasks], override_num_blocks=len(tasks))
+        read = functools.partial(_read_batch, tasks=ray.put(tasks), job=job)
+        back: dict[int, dict[str, Any]] = {}
         for row in rows.map_batches(read, batch_size=1, batch_format="pyarrow").iter_rows():
-            done[row["part"]] = json.loads(row["result"])
+            back[row["task"]] = json.loads(row["result"])
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
-                self._report(f"{'read':<10} {len(done)} of {len(parts)} parts")
-        errors = [done[n]["error"] for n in sorted(done) if "error" in done[n]]
-        if errors:
-            raise InputError(errors[0])
-        assert len(done) == len(parts), f"{len(parts)} parts were cut, {len(done)} came back"
-        self._number_lines(parts, {n: done[n]["lines"] for n in done})
-        counts = sum((_counts(done[n]["counts"]) for n in sorted(done)), Counts())
-        filtered, refused = counts.filtered.total(), counts.quarantined.total()
-        self.report("read", f"{counts.read:,} rows = {counts.kept:,} kept + {filtered:,} filtered + {refused:,} quarantined")
-        return counts
+                self._report(f"{'read':<10} {len(back)} of {len(tasks)} tasks")
+        assert len(back) == len(tasks), f"{len(tasks)} tasks were made, {len(back)} came back"
+        done = {int(part): found for n in sorted(back) for part, found in back[n].get("parts", {}).items()}
+        return done, {path: reason for n in sorted(back) for path, reason in back[n].get("bad", {}).items()}
 
     def _number_lines(self, parts: list[Part], lines: dict[int, int]) -> None:
         """Moves refused rows to quarantine/, their lines counted from the beginning of each file."""
@@ -263,32 +285,40 @@ class _ReadJob:
     num_shards: int
 
 
-def _read_parts(batch: pa.Table, *, parts: Any, job: _ReadJob) -> pa.Table:
+def _read_batch(batch: pa.Table, *, tasks: Any, job: _ReadJob) -> pa.Table:
     """Ray Data's map: reads, cleans and cuts the batch's parts and returns their counts."""
-    indices = batch["part"].to_pylist()
-    results = [json.dumps(_read_part(ray.get(parts)[n], job)) for n in indices]
-    return pa.table({"part": indices, "result": results})
+    indices = batch["task"].to_pylist()
+    results = [json.dumps(_read_task(n, ray.get(tasks)[n], job)) for n in indices]
+    return pa.table({"task": indices, "result": results})
 
 
-def _read_part(part: Part, job: _ReadJob) -> dict[str, Any]:
+def _read_task(index: int, parts: list[Part], job: _ReadJob) -> dict[str, Any]:
+    """One piece of the shuffle from several parts; none where a file of them is bad."""
     data = job.recipe.data
     kept = [cleaning.kept_schema(data, job.plan).empty_table()]
-    refused = [cleaning.QUARANTINE.empty_table()]
-    counts, lines = Counts(), 0
-    try:
-        for block in cleaning.clean_part(part, data, job.plan):
-            kept.append(block.kept)
-            refused.append(block.refused)
-            counts, lines = counts + block.counts, block.last_line
-    except InputError as error:  # as a value: an exception would come back wrapped, after retries
-        return {"error": str(error)}
+    found: dict[int, dict[str, Any]] = {}
+    bad: dict[str, str] = {}
+    for part in parts:
+        refused = [cleaning.QUARANTINE.empty_table()]
+        counts, lines = Counts(), 0
+        try:
+            for block in cleaning.clean_part(part, data, job.plan):
+                kept.append(block.kept)
+                refused.append(block.refused)
+                counts, lines = counts + block.counts, block.last_line
+        except InputError as error:  # as a value: an exception would come back wrapped, after retries
+            bad[part.file.path] = str(error)
+            continue
+        refusals = pa.concat_tables(refused)
+        if refusals.num_rows:
+            partitions.write_parquet(refusals, _refused(job.work, part.index))
+        found[part.index] = {"counts": vars(counts), "lines": lines}
+    if bad:
+        return {"bad": bad}
     table = pa.concat_tables(kept)
     shard = partitions.of(table["user"], job.num_shards)
-    partitions.write(table, shard, job.num_shards, job.work / "pieces" / f"{part.index:05d}.arrow")
-    refusals = pa.concat_tables(refused)
-    if refusals.num_rows:
-        partitions.write_parquet(refusals, _refused(job.work, part.index))
-    return {"counts": vars(counts), "lines": lines}
+    partitions.write(table, shard, job.num_shards, job.work / "pieces" / f"{index:05d}.arrow")
+    return {"parts": found}
 
 
 def _refused(work: Path, part: int) -> Path:

@@ -79,6 +79,8 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
     """Refuses rows that cannot be used, then filters those that fail a rule: a row with both faults is refused."""
     keys = sources.wanted(data, part.file)
     refused = values.Refusals(len(block.order))
+    for name in keys.values():
+        refused.add(np.full(len(block.order), name not in part.file.names), f"{name} is not in the file")
     user = values.ids(block.columns[keys["data.columns.user"]], keys["data.columns.user"], plan.user_type, refused)
     item = values.ids(block.columns[keys["data.columns.item"]], keys["data.columns.item"], plan.item_type, refused)
     columns: dict[str, pa.Array] = {"user": user, "item": item}

@@ -82,9 +82,9 @@ def compose(
     rounds: list[dict[str, int]],
     statistics: DatasetStatistics,
     titled: int,
-    cut: dict[str, Any],
+    found: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest, apart from the list of files. `cut` is what was found out for the split."""
+    """The manifest, apart from the list of files. `found` is what else was found out."""
     counts.check()
     left, unknown = statistics.rows.total(), statistics.dropped.total()
     core = rounds[-1]["rows"]
@@ -108,7 +108,7 @@ def compose(
             "unknown": dict(statistics.dropped),
             "left": left,
         },
-        "split": cut,
+        **found,
         "rules": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed if uses_seed(recipe) else None,
         "sources": all_sources(recipe, plan),
