@@ -130,11 +130,13 @@ class Titles(Section):
 class Data(Section):
     """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, test_NAME to them.
 
+    `time_units: seconds` makes seconds of numbers that are milliseconds, microseconds or nanoseconds since 1970 by their size.
     `on_bad_file`: a file that cannot be read ends the preparation, or is put aside and counted.
     """
 
     source: Source
     format: Literal["auto", "csv", "tsv", "parquet", "inter", "jsonl", "lightgcn"] = "auto"
+    time_units: Literal["keep", "seconds"] = Field("keep", exclude_if=lambda rule: rule == "keep")
     on_bad_file: Literal["fail", "quarantine"] = Field("fail", exclude_if=lambda rule: rule == "fail")  # no new fingerprints
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: Columns = Columns()

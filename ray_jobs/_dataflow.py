@@ -31,7 +31,7 @@ import ray.data
 
 from components import storage
 from components.config import Recipe
-from components.data import cleaning, manifest, partitions, shards, shifted, sources, vocabulary
+from components.data import cleaning, manifest, partitions, shards, shifted, sources, units, vocabulary
 from components.data.cleaning import Counts
 from components.data.shards import Core, Numbering, ShardFiles
 from components.data.shifted import Shift
@@ -147,17 +147,18 @@ class _Preparation:
         statistics = self._write(new_id, users, counts.float_time, names, law)
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
         titled = self._write_items(offsets, new_id, statistics)
-        found = {"split": cut, "bad_files": self.bad_files}
+        found = {"split": cut, "bad_files": self.bad_files, "time_units": dict(counts.times)}
         return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled, found)
 
     def _read(self) -> Counts:
         tasks = dict(enumerate(self.plan.tasks(self.sizes.part_bytes, self.sizes.part_rows)))
+        data = self.recipe.data
         done: dict[int, dict[str, Any]] = {}  # of each part
         todo = tasks
         while todo:
             found, bad = self._read_tasks(todo)
             done |= found
-            if bad and self.recipe.data.on_bad_file == "fail":
+            if bad and data.on_bad_file == "fail":
                 raise InputError(next(iter(bad.values())))
             self.bad_files |= bad
             # again, without it, what read a bad file beside others or read a part of it before it was found to be bad
@@ -171,6 +172,8 @@ class _Preparation:
         counts = sum((_counts(done[part.index]["counts"]) for part in parts), Counts())
         filtered, refused = counts.filtered.total(), counts.quarantined.total()
         self.report("read", f"{counts.read:,} rows = {counts.kept:,} kept + {filtered:,} filtered + {refused:,} quarantined")
+        for line in units.warnings(counts.times, str(data.columns.time), data.time_units == "seconds"):
+            self._report(f"warning: {line}")
         if self.bad_files:
             number, reason = len(self.plan.files) + len(self.plan.bad), next(iter(self.bad_files.values()))
             self._report(f"warning: {len(self.bad_files):,} of {number:,} files put aside, as {reason}")
@@ -326,5 +329,5 @@ def _refused(work: Path, part: int) -> Path:
 
 
 def _counts(found: dict[str, Any]) -> Counts:
-    counters = {name: Counter(found[name]) for name in ("filtered", "quarantined", "splits")}
+    counters = {name: Counter(found[name]) for name in ("filtered", "quarantined", "splits", "times")}
     return Counts(**{**found, **counters})

@@ -116,7 +116,7 @@ def inspect(data: Data) -> SourcePlan:
     with ThreadPoolExecutor(OPENERS) as pool:
         opened = list(pool.map(lambda found: _try_open(found[0], found[1], found[2], data.encoding), finding.find(data)))
     files = tuple(file for file in opened if isinstance(file, SourceFile))
-    bad = tuple(file for file in opened if isinstance(file, BadFile))
+    bad = [file for file in opened if isinstance(file, BadFile)]
     if bad and (data.on_bad_file == "fail" or len(bad) == len(opened)):
         more = f" ({len(bad)} of {len(opened)} files are bad)" if len(bad) > 1 else ""
         raise InputError(bad[0].reason + more)
@@ -136,7 +136,7 @@ def inspect(data: Data) -> SourcePlan:
         user_type=_id_type(files, data.columns.user, "user"),
         item_type=_id_type(files, data.columns.item, "item"),
         time_kind=time_kind,
-        bad=bad,
+        bad=tuple(bad),
     )
 
 
