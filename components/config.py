@@ -30,6 +30,7 @@ from components.data.histories import check_order
 from components.errors import InputError, describe
 from components.search import Search
 from components.section import Positive, Section
+from components.split_rules import RatioSplit, ShiftedSplit, Split, TemporalSplit, refuse_without_time
 
 
 def _absolute(path: str) -> str:
@@ -44,6 +45,11 @@ def _absolute(path: str) -> str:
 
 
 SPLITS, SQLITE = ("train", "valid", "test"), "sqlite:///"
+SPLIT_NAME = r"^(train|(valid|test)(_[A-Za-z0-9]+)?)$"
+
+
+def is_split(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(SPLIT_NAME, name) is not None
 
 
 def _source(value: Any) -> Any:
@@ -52,7 +58,7 @@ def _source(value: Any) -> Any:
         return _absolute(value)
     if isinstance(value, list) and value and all(isinstance(path, str) for path in value):
         return [_absolute(path) for path in value]
-    if isinstance(value, dict) and value and set(value) <= {*SPLITS} and all(isinstance(path, str) for path in value.values()):
+    if isinstance(value, dict) and value and all(isinstance(path, str) and is_split(name) for name, path in value.items()):
         return {split: _absolute(path) for split, path in value.items()}
     raise ValueError("a path, a list of paths, or a mapping of train, valid and test to paths")
 
@@ -68,7 +74,6 @@ def _matching(pattern: str, what: str) -> AfterValidator:
 
 LocalPath = Annotated[str, AfterValidator(_absolute)]
 Source = Annotated[str | list[str] | dict[str, str], PlainValidator(_source)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Annotated[
     str,
     _matching(r"(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*", "recall, ndcg, hit, precision, mrr or map at a K, as recall@20"),
@@ -114,38 +119,6 @@ class KCore(Section):
     items: Positive = 1
 
 
-class RatioSplit(Section):
-    """Per user: the last rows by time, or random ones, become valid and test; at least one row stays in train."""
-
-    by: Literal["ratio"]
-    valid: Fraction = 0.1
-    test: Fraction = 0.1
-    order: Literal["time", "random"] = "random"
-
-    @model_validator(mode="after")
-    def _room_for_train(self) -> RatioSplit:
-        if self.valid + self.test >= 1:
-            raise ValueError("valid and test whose sum is < 1")
-        return self
-
-
-class LeaveOneOut(Section):
-    """Per user: the last row is test, the one before it valid; a user with fewer than three rows only trains.
-
-    Last by time; where data.columns.time is not given, last in the source: by file, and in a file by place.
-    """
-
-    by: Literal["leave_one_out"]
-
-
-class GivenSplit(Section):
-    """The source says which row belongs where, in a column or by file; `valid_fraction` is cut from train per user."""
-
-    by: Literal["given"]
-    column: str = "split"
-    valid_fraction: Fraction = 0.0
-
-
 class Titles(Section):
     """A file of item titles, for people who read recommendations."""
 
@@ -155,22 +128,28 @@ class Titles(Section):
 
 
 class Data(Section):
-    """`source` is a file, a folder, a list of them, or a mapping of train, valid and test to them."""
+    """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, test_NAME to them.
+
+    `time_units: seconds` makes seconds of numbers that are milliseconds, microseconds or nanoseconds since 1970 by their size.
+    `on_bad_file`: a file that cannot be read ends the preparation, or is put aside and counted.
+    """
 
     source: Source
-    format: Literal["auto", "csv", "tsv", "parquet", "inter", "lightgcn"] = "auto"
+    format: Literal["auto", "csv", "tsv", "parquet", "inter", "jsonl", "lightgcn"] = "auto"
+    time_units: Literal["keep", "seconds"] = Field("keep", exclude_if=lambda rule: rule == "keep")
+    on_bad_file: Literal["fail", "quarantine"] = Field("fail", exclude_if=lambda rule: rule == "fail")  # no new fingerprints
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: Columns = Columns()
     keep: list[Rule] = []
     repeats: Literal["first", "last"] = "first"
     k_core: KCore = KCore()
-    split: Annotated[RatioSplit | LeaveOneOut | GivenSplit, Field(discriminator="by")] = RatioSplit(by="ratio")
+    split: Annotated[Split, Field(discriminator="by")] = RatioSplit(by="ratio")
     titles: Titles | None = None
 
     @model_validator(mode="after")
     def _time_to_order_by(self) -> Data:
-        if isinstance(self.split, RatioSplit) and self.split.order == "time" and self.columns.time is None:
-            raise InputError("data.split.order: got 'time', takes random where data.columns.time is not given")
+        if self.columns.time is None:
+            refuse_without_time(self.split)
         return self
 
 
@@ -318,7 +297,7 @@ class Recipe(Section):
             names = ", ".join(view["name"] for view in self.views)
             raise InputError(f"views: got {names}, takes none under objective {self.objective['name']}")
         chosen, split = self.training.select_on, self.data.split
-        if isinstance(split, RatioSplit) and chosen != "none" and not getattr(split, chosen):
+        if isinstance(split, RatioSplit | TemporalSplit | ShiftedSplit) and chosen != "none" and not getattr(split, chosen):
             takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]
             raise InputError(f"training.select_on: got {chosen!r}, takes {' or '.join(takes)} where data.split.{chosen} is 0")
         return self

@@ -84,7 +84,7 @@ def _takes(detail: Any) -> str:
     if kind == "union_tag_invalid":
         return f"takes {context['discriminator']}: one of {context['expected_tags']}".replace("'", "")
     if kind == "union_tag_not_found":
-        return "takes by: ratio, leave_one_out or given, and what goes with it"
+        return "takes by: ratio, leave_one_out, given, temporal or shifted, and what goes with it"
     if kind.startswith("int_"):
         return "takes a whole number"
     if kind.startswith(("float_", "finite_")):

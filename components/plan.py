@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from components import storage
-from components.config import GivenSplit, Recipe
+from components.config import Recipe
 from components.data import cleaning, manifest, sources
 from components.data.arrow import pc
 from components.data.cleaning import Counts
@@ -24,6 +24,7 @@ from components.evaluation.ranking import check_k
 from components.negatives import Memory, check_counts, check_memory
 from components.objectives import _drawn, _fold, _shared
 from components.objectives._drawn import is_dense
+from components.split_rules import GivenSplit
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer

@@ -11,26 +11,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import Data, Rule
-from components.data import partitions, readers, sources, values
+from components.config import SPLIT_NAME, Data, Rule
+from components.data import partitions, readers, sources, units, values
 from components.data.arrow import pc
 from components.data.files import Part, SourceFile
 from components.data.readers import Block
 from components.data.sources import SourcePlan
 
-SPLIT_NAME = r"^(train|(valid|test)(_[A-Za-z0-9]+)?)$"
 QUARANTINE = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 
 
 @dataclass
 class Counts:
-    """read = kept + filtered + quarantined."""
+    """read = kept + filtered + quarantined. `times` counts kept rows by the unit that their time looks like (units)."""
 
     read: int = 0
     kept: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
+    times: Counter[str] = field(default_factory=Counter)
     float_time: bool = False
 
     def __add__(self, other: Counts) -> Counts:
@@ -40,6 +40,7 @@ class Counts:
             self.filtered + other.filtered,
             self.quarantined + other.quarantined,
             self.splits + other.splits,
+            self.times + other.times,
             self.float_time or other.float_time,
         )
 
@@ -80,12 +81,21 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
     """Refuses rows that cannot be used, then filters those that fail a rule: a row with both faults is refused."""
     keys = sources.wanted(data, part.file)
     refused = values.Refusals(len(block.order))
+    for name in keys.values():
+        refused.add(np.full(len(block.order), name not in part.file.names), f"{name} is not in the file")
     user = values.ids(block.columns[keys["data.columns.user"]], keys["data.columns.user"], plan.user_type, refused)
     item = values.ids(block.columns[keys["data.columns.item"]], keys["data.columns.item"], plan.item_type, refused)
     columns: dict[str, pa.Array] = {"user": user, "item": item}
     counts = Counts(read=len(block.order) + len(block.refused))
+    is_number = plan.time_kind == "number"
+    unit, future = np.zeros(len(block.order), np.int8), np.zeros(len(block.order), bool)
     if (name := keys.get("data.columns.time")) and plan.time_kind:
         whole, fraction, counts.float_time = values.times(block.columns[name], name, plan.time_kind, refused)
+        unit = units.of(whole) if is_number else np.full(len(whole), units.NAMES.index("microseconds"), np.int8)
+        future = units.later_than(whole, unit, part.file.mtime_ns)
+        if is_number and data.time_units == "seconds":
+            whole, fraction = units.in_seconds(whole, fraction, unit)
+            counts.float_time = bool(fraction[refused.good].any())
         columns |= {"time": pa.array(whole), "fraction": pa.array(fraction)}
     if data.split.by == "given":
         columns["split"] = _split(block, keys.get("data.split.column"), sources.file_split(data, part.file), refused)
@@ -93,6 +103,9 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
     passed = _filter(block, data.keep, refused, counts)
     kept = pa.table(columns).filter(pa.array(passed))
     counts.kept = kept.num_rows
+    if "time" in columns:
+        rows = np.bincount(unit[passed], minlength=len(units.NAMES)).tolist() if is_number else []
+        counts.times += Counter(dict(zip(units.NAMES, rows, strict=False))) + Counter(future=int(future[passed].sum()))
     if "split" in columns:
         counts.splits.update({v["values"]: v["counts"] for v in kept["split"].value_counts().to_pylist()})
     table = _refused_rows(block, refused, part.file)

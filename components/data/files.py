@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DELIMITERS = {"csv": ",", "tsv": "\t", "inter": "\t"}
+EXPANSION_BITS = 20  # zstd's densest block makes 2^17 bytes of 4, gzip's 2^10 of 1
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,23 @@ class SourceFile:
     row_groups: tuple[int, ...] = ()
     data_start: int = 0
     footer: str | None = None
+    compression: str | None = None
+    partitions: tuple[tuple[str, str | None], ...] = ()  # columns that the folders' names hold: day=2020-01-01
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column, the folders' too."""
+        return self.columns + tuple(name for name, _ in self.partitions if name not in self.columns)
+
+    @property
+    def end(self) -> int:
+        """No byte of text is at or beyond it; of a compressed file a bound, since its size is not known."""
+        return self.bytes if self.compression is None else self.bytes << EXPANSION_BITS
 
     @property
     def positions(self) -> int:
         """How many values of `order` the file uses: rows of Parquet, bytes of text."""
-        return self.bytes if self.rows is None else self.rows
+        return self.end if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def check_order(encoder: str, reads_order: bool, objective: Mapping[str, Any], d
         raise InputError(f"data.split.order: got 'random', takes time {where}")
     if data.split.by == "given" and data.split.valid_fraction:
         raise InputError(f"data.split.valid_fraction: got {data.split.valid_fraction}, takes 0 {where}: it is cut at random")
+    if data.split.by == "shifted":
+        raise InputError(f"data.split.by: got 'shifted', takes ratio, leave_one_out, given or temporal {where}: rows are drawn")
     if data.columns.time is None and data.split.by != "leave_one_out":
         raise InputError(
             f"data.columns.time: got none, takes a column {where} (data.split.by leave_one_out takes the file's order)"

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config import SPLITS, GivenSplit, LeaveOneOut, Recipe
-from components.data import sources, vocabulary
+from components.config import SPLITS, Recipe
+from components.data import shifted, sources, vocabulary
 from components.data.cleaning import Counts
 from components.data.files import SourceFile
 from components.data.sources import SourcePlan
 from components.data.statistics import DatasetStatistics
 from components.errors import InputError
+from components.split_rules import GivenSplit, RatioSplit, ShiftedSplit, Split
 
 LAYOUT = 1  # raised when the same rules and source give other bytes
 
@@ -22,9 +23,9 @@ LAYOUT = 1  # raised when the same rules and source give other bytes
 def uses_seed(recipe: Recipe) -> bool:
     """Whether a random draw decides the split."""
     split = recipe.data.split
-    if isinstance(split, LeaveOneOut):
-        return False
-    return split.valid_fraction > 0 if isinstance(split, GivenSplit) else split.order == "random"
+    if isinstance(split, GivenSplit):
+        return split.valid_fraction > 0
+    return isinstance(split, ShiftedSplit) or (isinstance(split, RatioSplit) and split.order == "random")
 
 
 def all_sources(recipe: Recipe, plan: SourcePlan) -> list[dict[str, Any]]:
@@ -55,9 +56,10 @@ def dataset_path(recipe: Recipe, plan: SourcePlan | None = None) -> Path:
     return Path(recipe.scale.storage_path) / "datasets" / fingerprint(recipe, plan)
 
 
-def split_names(counts: Counts) -> list[str]:
-    """train, valid, test, then the source's further ones (test_ood), ascending: their positions are the splits' codes."""
-    return [*SPLITS, *sorted(set(counts.splits) - set(SPLITS))]
+def split_names(counts: Counts, rule: Split) -> list[str]:
+    """train, valid, test, then the source's or the rule's further ones, ascending: their positions are the splits' codes."""
+    further = shifted.names(rule) if isinstance(rule, ShiftedSplit) else counts.splits
+    return [*SPLITS, *sorted(set(further) - set(SPLITS))]
 
 
 def refuse_if_empty(rows: int, counts: Counts, stage: str, rounds: Sequence[dict[str, int]] = ()) -> None:
@@ -80,11 +82,13 @@ def compose(
     rounds: list[dict[str, int]],
     statistics: DatasetStatistics,
     titled: int,
+    found: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest, apart from the list of files."""
+    """The manifest, apart from the list of files. `found` is what else was found out."""
     counts.check()
-    left = statistics.rows.total()
-    assert rounds[-1]["rows"] == left, f"k-core left {rounds[-1]['rows']} rows, {left} were written"
+    left, unknown = statistics.rows.total(), statistics.dropped.total()
+    core = rounds[-1]["rows"]
+    assert core == left + unknown, f"k-core left {core} rows, {left} were written and {unknown} dropped as unknown"
     return {
         "kind": "dataset",
         "layout": LAYOUT,
@@ -99,10 +103,12 @@ def compose(
             "filtered": dict(counts.filtered),
             "quarantined": dict(counts.quarantined),
             "repeats": counts.kept - distinct_rows,
-            "k_core": distinct_rows - left,
+            "k_core": distinct_rows - core,
             "k_core_rounds": rounds,
+            "unknown": dict(statistics.dropped),
             "left": left,
         },
+        **found,
         "rules": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed if uses_seed(recipe) else None,
         "sources": all_sources(recipe, plan),

@@ -6,8 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,36 +15,15 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.data import values
+from components.data import json_lines, values
 from components.data.arrow import pc
 from components.data.files import DELIMITERS, Part, SourceFile
+from components.data.lines import Block, Lines, Refused, lines_of
 from components.errors import InputError
 
-BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 1 << 17
 LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A line or row that cannot be used; `line` counts from 1 in the part."""
-
-    line: int
-    reason: str
-    raw: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of a part: columns of equal length, each row's position in the file, its line, and rows' text on demand."""
-
-    columns: dict[str, pa.Array]
-    order: Ints
-    line: Ints
-    raw: Callable[[Ints], list[str]]
-    last_line: int
-    refused: list[Refused] = field(default_factory=list)
 
 
 def read(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
@@ -54,15 +32,29 @@ def read(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     Raises:
         InputError: the file cannot be read (cut off, gone).
     """
-    if part.file.format == "parquet":
-        return _parquet(part, names)
-    parse = _pairs if part.file.format == "lightgcn" else _rows
-    return (parse(lines, part.file, names, encoding) for lines in _lines(part))
+    own = [name for name in names if name in part.file.columns]
+    blocks = _parquet(part, own) if part.file.format == "parquet" else _text(part, own, encoding)
+    return (_with_others(block, part.file, names) for block in blocks)
+
+
+def _text(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
+    parse = {"lightgcn": _pairs, "jsonl": json_lines.parse}.get(part.file.format, _rows)
+    try:
+        yield from (parse(lines, part.file, names, encoding) for lines in lines_of(part))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{part.file.path}: not readable (cut off?): {error}") from error
+
+
+def _with_others(block: Block, file: SourceFile, names: Sequence[str]) -> Block:
+    """With the columns that a file has from its path alone, as text; nulls where it does not have one at all."""
+    others = [name for name in names if name not in file.columns]
+    constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.order)) for name in others}
+    return replace(block, columns={**block.columns, **constants}) if others else block
 
 
 def whole(file: SourceFile) -> Part:
     """All of a file as one part."""
-    stop = file.bytes if file.rows is None else len(file.row_groups)
+    stop = file.end if file.rows is None else len(file.row_groups)
     return Part(0, file, file.data_start, stop, 0)
 
 
@@ -71,7 +63,7 @@ def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) ->
     if file.rows is not None:
         column = next((block.columns[name] for block in read(whole(file), [name], encoding)), pa.array([], pa.string()))
     else:
-        part = Part(0, file, file.data_start, min(file.bytes, file.data_start + head_bytes), 0)
+        part = Part(0, file, file.data_start, min(file.end, file.data_start + head_bytes), 0)
         column = next((block.columns[name] for block in read(part, [name], encoding)), pa.array([], pa.string()))
     return [text for text in values.utf8(column, name, values.Refusals(len(column))).to_pylist() if text]
 
@@ -122,54 +114,7 @@ def _python(column: pa.Array) -> list[Any]:
 # text ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """Whole lines of a file: line n is data[starts[n]:ends[n]], at `position + starts[n]` in the file."""
-
-    data: NDArray[np.uint8]
-    starts: Ints
-    ends: Ints  # without the line's end
-    position: int
-    first: int  # number of the first line, from 1 in the part
-
-    def bytes_of(self, n: int) -> bytes:
-        return self.data[self.starts[n] : self.ends[n]].tobytes()
-
-    def text_of(self, n: int, encoding: str) -> str:
-        return self.bytes_of(n).decode(encoding, errors="backslashreplace")
-
-
-def _lines(part: Part) -> Iterator[_Lines]:
-    """The lines that start in a part; a line that the part before it started is that part's."""
-    with Path(part.file.path).open("rb") as file:
-        position = part.start
-        if position > part.file.data_start:
-            file.seek(position - 1)
-            position += len(file.readline()) - 1
-        else:
-            file.seek(position)
-        first = 1
-        while position < part.stop:
-            data = file.read(min(BLOCK_BYTES, part.stop - position))
-            if not data:
-                raise InputError(f"{part.file.path}: got {position} bytes, takes {part.file.bytes}: it shrank while being read")
-            data += file.readline() if not data.endswith(b"\n") else b""
-            lines = _split(data, position, first)
-            yield lines
-            position, first = position + len(data), first + len(lines.starts)
-
-
-def _split(data: bytes, position: int, first: int) -> _Lines:
-    if not data.endswith(b"\n"):
-        data += b"\n"
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == 10)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    returns = (ends > starts) & (array[ends - 1] == 13)
-    return _Lines(array, starts, ends - returns, position, first)
-
-
-def _rows(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
+def _rows(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
     """Lines of delimited text. A line is a row: a line break inside quotes is refused."""
     refusals = values.Refusals(len(lines.starts))
     blank = lines.starts == lines.ends
@@ -204,13 +149,13 @@ def _wrong_fields(file: SourceFile) -> str:
     return f"wrong number of fields (the header has {len(file.columns)})"
 
 
-def _count(lines: _Lines, byte: int) -> Ints:
+def _count(lines: Lines, byte: int) -> Ints:
     """How often a byte occurs in each line."""
     found = np.flatnonzero(lines.data == byte)
     return np.searchsorted(found, lines.ends) - np.searchsorted(found, lines.starts)
 
 
-def _bytes(lines: _Lines, used: Ints, encoding: str) -> bytes:
+def _bytes(lines: Lines, used: Ints, encoding: str) -> bytes:
     """The used lines again as bytes of UTF-8 (or what claims to be)."""
     if len(used) == len(lines.starts):
         data = lines.data.tobytes()
@@ -275,7 +220,7 @@ def _parse_slowly(data: bytes, file: SourceFile, at: dict[str, str]) -> tuple[di
     return {name: pa.array(column, pa.binary()) for name, column in columns.items()}, wrong
 
 
-def _pairs(lines: _Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
+def _pairs(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) -> Block:
     """Lines `user item item ...`: one row for each item; a user without items is no row."""
     assert set(names) <= {"user", "item"}, f"lightgcn has users and items, got {names}"
     offsets = np.append(lines.starts, len(lines.data)).astype(np.int32)

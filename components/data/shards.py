@@ -15,12 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.config import Data
-from components.data import partitions, splits
+from components.data import partitions, splits, temporal
 from components.data.arrow import pc
+from components.data.shifted import Shift
 from components.data.statistics import ShardStatistics
+from components.data.temporal import Cuts, Search
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+DEAD, UNKNOWN = -1, -2  # ids of items that the k-core or a cut by time leaves out
 
 
 @dataclass(frozen=True)
@@ -152,36 +155,91 @@ def _column(table: pa.Table, name: str) -> Ints:
 
 
 @dataclass(frozen=True)
+class Core:
+    """What the k-core left, to the passes of a split by time: `alive` is by the items' codes."""
+
+    alive: Bools
+    min_rows: int
+    float_time: bool
+
+    def of(self, files: ShardFiles) -> tuple[Ints, Ints, Ints]:
+        """(user, code of the item, moment) of the shard's rows that are left."""
+        table, codes = partitions.read_all(files.rows), np.load(files.codes)
+        user, item = _column(table, "user"), _column(table, "item")
+        kept = survivors(user, item, self.alive[codes], self.min_rows)
+        return user[kept], codes[item[kept]], temporal.moments(temporal.times_of(table, self.float_time))[kept]
+
+
+def span(files: ShardFiles, core: Core) -> tuple[int, int] | None:
+    """(first, last) moment of the shard."""
+    _, _, moments = core.of(files)
+    return (int(moments.min()), int(moments.max())) if len(moments) else None
+
+
+def count_moments(files: ShardFiles, core: Core, searches: Sequence[Search]) -> list[Ints]:
+    """One pass of finding cuts by share."""
+    _, _, moments = core.of(files)
+    return [search.count(moments) for search in searches]
+
+
+def train_part(files: ShardFiles, core: Core, cuts: Cuts) -> tuple[int, Ints, Ints]:
+    """(users with a row in train, codes of the items with one, rows of train, valid and test)."""
+    user, item, moments = core.of(files)
+    codes = cuts.codes(moments)
+    trains = codes == splits.TRAIN
+    return len(np.unique(user[trains])), np.unique(item[trains]), np.bincount(codes, minlength=3)
+
+
+@dataclass(frozen=True)
 class Numbering:
     """A shard's users count on from `first_user`; a split's code is its position in `split_names`."""
 
     first_user: int
     float_time: bool
-    split_names: Sequence[str]
+    split_names: list[str]
 
 
 def finish(
-    files: ShardFiles, out: Path, data: Data, seed: int, numbering: Numbering, new_ids: NDArray[np.int32]
+    files: ShardFiles,
+    out: Path,
+    data: Data,
+    seed: int,
+    numbering: Numbering,
+    new_ids: NDArray[np.int32],
+    law: Cuts | Shift | None = None,
 ) -> ShardStatistics:
     """Writes the shard's part of users.parquet and of every split; a user's rows stay ordered by time.
 
-    `new_ids[code]` is an item's id, -1 where it is dropped.
+    `new_ids[code]` is an item's id, DEAD where it is dropped, UNKNOWN where `law` drops it: its rows are all held out.
+    `law` is that of a temporal or a shifted split.
     """
     table = partitions.read_all(files.rows)
     new_id = new_ids[np.load(files.codes)]
-    kept = survivors(_column(table, "user"), _column(table, "item"), new_id >= 0, data.k_core.users)
+    kept = survivors(_column(table, "user"), _column(table, "item"), new_id != DEAD, data.k_core.users)
+    dropped: dict[str, int] = {}
+    if isinstance(law, Cuts) and law.drop_unknown:
+        table = table.filter(pa.array(kept))
+        codes = law.codes(temporal.moments(temporal.times_of(table, numbering.float_time)))
+        lost = temporal.unknown(_column(table, "user"), new_id[_column(table, "item")] >= 0, codes)
+        dropped = {name: int((codes[lost] == code).sum()) for code, name in enumerate(numbering.split_names)}
+        kept = ~lost
     table = table.filter(pa.array(kept))
     present, user = np.unique(_column(table, "user"), return_inverse=True)
     raw = partitions.read_all(files.users)["raw"].combine_chunks().take(pa.array(present))
-    given = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
-    split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, given)
-    columns = {
-        "user": pa.array((user + numbering.first_user).astype(np.int32)),
-        "item": pa.array(new_id[_column(table, "item")]),
-    }
-    if "time" in table.column_names:
-        time = table["time"].combine_chunks()
-        columns["time"] = pc.add(pc.cast(time, pa.float64(), safe=False), table["fraction"]) if numbering.float_time else time
+    item = new_id[_column(table, "item")]
+    times = temporal.times_of(table, numbering.float_time) if "time" in table.column_names else None
+    if isinstance(law, Shift):
+        keys = splits.random_keys(user, partitions.stable_hash(raw), seed)
+        split = law.codes(item.astype(np.int64), keys, numbering.split_names)
+    elif isinstance(law, Cuts):
+        assert times is not None, "a split by time has times"
+        split = law.codes(temporal.moments(times))
+    else:
+        given = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
+        split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, given)
+    columns = {"user": pa.array((user + numbering.first_user).astype(np.int32)), "item": pa.array(item)}
+    if times is not None:
+        columns["time"] = pa.array(times)
     rows = pa.table(columns)
     name = f"part-{files.shard:05d}.parquet"
     for code, split_name in enumerate(numbering.split_names):
@@ -189,4 +247,4 @@ def finish(
     degree = np.bincount(user[split == splits.TRAIN], minlength=len(raw))
     ids = np.arange(len(raw), dtype=np.int32) + np.int32(numbering.first_user)
     partitions.write_parquet(pa.table({"id": ids, "raw": raw, "degree": degree}), out / "users.parquet" / name)
-    return ShardStatistics.of(user, np.asarray(columns["item"]), split, numbering.split_names)
+    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,17 +14,34 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.config import SPLITS, Data, GivenSplit
-from components.data import readers, values
+from components.config import Data
+from components.data import finding, json_lines, lines, readers, temporal, values
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.errors import InputError
+from components.split_rules import GivenSplit, TemporalSplit
 
-COMPANIONS = {".item", ".user", ".kg", ".link", ".net", ".md", ".txt", ".json", ".yaml", ".yml"}  # beside a log, no log
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".inter": "inter", ".item": "inter"}
+OPENERS = 16  # files opened at once: the wait is the storage's
 HEAD_BYTES = 1 << 16  # enough rows to see what times look like
 PART_BYTES = 32 << 20  # of text, for one task
 PART_ROWS = 1 << 20  # of Parquet, for one task
 BYTES_PER_ROW = 24  # of text: a guess that only sets the number of partitions
+COMPRESSED_BYTES_PER_ROW = 8
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that cannot be read and was put aside."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+    reason: str
+
+
+def _estimated_rows(file: SourceFile) -> int:
+    if file.rows is not None:
+        return file.rows
+    return file.bytes // (BYTES_PER_ROW if file.compression is None else COMPRESSED_BYTES_PER_ROW)
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,7 @@ class SourcePlan:
     user_type: Literal["int64", "string"]
     item_type: Literal["int64", "string"]
     time_kind: Literal["number", "date"] | None
+    bad: tuple[BadFile, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -47,7 +66,7 @@ class SourcePlan:
 
     @property
     def estimated_rows(self) -> int:
-        return sum(file.bytes // BYTES_PER_ROW if file.rows is None else file.rows for file in self.files)
+        return sum(_estimated_rows(file) for file in self.files)
 
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
@@ -59,10 +78,33 @@ class SourcePlan:
             order += file.positions
         return parts
 
+    def tasks(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[list[Part]]:
+        """The parts, small ones together: a task has at most what one part may have, or one part."""
+        tasks: list[list[Part]] = []
+        room = 0.0
+        for part in self.parts(part_bytes, part_rows):
+            size = _size(part, part_bytes, part_rows)
+            if size > room:
+                tasks.append([])
+                room = 1.0
+            tasks[-1].append(part)
+            room -= size
+        return tasks
+
     def describe(self) -> list[dict[str, object]]:
         """What the fingerprint and the manifest say of the source: everything but its contents."""
         names = ("path", "format", "split", "bytes", "mtime_ns", "rows", "footer")
-        return [{name: getattr(file, name) for name in names} for file in self.files]
+        good = [{name: getattr(file, name) for name in names} for file in self.files]
+        return good + [vars(file) for file in self.bad]
+
+
+def _size(part: Part, part_bytes: int, part_rows: int) -> float:
+    """As a share of the largest part."""
+    if part.file.rows is not None:
+        return sum(part.file.row_groups[part.start : part.stop]) / part_rows
+    if part.file.compression is not None:
+        return part.file.bytes * BYTES_PER_ROW / COMPRESSED_BYTES_PER_ROW / part_bytes
+    return (part.stop - part.start) / part_bytes
 
 
 def inspect(data: Data) -> SourcePlan:
@@ -71,19 +113,30 @@ def inspect(data: Data) -> SourcePlan:
     Raises:
         InputError: nothing there, an empty or unreadable file, no rows, a column that is not there or of a useless type.
     """
-    files = tuple(_open(path, kind, split, data.encoding) for path, kind, split in _find(data))
+    with ThreadPoolExecutor(OPENERS) as pool:
+        opened = list(pool.map(lambda found: _try_open(found[0], found[1], found[2], data.encoding), finding.find(data)))
+    files = tuple(file for file in opened if isinstance(file, SourceFile))
+    bad = [file for file in opened if isinstance(file, BadFile)]
+    if bad and (data.on_bad_file == "fail" or len(bad) == len(opened)):
+        more = f" ({len(bad)} of {len(opened)} files are bad)" if len(bad) > 1 else ""
+        raise InputError(bad[0].reason + more)
     if isinstance(data.source, dict) and not isinstance(data.split, GivenSplit):
         raise InputError(f"data.split.by: got {data.split.by!r}, takes 'given' where data.source maps train, valid and test")
     for file in files:
         _check_columns(data, file)
-    if not any(file.rows or (file.rows is None and file.data_start < file.bytes) for file in files):
+    _check_missing(data, files)
+    if not any(file.rows or (file.rows is None and file.data_start < file.end) for file in files):
         what = "a header without rows" if files[0].rows is None else "no rows"
         raise InputError(f"data.source: {', '.join(file.path for file in files[:3])}: got {what}, takes at least one row")
+    time_kind = _time_kind(files, data) if data.columns.time else None
+    if isinstance(data.split, TemporalSplit) and data.split.test_from is not None:
+        temporal.times_of_rule(data.split, time_kind)
     return SourcePlan(
         files,
         user_type=_id_type(files, data.columns.user, "user"),
         item_type=_id_type(files, data.columns.item, "item"),
-        time_kind=_time_kind(files, data) if data.columns.time else None,
+        time_kind=time_kind,
+        bad=tuple(bad),
     )
 
 
@@ -93,9 +146,9 @@ def open_one(path: str, encoding: str) -> SourceFile:
     Raises:
         InputError: not there, empty, of an unknown suffix or unreadable.
     """
-    kind = SUFFIXES.get(Path(path).suffix.lower())
+    kind = finding.SUFFIXES.get(finding.plain(Path(path)).suffix.lower())
     if kind is None:
-        raise InputError(f"{path}: got the suffix {Path(path).suffix!r}, takes one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: got the suffix {Path(path).suffix!r}, takes one of {', '.join(finding.SUFFIXES)}")
     return _open(Path(path), kind, None, encoding)
 
 
@@ -104,82 +157,36 @@ def file_split(data: Data, file: SourceFile) -> str | None:
     return file.split if data.split.by == "given" else None
 
 
-# finding ------------------------------------------------------------------------------------------------------------
-
-
-def _find(data: Data) -> Iterator[tuple[Path, str, str | None]]:
-    if isinstance(data.source, dict):
-        if "train" not in data.source:
-            raise InputError(
-                f"data.source: got {' and '.join(data.source) or 'no key'}, takes train, and beside it valid and test"
-            )
-        for split in SPLITS:
-            if split in data.source:
-                yield from ((path, kind, split) for path, kind in _expand(data.source[split], data.format))
-        return
-    for source in [data.source] if isinstance(data.source, str) else data.source:
-        for path, kind in _expand(source, data.format):
-            yield path, kind, path.stem if kind == "lightgcn" and path.stem in SPLITS else None
-
-
-def _expand(source: str, kind: str) -> list[tuple[Path, str]]:
-    """The files of a path in the order of their names; hidden ones and those that start with `_` are no data."""
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"data.source: {path}: no such file or folder")
-    if path.is_file():
-        return [(path, _kind(path, kind))]
-    inside = sorted(p for p in path.rglob("*") if p.is_file() and not any(n[0] in "._" for n in p.relative_to(path).parts))
-    found = [(p, known) for p in inside if (known := _known(p)) and kind in ("auto", known)]
-    if not found and kind not in ("auto", "lightgcn"):
-        found = [(p, kind) for p in inside]
-    kinds = sorted({known for _, known in found})
-    unknown = [p for p in inside if _known(p) is None and p.suffix.lower() not in COMPANIONS]
-    if found and kind == "auto" and unknown:
-        names = ", ".join(p.name for p in unknown[:5])
-        raise InputError(
-            f"data.source: {path}: got {len(unknown)} files beside the data that are none: {names}; takes data alone"
-        )
-    if not found:
-        raise InputError(f"data.source: {path}: got a folder without data, takes {', '.join(SUFFIXES)}, train.txt or test.txt")
-    if len(kinds) > 1:
-        raise InputError(f"data.source: {path}: got {' and '.join(kinds)} files together, takes one of them in data.format")
-    return found
-
-
-def _known(path: Path) -> str | None:
-    if path.suffix == ".txt" and path.stem in SPLITS:
-        return "lightgcn"
-    return None if path.suffix.lower() == ".item" else SUFFIXES.get(path.suffix.lower())
-
-
-def _kind(path: Path, kind: str) -> str:
-    known = kind if kind != "auto" else _known(path)
-    if known is None:
-        raise InputError(
-            f"data.format: {path}: 'auto' does not know {path.suffix!r}, takes csv, tsv, parquet, inter or lightgcn"
-        )
-    return known
-
-
 # opening ------------------------------------------------------------------------------------------------------------
 
 
+def _try_open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile | BadFile:
+    try:
+        return _open(path, kind, split, encoding)
+    except InputError as error:
+        stat = path.stat() if path.is_file() else None
+        return BadFile(str(path), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0, str(error))
+
+
 def _open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile:
+    compression = finding.COMPRESSIONS.get(path.suffix.lower()) if kind != "parquet" else None
     try:
         stat = path.stat()
-        with path.open("rb") as stream:
-            head = stream.readline() if kind in DELIMITERS else stream.read(3)
+        base = SourceFile(str(path), kind, split, stat.st_size, stat.st_mtime_ns, (), compression=compression)
+        with lines.open_text(base) as stream:
+            head = stream.readline() if kind in DELIMITERS else stream.read(HEAD_BYTES if kind == "jsonl" else 3)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{path}: {error.strerror or error}") from error
     if not head:
         raise InputError(f"{path}: got an empty file, takes {'a header and ' if kind in DELIMITERS else ''}rows")
-    base = SourceFile(str(path), kind, split, stat.st_size, stat.st_mtime_ns, ())
+    base = _with(base, partitions=finding.partitions(path))
     if kind == "parquet":
         return _open_parquet(base)
     bom = 3 if head.startswith(b"\xef\xbb\xbf") else 0
     if kind == "lightgcn":
         return _with(base, columns=("user", "item"), data_start=bom)
+    if kind == "jsonl":
+        return _with(base, columns=json_lines.keys(str(path), head[bom:], encoding), data_start=bom)
     names = _header(path, head[bom:].rstrip(b"\r\n"), kind, encoding)
     return _with(base, columns=names, data_start=len(head))
 
@@ -235,8 +242,8 @@ def _type_name(meta: pq.FileMetaData, schema: pa.Schema, column: int) -> str:
 
 def _cut(file: SourceFile, part_bytes: int, part_rows: int) -> Iterator[tuple[int, int]]:
     if file.rows is None:
-        size = file.bytes - file.data_start
-        count = -(-size // part_bytes)
+        size = file.end - file.data_start
+        count = -(-size // part_bytes) if file.compression is None else 1
         edges = [file.data_start + size * n // count for n in range(count + 1)] if count else []
         yield from itertools.pairwise(edges)
         return
@@ -270,7 +277,7 @@ TAKES = {"user": values.ID_KINDS, "item": values.ID_KINDS, "time": values.TIME_K
 def missing(key: str, name: str, file: SourceFile) -> InputError:
     """The error of a column that is not there, or there twice."""
     got = "twice in" if name in file.columns else "not in"
-    return InputError(f"{key}: got {name!r}, {got} {file.path}; takes one of {', '.join(file.columns)}")
+    return InputError(f"{key}: got {name!r}, {got} {file.path}; takes one of {', '.join(file.names)}")
 
 
 def _check_columns(data: Data, file: SourceFile) -> None:
@@ -281,16 +288,30 @@ def _check_columns(data: Data, file: SourceFile) -> None:
             f"{file.path}: data.split.by 'given' takes train.txt, valid.txt and test.txt, or a mapping in data.source"
         )
     for key, name in wanted(data, file).items():
-        if file.columns.count(name) != 1:
+        if file.names.count(name) > 1 or (name not in file.names and key in ("data.columns.user", "data.columns.item")):
             raise missing(key, name, file)
-        kind = file.types[file.columns.index(name)] if file.types else "text"
+        if name not in file.names:
+            continue
+        kind = _kind_of(file, name)
         takes = TAKES.get(key.split(".")[-1], values.SPLIT_KINDS if key == "data.split.column" else values.NUMBER_KINDS)
         if kind not in takes:
             raise InputError(f"{key}: {name!r} of {file.path} is {kind}, takes {', '.join(takes)}")
 
 
+def _check_missing(data: Data, files: tuple[SourceFile, ...]) -> None:
+    """A column other than user and item may be missing in some files, whose rows are refused, but not in all."""
+    for key, name in {pair for file in files for pair in wanted(data, file).items()}:
+        if not any(name in file.names for file in files):
+            raise missing(key, name, files[0])
+
+
+def _kind_of(file: SourceFile, name: str) -> str:
+    """What the file's footer says of a column; all else is text."""
+    return file.types[file.columns.index(name)] if file.types and name in file.columns else "text"
+
+
 def _kinds(files: tuple[SourceFile, ...], name: str) -> set[str]:
-    return {file.types[file.columns.index(name)] if file.types else "text" for file in files}
+    return {_kind_of(file, name) for file in files if name in file.names}
 
 
 def _id_type(files: tuple[SourceFile, ...], name: str, role: str) -> Literal["int64", "string"]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from components.config import GivenSplit, LeaveOneOut, RatioSplit
 from components.data.partitions import mix
+from components.split_rules import GivenSplit, LeaveOneOut, RatioSplit, Split
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int8]
@@ -19,13 +19,17 @@ TRAIN, VALID, TEST = range(3)
 EPSILON = 1e-9  # 0.1 * 30 is 3.0000000000000004 and 0.29 * 100 is 28.999999999999996: both are whole shares
 
 
-def cut(rule: RatioSplit | LeaveOneOut | GivenSplit, user: Ints, user_hash: Hashes, seed: int, given: Codes | None) -> Codes:
-    """Applies a recipe's `data.split`. `given` holds the source's own codes (2 and above are tests of any name)."""
+def cut(rule: Split, user: Ints, user_hash: Hashes, seed: int, given: Codes | None) -> Codes:
+    """Applies a recipe's `data.split` where it looks at each user's rows alone.
+
+    `given` holds the source's own codes (2 and above are tests of any name).
+    """
     if isinstance(rule, LeaveOneOut):
         return leave_one_out(user)
     if isinstance(rule, RatioSplit):
         draw = random_keys(user, user_hash, seed) if rule.order == "random" else None
         return ratio(user, rule.valid, rule.test, draw)
+    assert isinstance(rule, GivenSplit), f"{rule.by} is cut by its own law"
     assert given is not None, "a given split needs the source's codes"
     if not rule.valid_fraction:
         return given

@@ -23,13 +23,29 @@ class Tally:
     counts: Ints
 
     @classmethod
-    def of(cls, items: Ints) -> Tally:
-        return cls(*np.unique(items, return_counts=True))
+    def of(cls, items: NDArray[np.integer]) -> Tally:
+        ids, counts = np.unique(items, return_counts=True)
+        return cls(ids.astype(np.int64), counts)
+
+
+@dataclass
+class Span:
+    """From when to when a split's rows are; `behind` counts those that are earlier than a row of their user in train."""
+
+    first: float
+    last: float
+    behind: int = 0
+
+    def __add__(self, other: Span) -> Span:
+        return Span(min(self.first, other.first), max(self.last, other.last), self.behind + other.behind)
 
 
 @dataclass
 class ShardStatistics:
-    """One shard's share. `lengths` counts users by their rows in train; `warm` are held-out rows of users who train."""
+    """One shard's share. `lengths` counts users by their rows in train; `warm` are held-out rows of users who train.
+
+    `spans` are of splits with rows, where the log has times; `dropped` counts held-out rows that a cut by time left out.
+    """
 
     users: int
     single: int  # users with one row in all
@@ -37,9 +53,19 @@ class ShardStatistics:
     lengths: Counter[int]
     train: Tally
     warm: dict[str, Tally] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, user: Ints, item: Ints, split: NDArray[np.int8], names: Sequence[str]) -> ShardStatistics:
+    def of(
+        cls,
+        user: Ints,
+        item: NDArray[np.integer],
+        split: NDArray[np.int8],
+        names: Sequence[str],
+        times: NDArray[np.int64] | NDArray[np.float64] | None = None,
+        dropped: dict[str, int] | None = None,
+    ) -> ShardStatistics:
         """From one shard's rows, users numbered 0 to n - 1."""
         users = int(user.max(initial=-1)) + 1
         degree = np.bincount(user[split == TRAIN], minlength=users)
@@ -51,7 +77,27 @@ class ShardStatistics:
             lengths=Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))),
             train=Tally.of(item[split == TRAIN]),
             warm={n: Tally.of(item[(split == c) & (degree[user] > 0)]) for c, n in enumerate(names) if c != TRAIN},
+            spans={} if times is None else _spans(user, split, names, times),
+            dropped=dropped or {},
         )
+
+
+def _spans(
+    user: Ints, split: NDArray[np.int8], names: Sequence[str], times: NDArray[np.int64] | NDArray[np.float64]
+) -> dict[str, Span]:
+    """A user's train ends at the time of the last of its rows there; rows of one moment are not behind each other."""
+    train = np.flatnonzero(split == TRAIN)
+    train = train[np.lexsort((times[train], user[train]))]
+    last = np.flatnonzero(np.diff(user[train], append=-1))
+    ends, trains = np.zeros(int(user.max(initial=-1)) + 1, times.dtype), np.zeros(int(user.max(initial=-1)) + 1, bool)
+    ends[user[train[last]]], trains[user[train[last]]] = times[train[last]], True
+    out: dict[str, Span] = {}
+    for code, name in enumerate(names):
+        rows = np.flatnonzero(split == code)
+        if len(rows):
+            behind = int((trains[user[rows]] & (times[rows] < ends[user[rows]])).sum()) if code != TRAIN else 0
+            out[name] = Span(times[rows].min().item(), times[rows].max().item(), behind)
+    return out
 
 
 @dataclass
@@ -64,6 +110,8 @@ class DatasetStatistics:
     rows: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     warm: dict[str, Ints] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
 
     def add(self, shard: ShardStatistics) -> None:
         self.users += shard.users
@@ -73,6 +121,19 @@ class DatasetStatistics:
         self.degree[shard.train.ids] += shard.train.counts
         for name, tally in shard.warm.items():
             self.warm.setdefault(name, np.zeros_like(self.degree))[tally.ids] += tally.counts
+        for name, span in shard.spans.items():
+            self.spans[name] = self.spans[name] + span if name in self.spans else span
+        self.dropped.update(shard.dropped)
+
+    def leaks(self) -> list[str]:
+        """What train knows of the time of each split that is held out, a line each; none where train ends before it begins."""
+        train = self.spans.get("train")
+        lines = []
+        for name, span in self.spans.items():
+            if train is not None and name != "train" and span.first < train.last:
+                own = f"{span.behind:,} of {self.rows[name]:,} rows are earlier than a row of the same user in train"
+                lines.append(f"{name} begins at {span.first} and train ends at {train.last}; {own}")
+        return lines
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says."""
@@ -88,7 +149,14 @@ class DatasetStatistics:
             "items_without_train_rows": int((self.degree == 0).sum()),
             "cold_rows": {name: self.rows[name] - int(warm[self.degree > 0].sum()) for name, warm in self.warm.items()},
             "popularity": popularity(self.degree),
+            "top_10_percent_shares": {name: self._head_share(warm) for name, warm in self.warm.items()},
+            "times": {name: vars(span) for name, span in self.spans.items()},
         }
+
+    def _head_share(self, rows: Ints) -> float | None:
+        """Of a split's rows of users who train, the share that is of the tenth of items that are most popular in train."""
+        head = np.argsort(-self.degree, kind="stable")[: max(1, round(len(self.degree) * 0.1))]
+        return float(rows[head].sum() / rows.sum()) if rows.sum() else None
 
 
 def quantiles(lengths: Counter[int]) -> dict[str, float]:

@@ -136,7 +136,7 @@ def looks_like(text: str) -> Literal["number", "date"] | None:
     """What a time written as text is."""
     if re.match(NUMBER, text.strip()):
         return "number"
-    return "date" if _date(text) is not None else None
+    return "date" if date(text) is not None else None
 
 
 def _parse(column: pa.Array, name: str, refused: Refusals) -> tuple[NDArray[np.int64], NDArray[np.float64], Bools]:
@@ -176,12 +176,12 @@ def _dates(text: pa.Array, name: str, refused: Refusals) -> NDArray[np.int64]:
             return _ints(pc.cast(pc.cast(text, kind), pa.int64()))
         except pa.ArrowInvalid:
             continue
-    parsed = [_date(value) for value in text.to_pylist()]
+    parsed = [date(value) for value in text.to_pylist()]
     refused.add(np.array([value is None for value in parsed]), f"{name} is not a date")
     return np.array([value or 0 for value in parsed], np.int64)
 
 
-def _date(text: str) -> int | None:
+def date(text: str) -> int | None:
     """ISO 8601 -> microseconds since 1970."""
     try:
         moment = datetime.fromisoformat(text.strip())

@@ -19,13 +19,14 @@ from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
 
 ROOT = Path(__file__).parents[2]
+Source = Path | dict[str, str]
 SMALL = Sizes(rows_per_shard=300, part_bytes=4000, part_rows=300)  # several of everything
 
 
-def recipe_text(source: Path, storage_path: Path, **data: Any) -> str:
+def recipe_text(source: Source, storage_path: Path, **data: Any) -> str:
     tree = {
         "name": "prepared",
-        "data": {"source": str(source), **data},
+        "data": {"source": source if isinstance(source, dict) else str(source), **data},
         "encoder": {"name": "mf", "dim": 8},
         "loss": {"name": "sampled_softmax", "temperature": 0.2},
         "negatives": [{"name": "in_batch"}],
@@ -34,11 +35,13 @@ def recipe_text(source: Path, storage_path: Path, **data: Any) -> str:
     return json.dumps(tree)
 
 
-def recipe(source: Path, storage_path: Path, seed: int = 0, **data: Any) -> Recipe:
+def recipe(source: Source, storage_path: Path, seed: int = 0, **data: Any) -> Recipe:
     return config.parse({**json.loads(recipe_text(source, storage_path, **data)), "seed": seed})
 
 
-def prepare(source: Path, storage_path: Path, sizes: Sizes = SMALL, seed: int = 0, **data: Any) -> tuple[Path, dict[str, Any]]:
+def prepare(
+    source: Source, storage_path: Path, sizes: Sizes = SMALL, seed: int = 0, **data: Any
+) -> tuple[Path, dict[str, Any]]:
     folder = _dataflow.prepare(recipe(source, storage_path, seed, **data), report=lambda line: None, sizes=sizes)
     manifest = storage.open_finished(folder, "dataset")
     check_layout(folder, manifest)
@@ -50,7 +53,7 @@ def check_layout(folder: Path, manifest: dict[str, Any]) -> None:
     counts = manifest["counts"]
     refused, filtered = sum(counts["quarantined"].values()), sum(counts["filtered"].values())
     assert counts["read"] == counts["kept"] + filtered + refused
-    assert counts["kept"] == counts["left"] + counts["repeats"] + counts["k_core"]
+    assert counts["kept"] == counts["left"] + counts["repeats"] + counts["k_core"] + sum(counts["unknown"].values())
     assert counts["left"] == sum(manifest["rows"].values())
     quarantine = folder / "quarantine"
     assert refused == (pq.read_table(quarantine).num_rows if quarantine.exists() else 0)

@@ -147,8 +147,9 @@ def test_an_unknown_suffix_takes_a_format(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_mapping_have_its_splits(tmp_path: Path) -> None:
-    source = {split: file(tmp_path, "user_id,item_id\n1,2\n", f"{split}.csv") for split in ("test", "train")}
-    assert [f.split for f in inspect(source, split={"by": "given"}).files] == ["train", "test"]
+    names = ("test_unbiased", "test", "train")
+    source = {split: file(tmp_path, "user_id,item_id\n1,2\n", f"{split}.csv") for split in names}
+    assert [f.split for f in inspect(source, split={"by": "given"}).files] == ["train", "test", "test_unbiased"]
     with pytest.raises(InputError, match=r"data\.split\.by: got 'ratio', takes 'given'"):
         inspect(source)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.config import GivenSplit, LeaveOneOut, RatioSplit
 from components.data import splits
 from components.data.partitions import mix
 from components.data.splits import TEST, TRAIN, VALID
+from components.split_rules import GivenSplit, LeaveOneOut, RatioSplit
 
 LENGTHS = np.array([1, 2, 3, 4, 5, 9, 10, 11, 20, 30, 100])
 USER = np.repeat(np.arange(len(LENGTHS)), LENGTHS)

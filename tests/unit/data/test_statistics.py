@@ -63,3 +63,28 @@ def test_shards_sum_to_the_whole_and_cold_rows_are_seen() -> None:
     assert found["cold_rows"] == {"valid": 0, "test": 2}
     assert found["density"] == pytest.approx(5 / 9)
     assert (found["users_with_one_row"], found["users_without_train_rows"], found["items_without_train_rows"]) == (1, 1, 1)
+
+
+def test_a_row_is_behind_where_its_user_trains_later_and_not_at_the_same_moment() -> None:
+    names, random = ["train", "valid", "test"], np.random.default_rng(0)
+    user, split = np.sort(random.integers(0, 12, 90)), random.integers(0, 3, 90).astype(np.int8)
+    times = random.integers(0, 9, 90)
+    found = ShardStatistics.of(user, np.zeros(90, np.int64), split, names, times).spans
+    rows = list(zip(user.tolist(), split.tolist(), times.tolist(), strict=True))
+    for code, name in enumerate(names[1:], 1):
+        behind = sum(c == code and any(u == v and d == 0 and t < s for v, d, s in rows) for u, c, t in rows)
+        assert 0 < behind == found[name].behind
+    assert vars(found["train"]) == {"first": times[split == 0].min(), "last": times[split == 0].max(), "behind": 0}
+    halves = DatasetStatistics(np.zeros(1, np.int64))
+    for half in (user < 6, user >= 6):
+        own = user[half] - user[half].min()
+        halves.add(ShardStatistics.of(own, np.zeros(half.sum(), np.int64), split[half], names, times[half]))
+    assert halves.spans == found
+    assert [line.partition(" ")[0] for line in halves.leaks()] == ["valid", "test"]
+
+
+def test_a_split_that_begins_when_train_has_ended_leaks_nothing() -> None:
+    names, times = ["train", "valid", "test"], np.array([1, 2, 2, 3])
+    found = DatasetStatistics(np.zeros(1, np.int64))
+    found.add(ShardStatistics.of(np.array([0, 0, 1, 1]), np.zeros(4, np.int64), np.array([0, 0, 1, 2], np.int8), names, times))
+    assert not found.leaks()

@@ -1,0 +1,48 @@
+"""Numbers that are times since 1970: of which unit by their size, in seconds, and whether they are yet to come."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+NAMES = ("", "seconds", "milliseconds", "microseconds", "nanoseconds")  # the first: a number of no such size, a counter say
+SCALES = np.array([1, 1, 10**3, 10**6, 10**9], np.int64)
+FIRST, LAST = 10**8, 10**10  # seconds: 1973 and 2286; ranges of different units do not meet
+DAY = 86_400  # clocks differ, and zones do
+
+
+def of(whole: Ints) -> NDArray[np.int8]:
+    """[rows] positions in NAMES."""
+    unit = np.zeros(len(whole), np.int8)
+    for n in range(1, len(NAMES)):
+        scale = int(SCALES[n])
+        unit[(whole >= FIRST * scale) & (whole < LAST * scale)] = n  # beyond int64 numpy compares exactly
+    return unit
+
+
+def in_seconds(whole: Ints, fraction: Floats, unit: NDArray[np.int8]) -> tuple[Ints, Floats]:
+    """(whole, fraction) of seconds; numbers of no unit stay as they are."""
+    scale = SCALES[unit]
+    return whole // scale, (whole % scale + fraction) / scale
+
+
+def later_than(whole: Ints, unit: NDArray[np.int8], mtime_ns: int) -> NDArray[np.bool_]:
+    """Rows more than a day after their file was written; never those of no unit."""
+    return (unit > 0) & (whole // SCALES[unit] > mtime_ns // 10**9 + DAY)
+
+
+def warnings(found: Counter[str], column: str, converted: bool) -> list[str]:
+    """What a log's times let suspect, a line each. `found` counts rows by NAMES, and `future` ones."""
+    lines = []
+    units = [name for name in NAMES if found[name]]
+    if len(set(units) - {""}) > 1:
+        rows = " and ".join(f"{found[name]:,} rows look like {name or 'no time since 1970'}" for name in units)
+        done = "all are seconds now" if converted else "data.time_units: seconds converts them"
+        lines.append(f"data.columns.time: {column}: {rows}; {done}")
+    if found["future"]:
+        lines.append(f"data.columns.time: {column}: {found['future']:,} rows are later than their file, by more than a day")
+    return lines

@@ -1,0 +1,194 @@
+"""JSON lines, compressed text, folders that are columns, files that are not alike, and files that cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.data import sources
+from components.errors import InputError
+from tests.unit.data.cleaned import clean, file
+from tests.unit.data.test_sources import inspect, table
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+def compress(data: bytes, suffix: str) -> bytes:
+    return gzip.compress(data) if suffix == ".gz" else pa.Codec("zstd").compress(data).to_pybytes()
+
+
+def test_json_lines_are_rows_of_text(tmp_path: Path) -> None:
+    rows = [{"user_id": "007", "item_id": 12345678901234567890}, {"item_id": "x", "user_id": 7.0, "more": [1]}]
+    text = "\ufeff" + "\n\n".join(json.dumps(row) for row in rows) + "\r\n"
+    result = clean(file(tmp_path, text, "log.jsonl"))
+    assert result.pairs == [("007", "12345678901234567890"), ("7", "x")]
+    assert result.counts.read == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"user_id": 1, "item_id": 2', "not JSON"),
+        ("[1, 2]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ('{"user_id": true, "item_id": 2}', "user_id is neither text nor a number"),
+        ('{"user_id": 1, "item_id": [2]}', "item_id is neither text nor a number"),
+        ('{"user_id": 1}', "item_id is null"),
+        ('{"user_id": "", "item_id": 2}', "user_id is empty"),
+        ('{"user_id": 1, "item_id": 2, "rating": NaN}', "rating is not finite"),
+        ('{"user_id": 1, "item_id": 2, "rating": "high"}', "rating is not a number"),
+        ('{"user_id": "\\ud800", "item_id": 2, "rating": 3}', "user_id is not Unicode"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_line_that_is_no_object_of_the_log_is_refused_alone(tmp_path: Path, line: str, reason: str) -> None:
+    good = '{"user_id": 5, "item_id": 6, "rating": 1.5}'
+    result = clean(file(tmp_path, f"{good}\n{line}\n{good}\n", "log.ndjson"), keep=[{"column": "rating", "at_least": 1}])
+    assert result.pairs == [("5", "6")] * 2
+    assert [(row["line"], row["reason"], row["raw"]) for row in result.refused] == [(2, reason, line)]
+
+
+def test_bytes_that_are_no_text_are_refused_in_json(tmp_path: Path) -> None:
+    path = file(tmp_path, b'{"user_id": "a", "item_id": 1}\n{"user_id": "Jos\xe9", "item_id": 1}\n', "log.jsonl")
+    assert clean(path).reasons == ["not utf-8"]
+    assert clean(path, encoding="latin-1").pairs == [("a", "1"), ("José", "1")]
+
+
+def test_a_file_without_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"log\.jsonl: got no JSON object in its first lines"):
+        inspect(file(tmp_path, "user_id,item_id\n1,2\n", "log.jsonl"))
+
+
+LOGS = {
+    "log.csv": "user_id,item_id\n" + "".join(f"u{n},{n % 7}\n" for n in range(3000)),
+    "log.tsv": "user_id\titem_id\n" + "".join(f"u{n}\t{n % 7}\n" for n in range(3000)),
+    "log.inter": "user_id:token\titem_id:token\n" + "".join(f"u{n}\t{n % 7}\n" for n in range(3000)),
+    "log.jsonl": "".join(json.dumps({"user_id": f"u{n}", "item_id": n % 7}) + "\n" for n in range(3000)),
+    "train.txt": "".join(f"u{n} {n % 7}\n" for n in range(3000)),
+}
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+@pytest.mark.parametrize("name", LOGS)
+def test_a_compressed_file_is_the_file(tmp_path: Path, name: str, suffix: str) -> None:
+    plain = clean(file(tmp_path / "plain", LOGS[name], name), part_bytes=500)
+    other = clean(file(tmp_path, compress(LOGS[name].encode(), suffix), name + suffix), part_bytes=500)
+    assert other.kept.equals(plain.kept)
+    assert len(plain.kept) == 3000
+    assert [f.split for f in other.plan.files] == [f.split for f in plain.plan.files]
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_rows_of_a_compressed_file_are_before_those_of_the_next(tmp_path: Path, suffix: str) -> None:
+    """Also where it is a thousand times as large as it looks."""
+    dense = "user_id,item_id\n" + "1,2\n" * 400_000
+    file(tmp_path, compress(dense.encode(), suffix), f"a.csv{suffix}")
+    file(tmp_path, "user_id,item_id\n3,4\n", "b.csv")
+    order = clean(tmp_path).kept["order"].to_numpy()
+    assert len(order) == 400_001
+    assert (np.diff(order) > 0).all()
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path: Path, suffix: str) -> None:
+    random = np.random.default_rng(0).integers(0, 10**9, (60_000, 2))
+    data = compress(("user_id,item_id\n" + "".join(f"{u},{i}\n" for u, i in random)).encode(), suffix)
+    path = file(tmp_path, data[: len(data) // 2], f"log.csv{suffix}")
+    with pytest.raises(InputError, match=rf"log\.csv\{suffix}: not readable \(cut off\?\)"):
+        clean(path)
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_a_suffix_that_lies_is_named(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(InputError, match=rf"log\.csv\{suffix}: "):
+        inspect(file(tmp_path, "user_id,item_id\n1,2\n", f"log.csv{suffix}"))
+
+
+def test_folders_of_hive_are_columns(tmp_path: Path) -> None:
+    for day, country in (("2020-01-01", "a%2Fb"), ("2020-01-02", "__HIVE_DEFAULT_PARTITION__")):
+        folder = tmp_path / f"day={day}" / f"item_id={country}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"user_id": [1, 2]}), folder / "part.parquet")
+    result = clean(tmp_path, columns={"time": "day"})
+    assert result.pairs == [(1, "a/b"), (2, "a/b")]
+    assert result.reasons == ["item_id is null"] * 2
+    assert result.kept["time"].to_pylist() == [1_577_836_800_000_000] * 2
+    with pytest.raises(InputError, match=r"data\.columns\.time: got 'when', not in .*; takes one of user_id, day, item_id"):
+        inspect(tmp_path, columns={"time": "when"})
+
+
+def test_a_files_own_column_is_not_its_folders(tmp_path: Path) -> None:
+    file(tmp_path, "user_id,item_id\n1,2\n", "item_id=9/log.csv")
+    assert clean(tmp_path).pairs == [("1", "2")]
+
+
+def test_rows_of_files_that_lack_a_column_are_refused_by_that_reason(tmp_path: Path) -> None:
+    table(tmp_path, "a.parquet", user_id=[1], item_id=[1], t=[5], rating=[4])
+    table(tmp_path, "b.parquet", user_id=[2, 3], item_id=[1, 2], t=[6, 7])
+    table(tmp_path, "c.parquet", user_id=[4], item_id=[1])
+    result = clean(tmp_path, columns={"time": "t"}, keep=[{"column": "rating", "at_least": 1}])
+    assert result.pairs == [(1, 1)]
+    assert result.counts.quarantined == {"rating is not in the file": 2, "t is not in the file": 1}
+    assert clean(tmp_path).counts.kept == 4
+    table(tmp_path, "d.parquet", user_id=[1], item=[1])
+    with pytest.raises(InputError, match=r"data\.columns\.item: got 'item_id', not in .*d\.parquet"):
+        clean(tmp_path)
+
+
+def test_nullable_integers_keep_every_digit(tmp_path: Path) -> None:
+    ids = pa.array([2**60 + 1, None, -(2**63), 2**53 + 1], pa.int64())
+    table(tmp_path, "a.parquet", user_id=ids, item_id=ids)
+    result = clean(tmp_path)
+    assert result.pairs == [(n, n) for n in (2**60 + 1, -(2**63), 2**53 + 1)]
+    table(tmp_path, "b.parquet", user_id=["x"], item_id=[7])
+    mixed = clean(tmp_path)
+    assert mixed.kept["user"].to_pylist() == [str(2**60 + 1), str(-(2**63)), str(2**53 + 1), "x"]
+    assert mixed.plan.item_type == "int64"
+
+
+def test_a_bad_file_among_many_is_named_or_put_aside(tmp_path: Path) -> None:
+    for n in range(200):
+        table(tmp_path, f"{n:03d}.parquet", user_id=[n], item_id=[1])
+    bad = tmp_path / "117.parquet"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"117\.parquet: not a readable Parquet file"):
+        inspect(tmp_path)
+    plan = inspect(tmp_path, on_bad_file="quarantine")
+    assert [Path(each.path).name for each in plan.bad] == ["117.parquet"]
+    assert len(plan.files) == 199
+    assert plan.describe()[-1]["reason"] == plan.bad[0].reason
+    assert [Path(f.path).name for f in plan.files] == [f"{n:03d}.parquet" for n in range(200) if n != 117]
+
+
+def test_bad_files_alone_are_no_source(tmp_path: Path) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        file(tmp_path, "PAR1 and no more", name)
+    with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet file.* \(2 of 2 files are bad\)"):
+        inspect(tmp_path, on_bad_file="quarantine")
+
+
+def test_a_recipe_that_does_not_name_the_rule_keeps_its_fingerprint(tmp_path: Path) -> None:
+    data: dict[str, Any] = {"source": str(tmp_path)}
+    rules = sources.Data.model_validate(data)
+    assert "on_bad_file" not in rules.model_dump(mode="json")
+    assert sources.Data.model_validate({**data, "on_bad_file": "quarantine"}).model_dump()["on_bad_file"] == "quarantine"
+
+
+def test_small_files_share_a_task_and_no_task_has_more_than_a_part(tmp_path: Path) -> None:
+    for n in range(50):
+        file(tmp_path, "user_id,item_id\n" + "1,2\n" * (n % 13 + 1), f"{n:02d}.csv")
+    plan = inspect(tmp_path)
+    tasks = plan.tasks(part_bytes=100)
+    assert [part for task in tasks for part in task] == plan.parts(part_bytes=100)
+    sizes = [sum(part.stop - part.start for part in task) for task in tasks]
+    assert max(sizes) <= 100
+    assert len(tasks) < 25
+    assert all(first + second > 100 - 13 * 4 for first, second in itertools.pairwise(sizes))
