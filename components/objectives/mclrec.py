@@ -25,7 +25,7 @@ from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
 
 WIDTHS = (32, 16)  # of an augmenter's hidden layers
-VIEW_COPIES, VECTOR_COPIES = 8, 40  # of a view while it is drawn, and of vectors in all contrasts, at once (measured)
+VIEW_COPIES, VECTOR_COPIES = 8, 56  # of a view while it is drawn, and of vectors in all contrasts, at once (measured)
 Weight = Annotated[float, Field(ge=0)]
 
 
