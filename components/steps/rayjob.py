@@ -23,6 +23,7 @@ from ray_jobs._submission import Ended
 
 WHAT: dict[str, Any] = {"group": "ray.io", "version": "v1", "plural": "rayjobs", "_request_timeout": 30}
 RUN_LABEL, PROGRAM_LABEL = "hardneg/run", "hardneg/program"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's, where there is one: infra/kueue has both queues
 CLAIM, SHARED = "hardneg", "/shared"  # the volume claim that holds sources and the storage path, and where pods see it
 USER = 1000  # as Ray's own images
 OVER = ("Complete", "Failed", "ValidationFailed")  # jobDeploymentStatus of a RayJob that changes no more
@@ -61,10 +62,11 @@ def body(job: Job) -> dict[str, Any]:
     }
     if os.environ.get("RAY_AUTH_TOKEN"):  # the Secret has one, then
         cluster["authOptions"] = {"mode": "token", "secretName": SECRET}
+    queue = "tune" if job.program == "tune" else "default"
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {"name": job.name, "labels": {RUN_LABEL: job.run_id, PROGRAM_LABEL: job.program}},
+        "metadata": {"name": job.name, "labels": {RUN_LABEL: job.run_id, PROGRAM_LABEL: job.program, QUEUE_LABEL: queue}},
         "spec": {
             "submissionMode": "HTTPMode",  # by the operator: no pod that only submits
             "entrypoint": _submission.entry_point(job.program, job.arguments),

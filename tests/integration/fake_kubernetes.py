@@ -32,16 +32,16 @@ TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @functools.cache
-def validator() -> Draft202012Validator:
-    """By the RayJob's schema, closed: a field that it does not name is an error. Skips and fails as tests.logs does."""
+def validator(resource: str = "ray.io_rayjobs", version: str = "v1") -> Draft202012Validator:
+    """By a custom resource's schema, closed: a field that it does not name is an error. Skips and fails as tests.logs does."""
     data = os.environ.get("HARDNEG_DATA")
     if not data:
-        pytest.skip("HARDNEG_DATA is unset: KubeRay's published schemas are in the folder beside the one that it names")
-    path = Path(data).parent / "schemas" / "ray.io_rayjobs.yaml"
+        pytest.skip("HARDNEG_DATA is unset: the published schemas are in the folder beside the one that it names")
+    path = Path(data).parent / "schemas" / f"{resource}.yaml"
     if not path.is_file():
-        pytest.fail(f"HARDNEG_DATA: {path}, KubeRay's published schema, is missing")
+        pytest.fail(f"HARDNEG_DATA: {path}, a published schema, is missing")
     versions = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
-    (found,) = (each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1")
+    (found,) = (each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == version)
     return Draft202012Validator(_closed(found))
 
 
