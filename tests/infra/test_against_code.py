@@ -239,3 +239,35 @@ def test_kueue_takes_each_cluster(folder: str) -> None:
     labels = {json.dumps(each["spec"]["namespaceSelector"]["matchLabels"]) for each in of_kind("kueue", "ClusterQueue")}
     (namespace,) = of_kind("kuberay/base", "Namespace")
     assert all(json.loads(each).items() <= namespace["metadata"]["labels"].items() for each in labels)
+
+
+# the README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_applies_what_is_there_and_makes_every_secret_that_is_named() -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    applied = re.findall(r"kubectl apply ((?:-[kf] [\w./-]+ ?)+)", text)
+    paths = [path for each in applied for path in re.findall(r"-[kf] ([\w./-]+)", each)]
+    assert len(paths) >= 6
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for namespace, secret in (("hardneg-mlflow", "mlflow"), ("hardneg", SECRET)):
+        assert f"kubectl -n {namespace} create secret generic {secret} --from-file secrets/{secret}" in text
+    made = {tuple(each.split("/")) for each in re.findall(r"> secrets/([\w-]+/[\w.-]+)", text)}
+    named = {(secret, key) for folder in ("mlflow", "kuberay/overlays/cpu") for secret, key in _secrets(render(folder))}
+    named |= {(SECRET, "auth_token"), (SECRET, "MLFLOW_TRACKING_URI")}  # KubeRay's key, and what pipelines.training takes
+    assert named - made == {(SECRET, "MLFLOW_TRACKING_TOKEN")}, "a password or a token"
+    assert made <= named
+
+
+def _secrets(tree: Any) -> set[tuple[str, str]]:
+    """(Secret, key) of every reference in a tree of objects."""
+    if isinstance(tree, list):
+        return set().union(*map(_secrets, tree)) if tree else set()
+    if not isinstance(tree, dict):
+        return set()
+    found = _secrets(list(tree.values()))
+    if "secretKeyRef" in tree:
+        found |= {(tree["secretKeyRef"]["name"], tree["secretKeyRef"]["key"])}
+    if "secretName" in tree and "items" in tree:
+        found |= {(tree["secretName"], item["key"]) for item in tree["items"]}
+    return found
