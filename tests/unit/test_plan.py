@@ -309,8 +309,9 @@ def test_the_table_of_similar_items_is_told_of(tmp_path: Path) -> None:
     assert "similar" not in dict(plan.of(over_histories(tmp_path, "mclrec", views=views)))["memory"]
 
 
-def test_a_larger_bank_is_told_of(tmp_path: Path) -> None:
+def test_a_larger_bank_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 20 behaviours' weights for 100,000 items there are three at once."""
+    monkeypatch.setattr(plan, "check_counts", lambda *_: None)  # the log has fewer rows
     small, large = (
         mib_of_histories(dict(plan.of(over_histories(tmp_path, "ccl4rec", negatives=[{"name": "in_batch"}, bank]))))
         for bank in (BANK, {**BANK, "size": 100_060})

@@ -56,7 +56,7 @@ def test_stages_are_read_off_the_programs_lines() -> None:
 
 def test_memory_is_that_of_the_children_too() -> None:
     """A process that has a child with 200 MB for two seconds."""
-    child = "import time; held = bytearray(b'x' * 200_000_000); time.sleep(2)"
+    child = "import time; held = b'x' * 200_000_000; time.sleep(2)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     seconds, peak, _, _ = prepare.watched([sys.executable, "-c", parent])
     assert seconds > 2
