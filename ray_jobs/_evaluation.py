@@ -96,7 +96,7 @@ def _write(
     results = {named: summary.metrics() for named, summary in summaries.items()}
     groups = {named: {str(k): summary.group_recall(k) for k in ks} for named, summary in summaries.items()}
     training, counts = trained.recipe.training, task.counts()
-    fitted = f"fit on {training.fit_on}, epoch chosen on {training.select_on}"
+    fitted = f"fit on {training.fit_on}, epoch chosen on {training.chosen_on}"
     cost = {
         "parameters": sum(weight.numel() for weight in trained.encoder.parameters()),
         "training": _tracking.cost(trained.folder, trained.manifest),

@@ -56,10 +56,6 @@ def check(recipe: Recipe) -> None:
             _trials.recipe_of(recipe, space.again(search.space, answers))
     if recipe.training.select_on != "valid":
         raise InputError(f"training.select_on: got {recipe.training.select_on}, takes valid: no test is searched on")
-    if not recipe.training.mask_seen:
-        raise InputError(
-            "training.mask_seen: got false, takes true in a search: shifted_recall, beside its metric, asks for it"
-        )
     metrics = logged(recipe)
     for name, value in (("metric", search.metric), ("against", search.against)):
         if value is not None and value not in metrics:

@@ -49,8 +49,8 @@ class Task:
 
     @cached_property
     def rarity(self) -> NDArray[np.float64]:
-        """1 / interactions of each item among the seen, and 1 where there are none."""
-        return 1 / np.maximum(self.seen.item_degrees(), 1)
+        """1 / interactions of each item in what is known of users, masked or not, and 1 where there are none."""
+        return 1 / np.maximum(self.history.item_degrees(), 1)
 
     def tile(self, number: int) -> Ints:
         return self.users[number * TILE : (number + 1) * TILE]

@@ -180,9 +180,7 @@ class Trainer:
         mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
         metric = self.recipe.training.metric
         k = metric.partition("@")[2]
-        names = {metric, f"recall@{k}", f"ndcg@{k}"}
-        if self.recipe.training.mask_seen:  # it weighs items by how often they are among what is masked
-            names.add(f"{SHIFTED}{k}")
+        names = {metric, f"recall@{k}", f"ndcg@{k}", f"{SHIFTED}{k}"}
         values = validate(scorer, self.validation, sorted(names), mine)
         parts = self.workers.gather_objects(values)
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}

@@ -164,11 +164,6 @@ def test_a_trial_stands_where_the_epoch_that_it_would_choose_stood() -> None:
     assert _trials.standing([{"step": 1, "metrics": {"loss": 1.0}}], base) == {}
 
 
-def test_a_search_masks_what_was_seen() -> None:
-    with pytest.raises(InputError, match=r"^training\.mask_seen: got false, takes true in a search"):
-        _search.check(recipe().model_copy(update={"training": recipe().training.model_copy(update={"mask_seen": False})}))
-
-
 def test_another_k_is_asked_for_throughout() -> None:
     base = recipe().model_copy(update={"training": recipe().training.model_copy(update={"metric": "recall@5"})})
     metrics = {"valid_recall@5": 0.25, "valid_ndcg@5": 0.5, "valid_shifted_recall@5": 0.75}
