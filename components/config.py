@@ -150,6 +150,8 @@ class Data(Section):
     def _time_to_order_by(self) -> Data:
         if self.columns.time is None:
             refuse_without_time(self.split)
+        if isinstance(self.split, TemporalSplit) and self.repeats == "last":
+            raise InputError("data.repeats: got 'last', takes first under data.split temporal: later rows would empty train")
         return self
 
 

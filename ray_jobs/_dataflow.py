@@ -33,6 +33,7 @@ from components import storage
 from components.config import Recipe
 from components.data import cleaning, manifest, partitions, shards, shifted, sources, units, vocabulary
 from components.data.cleaning import Counts
+from components.data.files import DELIMITERS
 from components.data.shards import Core, Numbering, ShardFiles
 from components.data.shifted import Shift
 from components.data.sources import Part, SourcePlan
@@ -203,7 +204,7 @@ class _Preparation:
         for part in parts:
             path = part.file.path
             if _refused(self.work, part.index).exists():
-                header = part.file.rows is None and part.file.format != "lightgcn"
+                header = part.file.format in DELIMITERS
                 out = self.folder / "quarantine" / f"part-{part.index:05d}.parquet"
                 jobs.append((_refused(self.work, part.index), out, before[path] + header))
             before[path] += lines[part.index]

@@ -19,7 +19,9 @@ from components.search import Trial
 from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
-JUDGES = ("training.select_on", "training.fit_on", "training.metric", "training.epochs")  # what trials are compared by
+JUDGES = {
+    f"training.{name}" for name in ("select_on", "fit_on", "mask_seen", "metric", "epochs")
+}  # trials are compared by them
 TUNE = "tune"  # Tune's own state, in a search's folder
 FEWEST_FAILED = 3  # before a search ends for failures
 LOOK_SECONDS = 2.0  # between looks at how trials ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.lines import Block, Lines, Refused, lines_of
 from components.errors import InputError
 
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}  # no fault of a file
 BLOCK_ROWS = 1 << 17
 LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
 Ints = NDArray[np.int64]
@@ -42,7 +44,14 @@ def _text(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     try:
         yield from (parse(lines, part.file, names, encoding) for lines in lines_of(part))
     except (pa.ArrowException, OSError) as error:
+        if _passes(error):
+            raise
         raise InputError(f"{part.file.path}: not readable (cut off?): {error}") from error
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the machine or the network is at fault, and not the file: Ray tries such a task again."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
 
 
 def _with_others(block: Block, file: SourceFile, names: Sequence[str]) -> Block:
@@ -83,6 +92,8 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
                 yield Block(columns, position + rows, line + rows + 1, _as_json(columns), line + len(batch))
                 position, line = position + len(batch), line + len(batch)
     except (pa.ArrowException, OSError) as error:
+        if _passes(error):
+            raise
         raise InputError(f"{part.file.path}: not a readable Parquet file (cut off?): {error}") from error
 
 

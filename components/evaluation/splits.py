@@ -40,7 +40,8 @@ def is_ordered(dataset: Path) -> bool:
     """Whether held-out rows came after what is seen: a user's last rows, or rows with times that no chance held out."""
     manifest = storage.open_finished(dataset, "dataset")
     split = manifest["rules"]["split"]
-    return split["by"] == "leave_one_out" or (manifest["has_time"] and split.get("order") != "random")
+    by_time = {"temporal": True, "ratio": split.get("order") == "time", "given": not split.get("valid_fraction")}
+    return split["by"] == "leave_one_out" or (manifest["has_time"] and by_time.get(split["by"], False))
 
 
 def require(dataset: Path, split: str, name: str) -> list[str]:

@@ -70,10 +70,10 @@ class Memory(nn.Module):
         return {}
 
 
-def check_hardest(hardest: int | None, count: int) -> None:
+def check_hardest(hardest: int | None, count: int, name: str) -> None:
     """Raises an InputError where more are to be kept than are drawn."""
     if hardest is not None and hardest > count:
-        raise InputError(f"negatives.hardest: got {hardest}, takes at most count, {count}")
+        raise InputError(f"{name}.hardest: got {hardest}, takes at most count, {count}")
 
 
 def check_counts(specs: Iterable[dict[str, Any]], items: int, rows: int) -> None:
@@ -88,11 +88,12 @@ def check_counts(specs: Iterable[dict[str, Any]], items: int, rows: int) -> None
 
 
 def check_memory(recipe: Recipe) -> None:
-    """Raises an InputError where a bank takes more memory than a worker has."""
+    """Raises an InputError where a bank takes more memory than a worker has: a checkpoint has all vectors together, twice."""
     scale, memory = recipe.scale, recipe.scale.memory_per_worker_gib
     number = 8 if recipe.training.precision == "float64" else 4
     for n, spec in enumerate(recipe.negatives):
-        of_a_row = 16 + (number * recipe.encoder["dim"] / scale.num_workers if spec.get("stale") else 0)
+        copies = 1 / scale.num_workers + (2 if scale.num_workers > 1 else 0)
+        of_a_row = 16 + (number * recipe.encoder["dim"] * copies if spec.get("stale") else 0)
         if (takes := spec.get("size", 0) * of_a_row / 2**30) > memory:
             raise InputError(
                 f"negatives.{n}.size: got {spec['size']}, which is {takes:,.1f} GiB of each worker, "

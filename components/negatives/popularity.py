@@ -41,7 +41,7 @@ class Popularity:
         exclude: Literal["seen", "nothing"] = "seen",
         hardest: Hardest = None,
     ) -> None:
-        check_hardest(hardest, count)
+        check_hardest(hardest, count, stream)
         self.hardest = hardest
         self.stream, self.count, self.exclude = stream, count, exclude
         self.excludes_positive = exclude == "seen"

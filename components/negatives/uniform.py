@@ -41,7 +41,7 @@ class Uniform:
         exclude: Literal["seen", "nothing"] = "seen",
         hardest: Hardest = None,
     ) -> None:
-        check_hardest(hardest, count)
+        check_hardest(hardest, count, stream)
         self.hardest = hardest
         self.train, self.stream, self.count, self.per, self.exclude = train, stream, count, per, exclude
         self.excludes_positive = exclude == "seen"

@@ -97,10 +97,9 @@ class CCL4Rec:
         if (found := [getattr(view, "replaces", None) for view in views]) != VIEWS:
             raise InputError(f"views: got {found}, takes two of {{name: replace}} that replace {VIEWS} (objective.ccl4rec)")
         *self.sources, self.bank = sources
-        if self.bank.stale or self.bank.warm_up:
-            raise InputError(
-                f"negatives.{len(self.sources)}: got stale or warm_up, objective.ccl4rec takes ids from the first step on"
-            )
+        for name, got, takes in (("stale", self.bank.stale, False), ("warm_up", self.bank.warm_up, 0)):
+            if got != takes:
+                raise InputError(f"negatives.{len(self.sources)}.{name}: got {got}, takes {takes} under objective ccl4rec")
         self.encoder, self.workers = encoder, workers
         self.views, self.counts = views, (positive_views, negative_views)
         self.recommendation = Supervised(encoder, loss, self.sources, train, generator, workers, ())

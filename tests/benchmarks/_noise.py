@@ -49,7 +49,7 @@ def replaced(log: Interactions, targets: Interactions, share: float, kind: Kind,
     chosen = np.random.default_rng([seed, len(KINDS)]).permutation(len(log))[: int(share * len(log))]
     items = np.array(log.items)
     items[chosen] = substitute_N[chosen]
-    return dataclasses.replace(log, items=items)
+    return dataclasses.replace(log, items=items, cache=None)
 
 
 def write_source(clean: Path, share: float, kind: Kind, seed: int, out: Path) -> None:

@@ -38,6 +38,7 @@ def page() -> str:
     """RESULTS.md; draws its pictures."""
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     assert results, f"{RESULTS} holds no results"
+    assert (kept := {each["benchmark"] for each in results.values()}) <= {*SECTIONS}, f"no section for {kept - {*SECTIONS}}"
     lines = [
         "# Results",
         "",

@@ -48,12 +48,9 @@ MODELS = {
     "CCL4Rec-style": "beauty_ccl4rec",
 }
 TIMED = ("SASRec", "SASRec, whole sequences")  # until a quality
-RECBOLE, PINS = (
-    "RecBole",
-    ("recbole==1.2.1", "numpy==1.26.4", "pandas==2.2.3", "scipy==1.13.1"),
-)  # it asks for numpy's old names
+RECBOLE = "recbole==1.2.1"  # it asks for an old Ray too, which SASRec has no use for
+PINS = ("numpy==1.26.4", "pandas==2.2.3", "scipy==1.13.1")  # it asks for numpy's names of before 2
 NEEDS = (
-    "torch",
     "colorlog",
     "colorama",
     "thop",
@@ -251,7 +248,8 @@ def _environment(arguments: argparse.Namespace) -> Path | None:
             _common.say("RecBole: left out of a quick look without --recbole")
             return None
         venv.create(home, with_pip=True)
-        for packages in (("--no-deps", RECBOLE), NEEDS):  # it asks for an old Ray too, which SASRec has no use for
+        torch_too = f"torch=={torch.__version__.partition('+')[0]}"  # the same as ours
+        for packages in (("--no-deps", RECBOLE), (*PINS, torch_too, *NEEDS)):
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
         (home / "ready").touch()
     return python

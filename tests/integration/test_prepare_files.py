@@ -68,5 +68,15 @@ def test_bad_files_are_put_aside_with_every_row_of_theirs(cluster: None, tmp_pat
     assert [raw_rows(found, name) for name in SPLITS] == [raw_rows(good, name) for name in SPLITS]
 
 
+def test_a_refused_line_of_json_is_found_where_it_says(cluster: None, tmp_path: Path) -> None:
+    lines = frame().write_ndjson().splitlines()
+    lines[4] = "no json"
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    folder, manifest = prepare(tmp_path / "log.jsonl", tmp_path, **RULES)
+    (refused,) = pq.read_table(folder / "quarantine").to_pylist()
+    assert (refused["line"], refused["raw"]) == (5, "no json")
+    assert manifest["counts"]["kept"] == len(lines) - 1
+
+
 TYPES = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("t", pa.int64())])
 WHOLE = {"row_group_size": 30, "use_dictionary": False, "compression": "none"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import itertools
 import json
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data import sources
+from components.data import readers, sources
+from components.data.files import SourceFile
 from components.errors import InputError
 from tests.unit.data.cleaned import clean, file
 from tests.unit.data.test_sources import inspect, table
@@ -54,6 +56,27 @@ def test_a_line_that_is_no_object_of_the_log_is_refused_alone(tmp_path: Path, li
     result = clean(file(tmp_path, f"{good}\n{line}\n{good}\n", "log.ndjson"), keep=[{"column": "rating", "at_least": 1}])
     assert result.pairs == [("5", "6")] * 2
     assert [(row["line"], row["reason"], row["raw"]) for row in result.refused] == [(2, reason, line)]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+def test_a_fault_that_passes_is_not_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Put aside for it, the file would be missing for good."""
+    fault: list[Exception] = []
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise fault[0]
+
+    monkeypatch.setattr(readers, "lines_of", fails)
+    monkeypatch.setattr(readers.pq, "ParquetFile", fails)
+    given = SourceFile(str(tmp_path / name), name.partition(".")[2], None, 10, 0, ("user_id",))
+    for error, raised in (
+        (OSError(errno.EIO, "a disk"), OSError),
+        (pa.ArrowMemoryError("no memory"), MemoryError),
+        (OSError("cut off"), InputError),
+    ):
+        fault[:] = [error]
+        with pytest.raises(raised):
+            list(readers.read(readers.whole(given), ["user_id"], "utf-8"))
 
 
 def test_bytes_that_are_no_text_are_refused_in_json(tmp_path: Path) -> None:

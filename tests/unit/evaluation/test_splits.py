@@ -88,7 +88,10 @@ def test_without_masking_the_question_and_what_is_read_stay(dataset):
         ({"by": "given"}, True, True),
         ({"by": "given"}, False, False),
         ({"by": "ratio", "order": "time"}, True, True),
+        ({"by": "given", "valid_fraction": 0.1}, True, False),
         ({"by": "ratio", "order": "random"}, True, False),
+        ({"by": "temporal"}, True, True),
+        ({"by": "shifted"}, True, False),
     ],
 )
 def test_held_out_rows_come_after_what_is_seen(tmp_path, split, has_time, ordered):

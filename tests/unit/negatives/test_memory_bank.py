@@ -261,9 +261,10 @@ def test_a_bank_larger_than_the_log_or_than_memory_is_refused() -> None:
     with pytest.raises(InputError, match=r"^negatives\.1\.size: got 701, takes at most 700, the number of training rows$"):
         check_counts(specs, 1, 700)
     specs[1] |= {"size": 2**27, "stale": True}
-    scale = {"num_workers": 2, "memory_per_worker_gib": 6.0}
-    check_memory(recipe(negatives=specs, scale=scale))  # 16 + 64 / 2 bytes a row
+    scale = {"num_workers": 2, "memory_per_worker_gib": 22.0}
+    check_memory(recipe(negatives=specs, scale=scale))  # 16 + 64 (1 / 2 + 2) bytes a row
     with pytest.raises(
-        InputError, match=rf"^negatives\.1\.size: got {2**27}, which is 6\.0 GiB of .* at most 1[0-9]{{8}} for "
+        InputError, match=rf"^negatives\.1\.size: got {2**27}, which is 22\.0 GiB of .* at most 1[0-9]{{8}} for "
     ):
-        check_memory(recipe(negatives=specs, scale={**scale, "memory_per_worker_gib": 5.9}))
+        check_memory(recipe(negatives=specs, scale={**scale, "memory_per_worker_gib": 21.9}))
+    check_memory(recipe(negatives=specs, scale={"num_workers": 1, "memory_per_worker_gib": 10.0}))

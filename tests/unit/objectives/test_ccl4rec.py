@@ -369,8 +369,8 @@ def test_a_batch_of_one_user_has_no_others() -> None:
         ({"views": []}, r"^views: got \[\], takes two of"),
         ({"views": VIEWS[::-1]}, r"^views: got \['indispensable', 'dispensable'\], takes"),
         ({"views": [{"name": "crop"}, VIEWS[1]]}, r"^views: got \[None, 'indispensable'\], takes"),
-        ({"negatives": [NEGATIVES[0], {**NEGATIVES[1], "stale": True}]}, r"^negatives\.1: got stale or warm_up, "),
-        ({"negatives": [NEGATIVES[0], {**NEGATIVES[1], "warm_up": 1}]}, r"^negatives\.1: got stale or warm_up, "),
+        ({"negatives": [NEGATIVES[0], {**NEGATIVES[1], "stale": True}]}, r"^negatives\.1\.stale: got True, takes False "),
+        ({"negatives": [NEGATIVES[0], {**NEGATIVES[1], "warm_up": 1}]}, r"^negatives\.1\.warm_up: got 1, takes 0 "),
         (
             {"negatives": NEGATIVES[:1]},
             r"^negatives: got in_batch, takes one or more and then memory_bank under objective ccl4rec$",

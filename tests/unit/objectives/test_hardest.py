@@ -66,7 +66,7 @@ def test_the_hardest_of_a_draw_against_loops(draw: str, hardest: int, tiled: boo
 
 
 def test_more_than_are_drawn_cannot_be_kept() -> None:
-    with pytest.raises(InputError, match=r"^negatives\.hardest: got 31, takes at most count, 30$"):
+    with pytest.raises(InputError, match=r"^negatives\.0\.hardest: got 31, takes at most count, 30$"):
         trainer_of([{**DRAWS["pool"], "hardest": 31}])
 
 
