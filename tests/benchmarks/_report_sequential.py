@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from components.evaluation.protocols import PROTOCOLS
 from components.reports import plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import ROOT, Result, table
+from tests.benchmarks._markdown import ROOT, Result, table, threads
 
 METRIC = "ndcg@10"
 WHERE = {
@@ -24,7 +24,7 @@ WHERE = {
 
 def sequential(result: Result) -> Iterator[str]:
     figures = result["figures"]
-    yield f"## Models on histories: epochs of Beauty ({figures['threads']} threads)"
+    yield f"## Models on histories: epochs of Beauty ({threads(figures)})"
     yield ""
     rows = [
         [label, *(f"{told[name]:,}" for name in ("parameters", "steps_per_epoch")), f"{told['seconds_per_epoch']:,.0f}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from typing import Any
 
 from tests.benchmarks._markdown import Result, table, threads
 from tests.benchmarks._plan import SEARCHED
@@ -146,3 +147,35 @@ def negatives(result: Result) -> Iterator[str]:
 
 def _hours(plan: Result) -> str:
     return f"{sum(cost['hours'] for cost in plan.values()):.0f}"
+
+
+def prepare(result: Result) -> Iterator[str]:
+    yield "## Preparing a log beside one polars process: dedupe, 10-core, ids, leave-one-out, Parquet"
+    yield ""
+    yield "Whole programs, Ray's start included. Limit: 3x polars' time at 20,000,000 rows."
+    yield ""
+    header = ["rows", "prepare, s", "rows / s", "GiB", "polars, s", "rows / s", "GiB", "times polars"]
+    rows = []
+    for told in result["figures"]:
+        sides = [told[name] for name in ("prepare", "polars")]
+        cells = [f"{value:,.{digits}f}" for side in sides for value, digits in zip(_cost_of(side), (1, 0, 2), strict=True)]
+        rows.append([f"{told['log_rows']:,}", *cells, f"{told['times_polars']:.1f}"])
+    yield from table(header, rows)
+    yield ""
+    stages = [
+        [f"{told['log_rows']:,}", stage, *_stage_of(told, stage)] for told in result["figures"] for stage in _stages(told)
+    ]
+    yield from table(["rows", "stage", "prepare, s", "polars, s"], stages)
+
+
+def _cost_of(side: dict[str, float]) -> tuple[float, float, float]:
+    return side["total_seconds"], side["rows_per_second"], side["peak_gib"]
+
+
+def _stages(told: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys([*told["prepare"]["seconds"], *told["polars"]["seconds"]]))
+
+
+def _stage_of(told: dict[str, Any], stage: str) -> list[str]:
+    seconds = (told[name]["seconds"].get(stage) for name in ("prepare", "polars"))
+    return ["" if value is None else f"{value:.1f}" for value in seconds]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.benchmarks import _report_models, _report_search, _report_sequential, _report_speed
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result
-from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED
+from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED, SPEED
 
 SECTIONS = {
     "costs": _report_speed.costs,
@@ -23,6 +23,7 @@ SECTIONS = {
     "negatives": _report_speed.negatives,
     "ranking": _report_speed.ranking,
     "startup": _report_speed.startup,
+    "prepare": _report_speed.prepare,
     "search": _report_search.search,
     "asha": _report_search.asha,
     "overhead": _report_search.overhead,
@@ -70,6 +71,8 @@ def _not_run(results: dict[str, Result]) -> Iterator[str]:
         yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"
     if not any("to_ndcg" in result["figures"] for name, result in results.items() if name.startswith("sequential")):
         yield "- SASRec's time to ndcg@10 beside RecBole's: `python -m tests.benchmarks.sequential --to-ndcg --keep`"
+    told = {result["benchmark"] for result in results.values()}
+    yield from (f"- `python -m tests.benchmarks.{name} --keep`" for name in SPEED if name not in told)
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
 
