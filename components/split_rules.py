@@ -82,8 +82,8 @@ class ShiftedSplit(Section):
     """Tests whose popularity is shifted: test_gammaG for each G of `gammas`, each the share `each` of the rows.
 
     The expected rows of an item fall by G from the most to the least popular of 50 groups (components.data.shifted).
-    valid_shifted is of the same law, with `valid_gamma` and the share `valid`: of the shifted ones what a search may look at.
-    `valid` and `test` are drawn at random from the rest, as popular as the log.
+    valid_shifted is of the same law, with `valid_gamma` and the share `valid`: what may be looked at before those tests
+    (`evaluate --split valid_shifted`; epochs and searches go by valid). `valid` and `test` are drawn at random from the rest.
     """
 
     by: Literal["shifted"]
