@@ -12,7 +12,7 @@ from components.training.batches import Batch, Histories
 
 
 class Reader(nn.Module):
-    """Has `item_table`, with rows for padding and mask behind the items', and `encode`."""
+    """Has `item_table`, with rows for padding and mask behind the items'; its kinds have `encode` and `step_bytes`."""
 
     item_table: nn.Parameter
     num_items: int

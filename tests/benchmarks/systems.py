@@ -110,6 +110,12 @@ BEAUTY_MCLREC = (
 )
 MICRO = ("recall@50", "precision@50", "ndcg@50")
 
+
+def _micro_videos(title: str, **labels: str) -> Comparison:
+    """Of recipes, by their labels."""
+    return Comparison(title, "test", (1, 2, 3), tuple(System(labels[name], name) for name in labels), (), MICRO)
+
+
 COMPARISONS = {
     "coat_mf": Comparison(
         "Coat, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
@@ -153,27 +159,17 @@ COMPARISONS = {
         "beauty_mclrec", Comparison("Beauty: MCLRec's ablations", "test", (1, 2), BEAUTY_MCLREC, (), LEFT_OUT)
     ),
     **_by_both_protocols("sports_mclrec", Comparison("Sports: MCLRec's ablations", "test", (1,), MCLREC, (), LEFT_OUT)),
-    "kuairec": Comparison(
+    "kuairec": _micro_videos(
         "KuaiRec, micro-videos in the order of time",
-        "test",
-        (1, 2, 3),
-        tuple(
-            System(label, f"kuairec_{name}")
-            for label, name in (("mean pooling", "mean_pool"), ("CCL4Rec-style", "ccl4rec"), ("SASRec", "sasrec"))
-        ),
-        (),
-        MICRO,
+        kuairec_mean_pool="mean pooling",
+        kuairec_ccl4rec="CCL4Rec-style",
+        kuairec_sasrec="SASRec",
     ),
-    "tiktok": Comparison(
+    "tiktok": _micro_videos(
         "TikTok, micro-videos without an order",
-        "test",
-        (1, 2, 3),
-        tuple(
-            System(label, f"tiktok_{name}")
-            for label, name in (("mean pooling", "mean_pool"), ("CCL4Rec-style", "ccl4rec"), ("MF, sampled softmax", "mf_ssm"))
-        ),
-        (),
-        MICRO,
+        tiktok_mean_pool="mean pooling",
+        tiktok_ccl4rec="CCL4Rec-style",
+        tiktok_mf_ssm="MF, sampled softmax",
     ),
 }
 
