@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,12 @@ class Counts:
             self.times + other.times,
             self.float_time or other.float_time,
         )
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Counts:
+        """From what `vars` gave, which went through JSON."""
+        counters = {name: Counter(values[name]) for name in ("filtered", "quarantined", "splits", "times")}
+        return cls(**{**values, **counters})
 
     def check(self) -> None:
         total = self.kept + self.filtered.total() + self.quarantined.total()
@@ -82,7 +89,7 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
     keys = sources.wanted(data, part.file)
     refused = values.Refusals(len(block.order))
     for name in keys.values():
-        refused.add(np.full(len(block.order), name not in part.file.names), f"{name} is not in the file")
+        refused.add(np.full(len(block.order), not part.file.may_have(name)), f"{name} is not in the file")
     user = values.ids(block.columns[keys["data.columns.user"]], keys["data.columns.user"], plan.user_type, refused)
     item = values.ids(block.columns[keys["data.columns.item"]], keys["data.columns.item"], plan.item_type, refused)
     columns: dict[str, pa.Array] = {"user": user, "item": item}
@@ -158,5 +165,7 @@ def _refused_rows(block: Block, refused: values.Refusals, file: SourceFile) -> p
 
 def move_quarantine(source: Path, path: Path, first_line: int) -> None:
     """Writes a part's refused rows at `path`, their lines counted in the whole source file."""
-    table = pq.read_table(source)
-    partitions.write_parquet(table.set_column(1, "line", pc.add(table["line"], first_line)), path)
+    with pq.ParquetFile(source) as file, partitions.parquet_stream(path, QUARANTINE) as out:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            out.write_table(table.set_column(1, "line", pc.add(table["line"], first_line)))

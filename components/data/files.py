@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
 DELIMITERS = {"csv": ",", "tsv": "\t", "inter": "\t"}
 EXPANSION_BITS = 20  # zstd's densest block makes 2^17 bytes of 4, gzip's 2^10 of 1
 
@@ -25,11 +27,21 @@ class SourceFile:
     footer: str | None = None
     compression: str | None = None
     partitions: tuple[tuple[str, str | None], ...] = ()  # columns that the folders' names hold: day=2020-01-01
+    etag: str | None = None  # of S3
+    more: bool = False  # JSON lines beyond the head: their keys are not known
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every column, the folders' too."""
         return self.columns + tuple(name for name, _ in self.partitions if name not in self.columns)
+
+    def may_have(self, name: str) -> bool:
+        """Whether a row of the file may have the column."""
+        return self.more or name in self.names
+
+    def reads(self, name: str) -> bool:
+        """Whether the column is read out of the file; else it is its folder's, or there is none."""
+        return name in self.columns or (self.more and name not in self.names)
 
     @property
     def end(self) -> int:
@@ -54,3 +66,6 @@ class Part:
     start: int
     stop: int
     order: int
+
+
+PARTS = TypeAdapter(list[Part])  # as text, for the task that reads them

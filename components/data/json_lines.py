@@ -10,12 +10,19 @@ import pyarrow as pa
 
 from components.data.files import SourceFile
 from components.data.lines import Block, Lines, Refused
+from components.data.values import EXACT
 from components.errors import InputError
 
 
 def _number(text: str) -> str:
-    """As written, so that no digit is lost; but an integer that was written as a float (5.0) is that integer."""
-    return text.removesuffix(".0")
+    """As written, so that no digit is lost; but an integer that was written as a float (5.0, 5.00, 5e0) is that integer."""
+    if "e" in text.lower():
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) <= EXACT else text
+    whole, _, fraction = text.partition(".")
+    if fraction.strip("0"):
+        return text
+    return "0" if whole == "-0" else whole
 
 
 DECODER = json.JSONDecoder(parse_int=str, parse_float=_number, parse_constant=str)
@@ -86,5 +93,5 @@ def keys(path: str, head: bytes, encoding: str) -> tuple[str, ...]:
             continue
         found |= dict.fromkeys(row) if isinstance(row, dict) else {}
     if not found:
-        raise InputError(f"{path}: got no JSON object in its first lines, takes one in each line")
+        raise InputError(f"{path}: got no JSON object in its first lines, takes one in each line, of at most 8 MiB")
     return tuple(found)

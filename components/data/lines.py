@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.data import locations
 from components.data.files import Part, SourceFile
 from components.errors import InputError
 
 BLOCK_BYTES = 8 << 20
-BUFFER_BYTES = 1 << 16  # of a compressed file, decompressed at once
+BUFFER_BYTES = 1 << 16  # read at once where a line is all that is wanted
 Ints = NDArray[np.int64]
 
 
@@ -42,9 +43,10 @@ class Block:
 
 def open_text(file: SourceFile) -> io.BufferedReader:
     """The file's bytes, decompressed."""
-    if file.compression is None:
-        return Path(file.path).open("rb")
-    return io.BufferedReader(pa.input_stream(file.path, compression=file.compression), BUFFER_BYTES)
+    raw: Any = (
+        locations.open_file(file.path) if file.compression is None else locations.open_compressed(file.path, file.compression)
+    )
+    return io.BufferedReader(raw, BUFFER_BYTES)
 
 
 @dataclass(frozen=True)

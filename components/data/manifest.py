@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components import storage
 from components.config import SPLITS, Recipe
 from components.data import shifted, sources, vocabulary
 from components.data.cleaning import Counts
@@ -17,7 +19,8 @@ from components.data.statistics import DatasetStatistics
 from components.errors import InputError
 from components.split_rules import GivenSplit, RatioSplit, ShiftedSplit, Split
 
-LAYOUT = 1  # raised when the same rules and source give other bytes
+WORK = ".work"  # the folder of a dataset that is being made
+LAYOUT = 2  # raised when the same rules and source give other bytes
 
 
 def uses_seed(recipe: Recipe) -> bool:
@@ -39,7 +42,7 @@ def fingerprint(recipe: Recipe, plan: SourcePlan) -> str:
     """Twelve hex digits of the rules, the seed where it matters, and the source's paths, sizes, times and footers."""
     what = {
         "layout": LAYOUT,
-        "rules": recipe.data.model_dump(mode="json"),
+        "rules": recipe.data.settled(),
         "seed": recipe.seed if uses_seed(recipe) else None,
         "sources": all_sources(recipe, plan),
     }
@@ -62,11 +65,22 @@ def split_names(counts: Counts, rule: Split) -> list[str]:
     return [*SPLITS, *sorted(set(further) - set(SPLITS))]
 
 
-def refuse_if_empty(rows: int, counts: Counts, stage: str, rounds: Sequence[dict[str, int]] = ()) -> None:
+def is_current(folder: Path) -> bool:
+    """Whether the dataset is finished. What a process that was killed right then left of its making is removed."""
+    if not storage.is_finished(folder):
+        return False
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    return True
+
+
+def refuse_if_empty(
+    rows: int, counts: Counts, stage: str, rounds: Sequence[dict[str, int]] = (), bad_files: Sequence[str] = ()
+) -> None:
     """Raises InputError with the counts at every stage where no row is left."""
     if rows:
         return
     lines = [f"data: no row is left after {stage}: read {counts.read}, kept {counts.kept}"]
+    lines += [f"  put aside: {len(bad_files)} files, as {bad_files[0]}"] if bad_files else []
     lines += [f"  filtered: {number} fail {rule!r}" for rule, number in sorted(counts.filtered.items())]
     lines += [f"  quarantined: {number} because {reason}" for reason, number in sorted(counts.quarantined.items())]
     lines += [f"  k-core round {n}: {r['users']} users, {r['items']} items, {r['rows']} rows" for n, r in enumerate(rounds, 1)]
@@ -112,5 +126,5 @@ def compose(
         "rules": recipe.data.model_dump(mode="json"),
         "seed": recipe.seed if uses_seed(recipe) else None,
         "sources": all_sources(recipe, plan),
-        "statistics": {**statistics.describe(), "items_with_title": titled},
+        "statistics": {**statistics.describe(plan.time_kind), "items_with_title": titled},
     }

@@ -6,7 +6,11 @@ takes its batch out of each. Nothing passes through the driver, and a task that 
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from components import storage
 from components.data.arrow import pc
 
 Hashes = NDArray[np.uint64]
@@ -57,6 +62,32 @@ def of(column: pa.Array | pa.ChunkedArray, count: int) -> NDArray[np.int64]:
     return (stable_hash(column) % np.uint64(count)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Fan:
+    """How rows get from pieces to `shards` shards: shard s is place s % width of group s // width.
+
+    Where the shards are no more than `most`, each is a group of its own and is taken out of every piece. Else there are
+    sqrt(shards) groups, and each is cut into its shards on the way: shards^2 pieces need 2 shards^1.5 openings of files.
+    """
+
+    shards: int
+    most: int
+
+    @property
+    def width(self) -> int:
+        return 1 if self.shards <= self.most else math.isqrt(self.shards - 1) + 1
+
+    @property
+    def groups(self) -> int:
+        return -(-self.shards // self.width)
+
+    def group(self, column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        return of(column, self.shards) // self.width
+
+    def place(self, column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        return of(column, self.shards) % self.width
+
+
 def write(table: pa.Table, partition: NDArray[np.int64], count: int, path: Path) -> None:
     """Writes `table` as one batch for each partition; rows keep their order inside it."""
     ordered = table.take(pa.array(np.argsort(partition, kind="stable"))).combine_chunks()
@@ -66,6 +97,12 @@ def write(table: pa.Table, partition: NDArray[np.int64], count: int, path: Path)
     with Atomic(path) as partial, pa.ipc.new_file(str(partial), table.schema) as writer:
         for start, end in zip(np.append(0, ends[:-1]), ends, strict=True):
             writer.write_batch(batches[0].slice(int(start), int(end - start)))
+
+
+def write_whole(table: pa.Table, path: Path) -> None:
+    """Writes `table` as a file of one partition, in its order."""
+    with Atomic(path) as partial, pa.ipc.new_file(str(partial), table.schema) as writer:
+        writer.write_table(table.combine_chunks())
 
 
 def read(path: Path, partition: int) -> pa.Table:
@@ -91,19 +128,34 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
+@contextmanager
+def parquet_stream(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet file that is written a table at a time, each a row group: whole, or not there."""
+    with Atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        yield writer
+
+
 class Atomic:
-    """Gives a name beside `path` to write to, and moves it there: two tries of a task leave one whole file."""
+    """Gives a name beside `path` to write to, and moves it there: two tries of a task leave one whole file.
+
+    Raises:
+        FullError: there is no room for it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
     def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with storage.room(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         return self.partial
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if error is None:
             self.partial.replace(self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
+            return
+        self.partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            with storage.room(self.path):
+                raise error

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.data import json_lines, values
+from components.data import json_lines, locations, values
 from components.data.arrow import pc
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.lines import Block, Lines, Refused, lines_of
@@ -24,6 +24,7 @@ from components.errors import InputError
 
 PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}  # no fault of a file
 BLOCK_ROWS = 1 << 17
+BUFFER_BYTES = 1 << 20  # of a column that is read at once: else all of a row group's
 LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
 Ints = NDArray[np.int64]
 
@@ -34,7 +35,7 @@ def read(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     Raises:
         InputError: the file cannot be read (cut off, gone).
     """
-    own = [name for name in names if name in part.file.columns]
+    own = [name for name in names if part.file.reads(name)]
     blocks = _parquet(part, own) if part.file.format == "parquet" else _text(part, own, encoding)
     return (_with_others(block, part.file, names) for block in blocks)
 
@@ -46,7 +47,7 @@ def _text(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     except (pa.ArrowException, OSError) as error:
         if _passes(error):
             raise
-        raise InputError(f"{part.file.path}: not readable (cut off?): {error}") from error
+        raise _refusal(part, "not readable", error) from error
 
 
 def _passes(error: Exception) -> bool:
@@ -54,9 +55,14 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
 
 
+def _refusal(part: Part, what: str, error: Exception) -> InputError:
+    path = part.file.path
+    return locations.trouble_of(error, path) or InputError(f"{path}: {what} (cut off?): {error}")
+
+
 def _with_others(block: Block, file: SourceFile, names: Sequence[str]) -> Block:
     """With the columns that a file has from its path alone, as text; nulls where it does not have one at all."""
-    others = [name for name in names if name not in file.columns]
+    others = [name for name in names if not file.reads(name)]
     constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.order)) for name in others}
     return replace(block, columns={**block.columns, **constants}) if others else block
 
@@ -84,7 +90,8 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
     position = sum(part.file.row_groups[: part.start])
     line = 0
     try:
-        with pq.ParquetFile(part.file.path) as file:
+        system, path = locations.locate(part.file.path)
+        with pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES) as file:
             groups = list(range(part.start, part.stop))
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
                 rows = np.arange(len(batch), dtype=np.int64)
@@ -94,7 +101,7 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
     except (pa.ArrowException, OSError) as error:
         if _passes(error):
             raise
-        raise InputError(f"{part.file.path}: not a readable Parquet file (cut off?): {error}") from error
+        raise _refusal(part, "not a readable Parquet file", error) from error
 
 
 def _plain(array: pa.Array) -> pa.Array:

@@ -47,16 +47,31 @@ class ShardFiles:
 
     @property
     def codes(self) -> Path:
-        return self.work / "codes" / f"{self.shard:05d}.npy"
+        return self.work / "codes" / f"{self.shard:05d}.arrow"
+
+    def read_codes(self) -> Ints:
+        return np.asarray(partitions.read_all(self.codes)["code"])
 
 
-def collect(sources: Sequence[Path], files: ShardFiles, repeats: str, split_names: Sequence[str], item_parts: int) -> int:
+@dataclass(frozen=True)
+class Collected:
+    """A shard's rows as they came, those left without repeats, its distinct items and users."""
+
+    taken: int
+    rows: int
+    items: int
+    users: int
+
+
+def collect(
+    sources: Sequence[Path], place: int, files: ShardFiles, repeats: str, split_names: Sequence[str], item_parts: int
+) -> Collected:
     """Takes the shard's rows out of the shuffle, orders them, drops repeats, and writes them with local codes.
 
     Rows are ordered by (user, time, place in the source). A repeat is a further row of the same user and item (and, where the
-    source gives the split, in the same split). Returns the number of rows left.
+    source gives the split, in the same split). `place` is the shard's in the files of the shuffle.
     """
-    table = pa.concat_tables([partitions.read(path, files.shard) for path in sources]).combine_chunks()
+    table = pa.concat_tables([partitions.read(path, place) for path in sources]).combine_chunks()
     users, user = _encode(table["user"], None)
     items, item = _encode(table["item"], item_parts)
     split = np.zeros(len(user), np.int64)
@@ -75,10 +90,10 @@ def collect(sources: Sequence[Path], files: ShardFiles, repeats: str, split_name
         columns |= {name: table[name].combine_chunks().take(pa.array(order)) for name in ("time", "fraction")}
     if "split" in table.column_names:
         columns["split"] = pa.array(split[order].astype(np.int8))
-    partitions.write(pa.table(columns), np.zeros(len(order), np.int64), 1, files.rows)
-    partitions.write(pa.table({"raw": users}), np.zeros(len(users), np.int64), 1, files.users)
+    partitions.write_whole(pa.table(columns), files.rows)
+    partitions.write_whole(pa.table({"raw": users}), files.users)
     partitions.write(pa.table({"raw": items}), partitions.of(items, item_parts), item_parts, files.items)
-    return len(order)
+    return Collected(len(user), len(order), len(items), len(users))
 
 
 def _encode(column: pa.ChunkedArray, parts: int | None) -> tuple[pa.Array, Ints]:
@@ -103,23 +118,12 @@ def _distinct(keys: Ints, repeats: str) -> Ints:
     return np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
 
 
-def encode(files: ShardFiles, vocabularies: Sequence[Path]) -> Ints:
-    """Writes and returns the global code of each of the shard's items."""
-    offset = 0
-    codes: list[Ints] = []
-    for part, path in enumerate(vocabularies):
-        vocabulary = partitions.read_all(path)["raw"].combine_chunks()
-        mine = partitions.read(files.items, part)["raw"].combine_chunks()
-        found = np.asarray(pc.fill_null(pc.index_in(vocabulary, mine), -1)).astype(np.int64)
-        code = np.empty(len(mine), np.int64)
-        code[found[found >= 0]] = np.flatnonzero(found >= 0) + offset
-        assert (found >= 0).sum() == len(mine), f"{path} lacks items of shard {files.shard}"
-        codes.append(code)
-        offset += len(vocabulary)
-    out = np.concatenate(codes)
-    with partitions.Atomic(files.codes) as partial, partial.open("wb") as stream:
-        np.save(stream, out)
-    return out
+def encode(files: ShardFiles, places: Sequence[Path], offsets: Sequence[int]) -> int:
+    """Writes the global code of each of the shard's items, its place in its partition from that one's offset on; how many."""
+    of_part = [np.asarray(partitions.read(path, files.shard)["place"]) for path in places]
+    found = np.concatenate([place + np.int64(offset) for place, offset in zip(of_part, offsets, strict=True)])
+    partitions.write_whole(pa.table({"code": found}), files.codes)
+    return len(found)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Round:
 def count(files: ShardFiles, alive: Bools, min_rows: int) -> Round:
     """One round of k-core: rows of living items, of users who have at least `min_rows` of these."""
     table = partitions.read_all(files.rows)
-    codes = np.load(files.codes)
+    codes = files.read_codes()
     user, item = _column(table, "user"), _column(table, "item")
     kept = survivors(user, item, alive[codes], min_rows)
     counts = np.bincount(item[kept], minlength=len(codes))
@@ -164,7 +168,7 @@ class Core:
 
     def of(self, files: ShardFiles) -> tuple[Ints, Ints, Ints]:
         """(user, code of the item, moment) of the shard's rows that are left."""
-        table, codes = partitions.read_all(files.rows), np.load(files.codes)
+        table, codes = partitions.read_all(files.rows), files.read_codes()
         user, item = _column(table, "user"), _column(table, "item")
         kept = survivors(user, item, self.alive[codes], self.min_rows)
         return user[kept], codes[item[kept]], temporal.moments(temporal.times_of(table, self.float_time))[kept]
@@ -214,7 +218,7 @@ def finish(
     `law` is that of a temporal or a shifted split.
     """
     table = partitions.read_all(files.rows)
-    new_id = new_ids[np.load(files.codes)]
+    new_id = new_ids[files.read_codes()]
     kept = survivors(_column(table, "user"), _column(table, "item"), new_id != DEAD, data.k_core.users)
     dropped: dict[str, int] = {}
     if isinstance(law, Cuts) and law.drop_unknown:
@@ -247,4 +251,4 @@ def finish(
     degree = np.bincount(user[split == splits.TRAIN], minlength=len(raw))
     ids = np.arange(len(raw), dtype=np.int32) + np.int32(numbering.first_user)
     partitions.write_parquet(pa.table({"id": ids, "raw": raw, "degree": degree}), out / "users.parquet" / name)
-    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped)
+    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped, "split" in table.column_names)

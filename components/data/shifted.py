@@ -76,14 +76,15 @@ def law(rule: ShiftedSplit, count: Ints) -> Shift:
     group, rows = groups(count), int(count.sum())
     left = np.where(count > 1, count, 0).astype(np.float64)
     gammas = [*rule.gammas, rule.valid_gamma]
-    shares = [rule.each] * len(rule.gammas) + [rule.valid]
-    wanted = [*zip(names(rule), gammas, shares, strict=True), ("test", None, rule.test), ("valid", None, rule.valid)]
+    keys = ["each"] * len(rule.gammas) + ["valid"]
+    wanted = [*zip(names(rule), gammas, keys, strict=True), ("test", None, "test"), ("valid", None, "valid")]
     draws: list[Draw] = []
-    for name, gamma, share in wanted:
+    for name, gamma, key in wanted:
+        share: float = getattr(rule, key)
         if share * rows > left.sum():
             raise InputError(
-                f"data.split: {name}: got the share {share}, {share * rows:,.0f} rows, takes at most {left.sum():,.0f}: what "
-                "is left of items with two rows or more"
+                f"data.split.{key}: got {share}, {share * rows:,.0f} rows of {name}, takes at most {left.sum() / rows:.4f}: "
+                f"{left.sum():,.0f} rows are left of items with two or more"
             )
         scale = share * rows / max(left.sum(), 1) if gamma is None else _scale(left, factors(group, gamma), share * rows)
         draws.append(Draw(name, gamma, scale))

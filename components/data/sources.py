@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.config import Data
-from components.data import finding, json_lines, lines, readers, temporal, values
+from components.data import finding, json_lines, lines, locations, readers, temporal, values
 from components.data.files import DELIMITERS, Part, SourceFile
+from components.data.locations import Found
 from components.errors import InputError
 from components.split_rules import GivenSplit, TemporalSplit
 
@@ -68,6 +69,10 @@ class SourcePlan:
     def estimated_rows(self) -> int:
         return sum(_estimated_rows(file) for file in self.files)
 
+    def bare(self) -> SourcePlan:
+        """Without its files: what a task needs beside the parts that it reads."""
+        return replace(self, files=(), bad=())
+
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
         parts: list[Part] = []
@@ -83,7 +88,7 @@ class SourcePlan:
         tasks: list[list[Part]] = []
         room = 0.0
         for part in self.parts(part_bytes, part_rows):
-            size = _size(part, part_bytes, part_rows)
+            size = size_of(part, part_bytes, part_rows)
             if size > room:
                 tasks.append([])
                 room = 1.0
@@ -94,12 +99,12 @@ class SourcePlan:
     def describe(self) -> list[dict[str, object]]:
         """What the fingerprint and the manifest say of the source: everything but its contents."""
         names = ("path", "format", "split", "bytes", "mtime_ns", "rows", "footer")
-        good = [{name: getattr(file, name) for name in names} for file in self.files]
+        good = [{name: getattr(file, name) for name in names + ("etag",) * bool(file.etag)} for file in self.files]
         return good + [vars(file) for file in self.bad]
 
 
-def _size(part: Part, part_bytes: int, part_rows: int) -> float:
-    """As a share of the largest part."""
+def size_of(part: Part, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> float:
+    """As a share of the largest part; compressed text and large row groups may be more than one."""
     if part.file.rows is not None:
         return sum(part.file.row_groups[part.start : part.stop]) / part_rows
     if part.file.compression is not None:
@@ -146,10 +151,17 @@ def open_one(path: str, encoding: str) -> SourceFile:
     Raises:
         InputError: not there, empty, of an unknown suffix or unreadable.
     """
-    kind = finding.SUFFIXES.get(finding.plain(Path(path)).suffix.lower())
+    try:
+        found = locations.files(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if len(found) != 1 or found[0].path != path:
+        raise InputError(f"{path}: got a folder, takes a file")
+    suffix = finding.plain(found[0].inside).suffix
+    kind = finding.SUFFIXES.get(suffix.lower())
     if kind is None:
-        raise InputError(f"{path}: got the suffix {Path(path).suffix!r}, takes one of {', '.join(finding.SUFFIXES)}")
-    return _open(Path(path), kind, None, encoding)
+        raise InputError(f"{path}: got the suffix {suffix!r}, takes one of {', '.join(finding.SUFFIXES)}")
+    return _open(found[0], kind, None, encoding)
 
 
 def file_split(data: Data, file: SourceFile) -> str | None:
@@ -160,42 +172,54 @@ def file_split(data: Data, file: SourceFile) -> str | None:
 # opening ------------------------------------------------------------------------------------------------------------
 
 
-def _try_open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile | BadFile:
+def _try_open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFile | BadFile:
     try:
-        return _open(path, kind, split, encoding)
+        return _open(found, kind, split, encoding)
+    except locations.StorageError as error:
+        raise locations.StorageError(f"data.source: {error}") from error
     except InputError as error:
-        stat = path.stat() if path.is_file() else None
-        return BadFile(str(path), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0, str(error))
+        return BadFile(found.path, found.bytes, found.mtime_ns, str(error))
 
 
-def _open(path: Path, kind: str, split: str | None, encoding: str) -> SourceFile:
-    compression = finding.COMPRESSIONS.get(path.suffix.lower()) if kind != "parquet" else None
+def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFile:
+    path = found.path
+    compression = finding.COMPRESSIONS.get(found.inside.suffix.lower()) if kind != "parquet" else None
+    base = SourceFile(path, kind, split, found.bytes, found.mtime_ns, (), compression=compression)
+    base = _with(base, partitions=finding.partitions(found.inside))
     try:
-        stat = path.stat()
-        base = SourceFile(str(path), kind, split, stat.st_size, stat.st_mtime_ns, (), compression=compression)
-        with lines.open_text(base) as stream:
-            head = stream.readline() if kind in DELIMITERS else stream.read(HEAD_BYTES if kind == "jsonl" else 3)
+        with locations.explained(path):
+            if kind == "parquet" and found.bytes:
+                return _open_parquet(base)
+            with lines.open_text(base) as stream:
+                base = _with(base, etag=locations.etag(path, stream.raw))
+                head, more = _head(stream, kind)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     if not head:
         raise InputError(f"{path}: got an empty file, takes {'a header and ' if kind in DELIMITERS else ''}rows")
-    base = _with(base, partitions=finding.partitions(path))
-    if kind == "parquet":
-        return _open_parquet(base)
     bom = 3 if head.startswith(b"\xef\xbb\xbf") else 0
     if kind == "lightgcn":
         return _with(base, columns=("user", "item"), data_start=bom)
     if kind == "jsonl":
-        return _with(base, columns=json_lines.keys(str(path), head[bom:], encoding), data_start=bom)
+        return _with(base, columns=json_lines.keys(path, head[bom:], encoding), data_start=bom, more=more)
     names = _header(path, head[bom:].rstrip(b"\r\n"), kind, encoding)
     return _with(base, columns=names, data_start=len(head))
+
+
+def _head(stream: io.BufferedReader, kind: str) -> tuple[bytes, bool]:
+    """(what tells the columns: the header, or whole lines of JSON; whether more lines follow)."""
+    if kind != "jsonl":
+        return (stream.readline() if kind in DELIMITERS else stream.read(3)), True
+    head = stream.read(HEAD_BYTES)
+    head += stream.readline(lines.BLOCK_BYTES)
+    return head, bool(stream.read(1))
 
 
 def _with(file: SourceFile, **changes: object) -> SourceFile:
     return SourceFile(**{**vars(file), **changes})  # pyright: ignore[reportArgumentType]
 
 
-def _header(path: Path, line: bytes, kind: str, encoding: str) -> tuple[str, ...]:
+def _header(path: str, line: bytes, kind: str, encoding: str) -> tuple[str, ...]:
     try:
         text = line.decode(encoding)
     except UnicodeDecodeError as error:
@@ -212,14 +236,17 @@ def _header(path: Path, line: bytes, kind: str, encoding: str) -> tuple[str, ...
 
 
 def _open_parquet(base: SourceFile) -> SourceFile:
-    try:
-        with pq.ParquetFile(base.path) as file:
-            meta, schema = file.metadata, file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{base.path}: not a readable Parquet file (cut off?): {error}") from error
-    with Path(base.path).open("rb") as stream:
-        stream.seek(-(meta.serialized_size + 8), 2)
-        footer = hashlib.sha256(stream.read()).hexdigest()[:16]
+    with locations.open_file(base.path) as stream:
+        try:
+            with pq.ParquetFile(stream) as file:
+                meta, schema = file.metadata, file.schema_arrow
+                stream.seek(-(meta.serialized_size + 8), 2)
+                footer = hashlib.sha256(stream.read()).hexdigest()[:16]
+        except (pa.ArrowException, OSError) as error:
+            raise locations.trouble_of(error, base.path) or InputError(
+                f"{base.path}: not a readable Parquet file (cut off?): {error}"
+            ) from error
+        etag = locations.etag(base.path, stream)
     return _with(
         base,
         columns=tuple(schema.names),
@@ -227,6 +254,7 @@ def _open_parquet(base: SourceFile) -> SourceFile:
         rows=meta.num_rows,
         row_groups=tuple(meta.row_group(n).num_rows for n in range(meta.num_row_groups)),
         footer=footer,
+        etag=etag,
     )
 
 
@@ -276,7 +304,7 @@ TAKES = {"user": values.ID_KINDS, "item": values.ID_KINDS, "time": values.TIME_K
 
 def missing(key: str, name: str, file: SourceFile) -> InputError:
     """The error of a column that is not there, or there twice."""
-    got = "twice in" if name in file.columns else "not in"
+    got = "twice in" if name in file.columns else "not in the first lines of" if file.more else "not in"
     return InputError(f"{key}: got {name!r}, {got} {file.path}; takes one of {', '.join(file.names)}")
 
 
@@ -288,7 +316,7 @@ def _check_columns(data: Data, file: SourceFile) -> None:
             f"{file.path}: data.split.by 'given' takes train.txt, valid.txt and test.txt, or a mapping in data.source"
         )
     for key, name in wanted(data, file).items():
-        if file.names.count(name) > 1 or (name not in file.names and key in ("data.columns.user", "data.columns.item")):
+        if file.names.count(name) > 1 or (not file.may_have(name) and key in ("data.columns.user", "data.columns.item")):
             raise missing(key, name, file)
         if name not in file.names:
             continue
@@ -299,9 +327,13 @@ def _check_columns(data: Data, file: SourceFile) -> None:
 
 
 def _check_missing(data: Data, files: tuple[SourceFile, ...]) -> None:
-    """A column other than user and item may be missing in some files, whose rows are refused, but not in all."""
+    """A column other than user and item may be missing in some files, whose rows are refused, but not in all.
+
+    Keys of JSON that no file's head has may come later; not those of users, items and times, which every row must have.
+    """
     for key, name in {pair for file in files for pair in wanted(data, file).items()}:
-        if not any(name in file.names for file in files):
+        seen = any(name in file.names for file in files)
+        if not seen and (key.startswith("data.columns.") or not any(file.more for file in files)):
             raise missing(key, name, files[0])
 
 
@@ -311,7 +343,7 @@ def _kind_of(file: SourceFile, name: str) -> str:
 
 
 def _kinds(files: tuple[SourceFile, ...], name: str) -> set[str]:
-    return {_kind_of(file, name) for file in files if name in file.names}
+    return {_kind_of(file, name) for file in files if file.may_have(name)}
 
 
 def _id_type(files: tuple[SourceFile, ...], name: str, role: str) -> Literal["int64", "string"]:

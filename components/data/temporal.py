@@ -36,6 +36,14 @@ def time_of(moment: int, is_float: bool) -> float | int:
     return float(_flip(np.array([moment], np.int64)).view(np.float64)[0]) if is_float else moment
 
 
+def written(time: float, time_kind: str | None) -> float | str:
+    """A time as people write it: where the log has dates, which are microseconds since 1970, in ISO 8601."""
+    if time_kind != "date":
+        return time
+    unit = "us" if int(time) % 10**6 else "s"
+    return f"{np.datetime_as_string(np.datetime64(int(time), 'us'), unit=unit)}Z"
+
+
 def moment_of(time: float, is_float: bool) -> int:
     """The first moment that is not before a time, as a recipe writes it."""
     if is_float:

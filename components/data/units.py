@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-NAMES = ("", "seconds", "milliseconds", "microseconds", "nanoseconds")  # the first: a number of no such size, a counter say
+NAMES = ("other", "seconds", "milliseconds", "microseconds", "nanoseconds")  # the first: of no such size, a counter say
 SCALES = np.array([1, 1, 10**3, 10**6, 10**9], np.int64)
 FIRST, LAST = 10**8, 10**10  # seconds: 1973 and 2286; ranges of different units do not meet
 DAY = 86_400  # clocks differ, and zones do
@@ -38,11 +38,17 @@ def later_than(whole: Ints, unit: NDArray[np.int8], mtime_ns: int) -> NDArray[np
 def warnings(found: Counter[str], column: str, converted: bool) -> list[str]:
     """What a log's times let suspect, a line each. `found` counts rows by NAMES, and `future` ones."""
     lines = []
-    units = [name for name in NAMES if found[name]]
-    if len(set(units) - {""}) > 1:
-        rows = " and ".join(f"{found[name]:,} rows look like {name or 'no time since 1970'}" for name in units)
-        done = "all are seconds now" if converted else "data.time_units: seconds converts them"
-        lines.append(f"data.columns.time: {column}: {rows}; {done}")
+    units = [name for name in NAMES[1:] if found[name]]
+    if len(units) > 1:
+        rows = " and ".join(f"{_rows(found[name])} look{'s' * (found[name] == 1)} like {name}" for name in units)
+        done = "all of these are seconds now" if converted else "data.time_units: seconds converts them"
+        rest = f"; {_rows(found['other'])} of no such size stay{'s' * (found['other'] == 1)}" if found["other"] else ""
+        lines.append(f"data.columns.time: {column}: {rows}; {done}{rest}")
     if found["future"]:
-        lines.append(f"data.columns.time: {column}: {found['future']:,} rows are later than their file, by more than a day")
+        are = "is later than its" if found["future"] == 1 else "are later than their"
+        lines.append(f"data.columns.time: {column}: {_rows(found['future'])} {are} file, by more than a day")
     return lines
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,53 @@ from components.data.arrow import pc
 from components.data.files import SourceFile
 from components.errors import InputError
 
+AT_ONCE = 1 << 20  # ids
 
-def merge(shard_items: Sequence[Path], part: int, path: Path) -> int:
-    """Writes the distinct items of one partition over all shards, ascending, and returns how many there are."""
-    column = pa.chunked_array([chunk for file in shard_items for chunk in partitions.read(file, part)["raw"].chunks])
-    items = partitions.sorted_unique(column)
-    partitions.write(pa.table({"raw": items}), np.zeros(len(items), np.int64), 1, path)
-    return len(items)
+
+@dataclass(frozen=True)
+class Merged:
+    """The ids of all shards in a partition, and how many of them differ."""
+
+    taken: int
+    items: int
+
+
+def merge(shard_items: Sequence[Path], part: int, path: Path, places: Path) -> Merged:
+    """Writes the distinct items of one partition over all shards, ascending.
+
+    `places` gets a partition for each shard: where its items are among them. Beside the distinct ones no more than AT_ONCE
+    ids (or one shard's) are held.
+    """
+    distinct: pa.Array | None = None
+    for columns in _some(shard_items, part):
+        distinct = pc.unique(pa.chunked_array(columns if distinct is None else [distinct, *columns]))
+    assert distinct is not None, "there is a shard"
+    items = partitions.sorted_unique(distinct)
+    partitions.write_whole(pa.table({"raw": items}), path)
+    schema = pa.schema([("place", pa.int32())])
+    taken = 0
+    with partitions.Atomic(places) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        for columns in _some(shard_items, part):
+            found = pc.index_in(pa.concat_arrays(columns), value_set=items)
+            assert not found.null_count, f"{path} lacks items of a shard"
+            taken += len(found)
+            end = 0
+            for column in columns:
+                writer.write_batch(pa.record_batch([found.slice(end, len(column))], schema))
+                end += len(column)
+    return Merged(taken, len(items))
+
+
+def _some(shard_items: Sequence[Path], part: int) -> Iterator[list[pa.Array]]:
+    """One partition's ids of each shard, some shards at a time."""
+    columns: list[pa.Array] = []
+    for file in shard_items:
+        columns.append(partitions.read(file, part)["raw"].combine_chunks())
+        if sum(map(len, columns)) >= AT_ONCE:
+            yield columns
+            columns = []
+    if columns:
+        yield columns
 
 
 def finish(

@@ -31,7 +31,7 @@ class Result:
 
 
 def clean(
-    source: Path | list[Path], part_bytes: int = sources.PART_BYTES, part_rows: int = sources.PART_ROWS, **data: Any
+    source: str | Path | list[Path], part_bytes: int = sources.PART_BYTES, part_rows: int = sources.PART_ROWS, **data: Any
 ) -> Result:
     """`line` of refused rows counts from 1 in each part, the header apart."""
     paths = [str(path) for path in source] if isinstance(source, list) else str(source)

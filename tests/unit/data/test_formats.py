@@ -85,6 +85,57 @@ def test_bytes_that_are_no_text_are_refused_in_json(tmp_path: Path) -> None:
     assert clean(path, encoding="latin-1").pairs == [("a", "1"), ("José", "1")]
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("5.0", "5"), ("5.00", "5"), ("5e0", "5"), ("1.5E1", "15"), ("-0.0", "0"), ("5.10", "5.10"), ("1e-3", "1e-3")],
+)
+def test_an_integer_of_json_is_one_id_however_it_was_written(tmp_path: Path, written: str, read: str) -> None:
+    assert clean(file(tmp_path, f'{{"user_id": {written}, "item_id": 1}}', "log.jsonl")).pairs == [(read, "1")]
+
+
+def long_json(**last: Any) -> str:
+    """More than what is looked at before reading, and in the last line keys that no other has."""
+    rows = [{"user_id": n, "item_id": n % 7} for n in range(4000)]
+    return "\n".join(json.dumps(row) for row in [*rows, {"user_id": "x", "item_id": 1, **last}])
+
+
+def test_a_key_that_comes_late_is_read(tmp_path: Path) -> None:
+    path = file(tmp_path, long_json(rating=5), "log.jsonl")
+    assert path.stat().st_size > sources.HEAD_BYTES
+    found = clean(path, part_bytes=20_000, keep=[{"column": "rating", "at_least": 4}])
+    assert found.pairs == [("x", "1")]
+    assert found.counts.quarantined == {"rating is null": 4000}
+
+
+def test_a_file_whose_first_rows_lack_a_user_is_read_where_another_has_it(tmp_path: Path) -> None:
+    file(tmp_path, '{"user_id": "y", "item_id": 2}', "a.jsonl")
+    file(tmp_path, long_json(uid="z").replace("user_id", "uid", 4000), "b.jsonl")
+    found = clean(tmp_path)
+    assert found.pairs == [("y", "2"), ("x", "1")]
+    assert found.counts.quarantined == {"user_id is null": 4000}
+
+
+def test_a_key_that_every_row_must_have_is_in_the_first_lines(tmp_path: Path) -> None:
+    path = file(tmp_path, long_json(t=5), "log.jsonl")
+    with pytest.raises(
+        InputError, match=r"data\.columns\.time: got 't', not in the first lines of .*; takes one of user_id, it"
+    ):
+        inspect(path, columns={"time": "t"})
+    short = file(tmp_path, '{"user_id": 1, "item_id": 2}', "short.jsonl")
+    with pytest.raises(InputError, match=r"data\.keep\.0\.column: got 'rating', not in .*short\.jsonl; takes one of"):
+        inspect(short, keep=[{"column": "rating", "at_least": 4}])
+
+
+def test_a_first_line_may_be_long(tmp_path: Path) -> None:
+    long = json.dumps({"user_id": 1, "text": "x" * 3 * sources.HEAD_BYTES, "item_id": 2})
+    path = file(tmp_path, f'{long}\n{{"user_id": 3, "item_id": 4}}\n', "log.jsonl")
+    assert clean(path, part_bytes=1000).pairs == [("1", "2"), ("3", "4")]
+    with pytest.raises(
+        InputError, match=r"one\.jsonl: got no JSON object in its first lines, takes one in each line, of at most"
+    ):
+        inspect(file(tmp_path, "[" + "1," * (5 << 20) + "1]", "one.jsonl"))
+
+
 def test_a_file_without_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"log\.jsonl: got no JSON object in its first lines"):
         inspect(file(tmp_path, "user_id,item_id\n1,2\n", "log.jsonl"))
@@ -148,6 +199,14 @@ def test_folders_of_hive_are_columns(tmp_path: Path) -> None:
         inspect(tmp_path, columns={"time": "when"})
 
 
+def test_folders_above_a_source_are_no_columns(tmp_path: Path) -> None:
+    path = file(tmp_path, "user_id,item_id\n1,2\n", "run=5/log.csv")
+    for source in (path, path.parent):
+        with pytest.raises(InputError, match=r"data\.columns\.time: got 'run', not in .*; takes one of user_id, item_id$"):
+            inspect(source, columns={"time": "run"})
+    assert clean(tmp_path, columns={"time": "run"}).kept["time"].to_pylist() == [5]
+
+
 def test_a_files_own_column_is_not_its_folders(tmp_path: Path) -> None:
     file(tmp_path, "user_id,item_id\n1,2\n", "item_id=9/log.csv")
     assert clean(tmp_path).pairs == [("1", "2")]
@@ -201,8 +260,8 @@ def test_bad_files_alone_are_no_source(tmp_path: Path) -> None:
 def test_a_recipe_that_does_not_name_the_rule_keeps_its_fingerprint(tmp_path: Path) -> None:
     data: dict[str, Any] = {"source": str(tmp_path)}
     rules = sources.Data.model_validate(data)
-    assert "on_bad_file" not in rules.model_dump(mode="json")
-    assert sources.Data.model_validate({**data, "on_bad_file": "quarantine"}).model_dump()["on_bad_file"] == "quarantine"
+    assert "on_bad_file" not in rules.settled()
+    assert sources.Data.model_validate({**data, "on_bad_file": "quarantine"}).settled()["on_bad_file"] == "quarantine"
 
 
 def test_small_files_share_a_task_and_no_task_has_more_than_a_part(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,17 @@ def collect(folder: Path, num_shards: int = 1, item_parts: int = 1, repeats: str
         partitions.write(rows, partitions.of(rows["user"], num_shards), num_shards, piece)
     files = [ShardFiles(folder, n) for n in range(num_shards)]
     for each in files:
-        shards.collect(pieces, each, repeats, ["train", "valid", "test"], item_parts)
-    vocabularies = [folder / "vocabulary" / f"{n}.arrow" for n in range(item_parts)]
-    for n, path in enumerate(vocabularies):
-        vocabulary.merge([each.items for each in files], n, path)
+        shards.collect(pieces, each.shard, each, repeats, ["train", "valid", "test"], item_parts)
+    items, places = [each.items for each in files], [folder / "places" / f"{n}.arrow" for n in range(item_parts)]
+    merged = [vocabulary.merge(items, n, vocabulary_of(folder, n), place) for n, place in enumerate(places)]
+    offsets = [0, *itertools.accumulate(found.items for found in merged)]
     for each in files:
-        shards.encode(each, vocabularies)
+        shards.encode(each, places, offsets[:-1])
     return files
+
+
+def vocabulary_of(folder: Path, part: int) -> Path:
+    return folder / "vocabulary" / f"{part}.arrow"
 
 
 def rows_of(files: ShardFiles) -> list[tuple[Any, Any, Any]]:
@@ -79,6 +84,23 @@ def test_a_users_rows_are_in_one_shard_and_none_is_lost(tmp_path: Path) -> None:
     assert set(homes.values()) == {1}
 
 
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
+def test_codes_are_places_in_the_vocabulary_however_few_ids_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Each item is in the vocabulary once, and every shard's code leads to its own ids."""
+    monkeypatch.setattr(vocabulary, "AT_ONCE", at_once)
+    random = np.random.default_rng(1)
+    user, item = random.integers(0, 70, 900), [f"i{n}" for n in random.integers(0, 200, 900)]
+    files = collect(tmp_path, num_shards=5, item_parts=3, user=user, item=item)
+    ids = pa.concat_tables([partitions.read_all(vocabulary_of(tmp_path, n)) for n in range(3)])["raw"].to_pylist()
+    assert sorted(ids) == sorted(set(item))
+    for each in files:
+        own = partitions.read_all(each.items)["raw"].to_pylist()
+        assert [ids[code] for code in each.read_codes()] == own
+        assert own
+
+
 def exact_core(pairs: set[tuple[int, int]], per_user: int, per_item: int) -> set[tuple[int, int]]:
     """The definition: drop rows of too rare users and items until none is left to drop."""
     while True:
@@ -107,7 +129,7 @@ def test_k_core_is_the_largest_set_that_meets_both_demands(tmp_path: Path, per_u
     core = set()
     for each in files:
         table = partitions.read_all(each.rows)
-        code = np.load(each.codes)[table["item"].to_numpy()]
+        code = each.read_codes()[table["item"].to_numpy()]
         kept = shards.survivors(table["user"].to_numpy(), code, alive, per_user)
         core |= {row[:2] for row, good in zip(rows_of(each), kept, strict=True) if good}
     assert core == exact_core(set(zip(user.tolist(), item.tolist(), strict=True)), per_user, per_item)

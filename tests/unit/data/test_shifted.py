@@ -1,4 +1,4 @@
-"""The law of shifted popularity against the definition, item by item, and against facts of the published protocol."""
+"""The law of shifted popularity against the definition, item by item, and against facts of the published law."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_scale_holds_where_items_run_out() -> None:
 
 @pytest.mark.parametrize("gamma", [200, 10, 2])
 def test_the_most_popular_group_has_gamma_times_the_least_popular_ones_chance(gamma: int) -> None:
-    """Facts of the protocol: of equally many rows; the first group's factor is gamma^(1/49), the last one's gamma^(-48/49)."""
+    """Of equally many rows; the published first group's factor is gamma^(1/49), the last one's gamma^(-48/49)."""
     ends = shifted.factors(np.array([0, 49]), gamma)
     assert ends[0] / ends[1] == pytest.approx(gamma)
     if gamma == 200:
@@ -127,5 +127,7 @@ def test_a_row_is_drawn_alone() -> None:
 
 def test_too_large_shares_are_refused() -> None:
     count = np.append([20], np.ones(100, np.int64))
-    with pytest.raises(InputError, match=r"^data\.split: valid_shifted: got the share 0\.06, 7 rows, takes at most 2:"):
+    with pytest.raises(
+        InputError, match=r"^data\.split\.valid: got 0\.06, 7 rows of valid_shifted, takes at most 0\.0[12]\d\d: 2 rows"
+    ):
         shifted.law(rule(gammas=[2], each=0.15, valid=0.06, test=0.0), count)

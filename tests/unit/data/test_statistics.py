@@ -14,7 +14,6 @@ from components.data.statistics import DatasetStatistics, ShardStatistics
 def test_equal_items_have_no_inequality() -> None:
     found = statistics.popularity(np.full(200, 7))
     assert found["gini"] == pytest.approx(0)
-    assert found["slope"] == pytest.approx(0)
     assert found["top_10_percent_share"] == pytest.approx(0.1)
 
 
@@ -22,13 +21,14 @@ def test_one_item_with_everything_is_all_inequality() -> None:
     found = statistics.popularity(np.array([0] * 99 + [50]))
     assert found["gini"] == pytest.approx(0.99)
     assert found["top_1_percent_share"] == 1
-    assert found["slope"] is None
+    assert found["power_law"] is None
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
-def test_the_slope_of_a_power_law_is_its_exponent(exponent: float) -> None:
+@pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
+def test_the_power_law_is_that_of_the_rows_by_rank(exponent: float) -> None:
     degree = (1e9 * np.arange(1, 1001) ** -exponent).astype(np.int64)
-    assert statistics.popularity(np.random.default_rng(0).permutation(degree))["slope"] == pytest.approx(-exponent, abs=1e-3)
+    found = statistics.popularity(np.random.default_rng(0).permutation(degree))["power_law"]
+    assert found["exponent"] == pytest.approx(1 + 1 / exponent, rel=0.05)
 
 
 def test_gini_is_the_mean_difference_over_twice_the_mean() -> None:
@@ -88,3 +88,32 @@ def test_a_split_that_begins_when_train_has_ended_leaks_nothing() -> None:
     found = DatasetStatistics(np.zeros(1, np.int64))
     found.add(ShardStatistics.of(np.array([0, 0, 1, 1]), np.zeros(4, np.int64), np.array([0, 0, 1, 2], np.int8), names, times))
     assert not found.leaks()
+
+
+def test_overlaps_of_shards_are_those_of_the_log_counted_pair_by_pair() -> None:
+    names, random = ["train", "valid", "test", "test_b"], np.random.default_rng(1)
+    user, item = np.sort(random.integers(0, 60, 400)), random.integers(0, 90, 400)
+    split = random.choice(4, 400, p=[0.4, 0.1, 0.3, 0.2]).astype(np.int8)
+    split[user % 7 == 0] = 2  # users who do not train
+    total = DatasetStatistics(np.zeros(90, np.int64))
+    for low, high in ((0, 21), (21, 60)):
+        own = (user >= low) & (user < high)
+        total.add(ShardStatistics.of(np.unique(user[own], return_inverse=True)[1], item[own], split[own], names))
+    rows = list(zip(user.tolist(), item.tolist(), [names[code] for code in split], strict=True))
+    train = [(u, i) for u, i, name in rows if name == "train"]
+    users, items = {u for u, _ in train}, {i for _, i in train}
+    found = total.describe()
+    for name in names[1:]:
+        held = [(u, i) for u, i, split_name in rows if split_name == name]
+        assert found["held_out"][name] == {
+            "users": len({u for u, _ in held}),
+            "users_not_in_train": len({u for u, _ in held} - users),
+            "items": len({i for _, i in held}),
+            "items_not_in_train": len({i for _, i in held} - items),
+            "rows_also_in_train": sum(pair in train for pair in held),
+        }
+        assert found["cold_rows"][name] == sum(u not in users or i not in items for u, i in held)
+        assert total.held[name].tolist() == [sum(i == each for _, i in held) for each in range(90)]
+    known = [key for key, value in found["held_out"]["test"].items() if value]
+    assert len(known) == 5, "each of these happens"
+    assert found["held_out"]["test"]["rows_also_in_train"] > 0

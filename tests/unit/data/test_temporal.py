@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.config import Data
-from components.data import sources, temporal
+from components.data import sources, temporal, values
 from components.data.splits import TEST, TRAIN, VALID
 from components.data.temporal import Cuts, Search
 from components.errors import InputError
@@ -68,7 +68,7 @@ def cuts_of(times: np.ndarray, **rule: Any) -> Cuts:
 @pytest.mark.parametrize("tied", [1, 7, 100])
 def test_a_share_is_the_most_that_whole_moments_fill(valid: float, test: float, tied: int) -> None:
     """Against the definition: of all moments the earliest from which on there is at most the share of the rows."""
-    times = np.random.default_rng(1).permutation(np.repeat(np.arange(700) // tied * 10, 1))
+    times = np.random.default_rng(1).permutation(np.arange(700) // tied * 10)
     cuts = cuts_of(times, valid=valid, test=test)
     codes = cuts.codes(times)
     for held_out, share in (((TEST,), test), ((VALID, TEST), valid + test)):
@@ -83,14 +83,15 @@ def test_no_row_of_train_is_after_a_row_held_out() -> None:
     assert times[codes == VALID].max() < times[codes == TEST].min()
 
 
-def test_train_does_not_depend_on_what_happens_later() -> None:
-    """Another future, the same past: the rows before the moment are the same train."""
-    random = np.random.default_rng(3)
-    past, cuts = random.integers(0, 60, 500), Cuts(60, 80, True)
-    for future in (random.integers(60, 99, 400), random.integers(60, 99, 7)):
-        codes = cuts.codes(np.concatenate([past, future]))
-        assert (codes[:500] == TRAIN).all()
-        assert (codes[500:] == np.where(future >= 80, TEST, VALID)).all()
+DAY = 86_400_000_000
+
+
+def test_a_time_is_written_as_the_log_has_it() -> None:
+    assert temporal.written(18_262 * DAY, "date") == "2020-01-01T00:00:00Z"
+    assert temporal.written(18_262 * DAY + 1, "date") == "2020-01-01T00:00:00.000001Z"
+    assert [temporal.written(time, "number") for time in (5, 0.25)] == [5, 0.25]
+    for moment in (0, -1, 18_262 * DAY + 3_000_000, -(2**50)):
+        assert values.date(str(temporal.written(moment, "date"))) == moment, "what is said can be written in a recipe"
 
 
 def test_unknown_rows_are_those_of_users_or_items_that_train_has_not() -> None:
