@@ -1,54 +1,59 @@
 """Prepares a dataset on a Ray cluster: Ray Data reads and cleans, Ray tasks do the rest, one task for each partition.
 
     read       parts of files -> rows that can be used, cut by the hash of the user (and quarantine/)
+    gather     of a large log: pieces of groups of shards -> pieces of shards, so that no shard opens every piece
     collect    one shard of users -> rows by (user, time), repeats dropped, local codes
-    vocabulary one partition of items -> distinct ids;  then each shard looks its items up
+    vocabulary one partition of items -> distinct ids, and the place of each shard's items among them
     k-core     rounds: the living items go to every shard, each shard's counts come back, until none dies
     cut        a split by time: its moments are found by counting, then which users and items train has
-    write      one shard -> its part of every split and of users.parquet;  then items.parquet
+    write      one shard -> its part of every split and of users.parquet
+    items      one partition -> its part of items.parquet
 
 The log is shuffled once, through files on the storage path: on two CPUs and 1 M rows Ray Data's own hash shuffle took 5 s more
-(12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums and one integer for each item.
-How many partitions there are depends on the source's size alone, so that the result does not depend on the cluster.
+(12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums, a few numbers for each item and
+the counts of each file. How many partitions there are depends on the source's size alone, so that the result does not depend on
+the cluster. A stage that is finished is recorded (components.data.records), and not done again by whoever comes after a kill.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+import itertools
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
-import ray.data
 
 from components import storage
 from components.config import Recipe
-from components.data import cleaning, manifest, partitions, shards, shifted, sources, units, vocabulary
+from components.data import accounts, manifest, reading, shards, shifted, sources, units, vocabulary
 from components.data.cleaning import Counts
-from components.data.files import DELIMITERS
+from components.data.locations import StorageError
+from components.data.manifest import WORK
+from components.data.partitions import Fan
+from components.data.reading import Reading
+from components.data.records import Records
 from components.data.shards import Core, Numbering, ShardFiles
 from components.data.shifted import Shift
-from components.data.sources import Part, SourcePlan
+from components.data.sources import SourcePlan
 from components.data.statistics import DatasetStatistics
 from components.data.temporal import Cuts
-from components.errors import InputError
+from components.errors import FullError, InputError, reason
 from components.split_rules import ShiftedSplit, TemporalSplit
-from ray_jobs import _cuts, _program
-from ray_jobs._tasks import each
+from ray_jobs import _cuts, _reading
+from ray_jobs._cuts import Found
+from ray_jobs._tasks import Made, Report, Stage
 
+FORM = 1  # raised when the same stages leave other files to those that follow
 ROWS_PER_SHARD = 1 << 20
-SHARDS_PER_ITEM_PART = 8
-WORK = ".work"
-PROGRESS_SECONDS = 10.0
-Report = Callable[[str], None]
+MANY_SHARDS, LEAST_OF_MANY = 8, 16  # a shard has no more than an eighth of a log that is larger than eight of them
+SHARDS_PER_ITEM_PART, LEAST_ITEM_PARTS, MOST_ITEM_PARTS = 8, 8, 64
+OPENED = 256  # pieces that a shard is taken out of without being gathered first
 
 
 @dataclass(frozen=True)
@@ -58,180 +63,214 @@ class Sizes:
     rows_per_shard: int = ROWS_PER_SHARD
     part_bytes: int = sources.PART_BYTES
     part_rows: int = sources.PART_ROWS
+    opened: int = OPENED
+
+    def shards(self, rows: int) -> int:
+        wanted = max(1, -(-rows // self.rows_per_shard))
+        return wanted if wanted <= MANY_SHARDS else max(LEAST_OF_MANY, wanted)
 
 
 def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> Path:
-    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets a line for each stage.
+    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets lines of each stage.
+
+    What a killed or interrupted process finished is taken over. After a mistake in what was given nothing is left.
 
     Raises:
         InputError: the source is not there, not readable or leaves no row; or another process prepares the same dataset.
+        FullError: there is no room on the storage path.
     """
     plan = sources.inspect(recipe.data)
     folder = manifest.dataset_path(recipe, plan)
-    if storage.is_finished(folder):
+    if manifest.is_current(folder):
         report(f"{folder}: current, nothing to do")
         return folder
     with storage.lock(folder):
-        if storage.is_finished(folder):  # by whoever held the lock
+        if manifest.is_current(folder):  # by whoever held the lock
             report(f"{folder}: current, nothing to do")
             return folder
-        _clear(folder)
+        records = Records(folder, folder / WORK, {"form": FORM, "fingerprint": folder.name, "sizes": asdict(sizes)})
         try:
-            summary = _Preparation(recipe, plan, folder, sizes, report).run()
-            if manifest.dataset_path(recipe) != folder:
-                raise InputError(f"data.source: {plan.files[0].path} or a file beside it changed while it was read; run again")
-        except BaseException:
-            _clear(folder)
+            summary = _Preparation(recipe, plan, folder, sizes, report, records).run()
+            storage.finish(folder, summary, only=_made(folder))
+        except StorageError:  # S3, for now
+            records.clear()
             raise
-        shutil.rmtree(folder / WORK)
-        _sweep(folder)
-        storage.finish(folder, summary)
+        except FullError as error:
+            records.clear()
+            raise FullError(f"{error}; finished stages are kept for the next try: delete {folder} to be rid of them") from None
+        except InputError:
+            records.forget()
+            raise
+        except BaseException:
+            records.clear()
+            raise
+        shutil.rmtree(folder / WORK, ignore_errors=True)
     report(f"{folder}: finished")
     return folder
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier run left; the lock stays."""
-    for path in folder.iterdir():
-        if path.name != storage.LOCK:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-
-
-def _sweep(folder: Path) -> None:
-    """Removes the halves that tasks left whose workers died; their second try wrote the whole."""
-    for path in folder.rglob(".*"):
-        if path.name != storage.LOCK:
-            path.unlink()
+def _made(folder: Path) -> list[str]:
+    """The dataset's files. The halves that tasks left whose workers died are removed: their second try wrote the whole."""
+    for path in folder.glob("*/.*"):
+        path.unlink()
+    return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file() and path.parent.name != WORK)
 
 
 class _Preparation:
     """The stages of one dataset, in order."""
 
-    def __init__(self, recipe: Recipe, plan: SourcePlan, folder: Path, sizes: Sizes, report: Report) -> None:
-        self.recipe, self.plan, self.folder, self.sizes = recipe, plan, folder, sizes
+    def __init__(self, recipe: Recipe, plan: SourcePlan, folder: Path, sizes: Sizes, report: Report, records: Records) -> None:
+        self.recipe, self.plan, self.folder, self.sizes, self.report, self.records = (
+            recipe,
+            plan,
+            folder,
+            sizes,
+            report,
+            records,
+        )
         self.work = folder / WORK
-        self.num_shards = max(1, -(-plan.estimated_rows // sizes.rows_per_shard))
-        self.num_item_parts = -(-self.num_shards // SHARDS_PER_ITEM_PART)
+        self.num_shards = sizes.shards(plan.estimated_rows)
+        self.fan = Fan(self.num_shards, sizes.opened)
+        parts = -(-self.num_shards // SHARDS_PER_ITEM_PART)
+        if self.num_shards > MANY_SHARDS:
+            parts = min(max(LEAST_ITEM_PARTS, parts), MOST_ITEM_PARTS)
+        self.vocabularies, self.places = (
+            [self.work / name / f"{n:05d}.arrow" for n in range(parts)] for name in ("vocabulary", "places")
+        )
         self.shards = [ShardFiles(self.work, n) for n in range(self.num_shards)]
-        self.vocabularies = [self.work / "vocabulary" / f"{n:05d}.arrow" for n in range(self.num_item_parts)]
-        self.bad_files = {file.path: file.reason for file in plan.bad}
-        self._report, self._since = report, time.monotonic()
-
-    def report(self, stage: str, message: str) -> None:
-        now = time.monotonic()
-        self._report(f"{stage:<10} {message} ({now - self._since:.1f} s)")
-        self._since = now
 
     def run(self) -> dict[str, Any]:
         """Everything up to the manifest, which it returns."""
-        counts = self._read()
-        manifest.refuse_if_empty(counts.kept, counts, "cleaning")
-        if self.recipe.data.split.by == "given":
+        rule = self.recipe.data.split
+        made = [_in_work("pieces"), "quarantine", accounts.BESIDE]
+        read = self._stage("read", self._read, made, [_in_work("refused")], self.plan.rows)
+        counts, bad = Counts.of(read["counts"]), read["bad"]
+        self._warn(counts, bad)
+        manifest.refuse_if_empty(counts.kept, counts, "cleaning", bad_files=list(bad.values()))
+        if rule.by == "given":
             manifest.refuse_if_empty(counts.splits["train"], counts, "cleaning that is in train")
-        names = manifest.split_names(counts, self.recipe.data.split)
-        distinct = self._collect(names, counts)
-        offsets = self._vocabulary()
-        rounds, alive, users, degree = self._k_core(int(offsets[-1]))
+        names = manifest.split_names(counts, rule)
+        pieces: list[list[str]] = [read["pieces"]]
+        last = _in_work("pieces")
+        if self.fan.width > 1:
+            gather = functools.partial(self._gather, read["pieces"])
+            pieces = self._stage("gather", gather, [_in_work("gathered")], [last], counts.kept)["pieces"]
+            last = _in_work("gathered")
+        made = [_in_work(name) for name in ("rows", "users", "items")]
+        collected = self._stage("collect", functools.partial(self._collect, pieces, names), made, [last], counts.kept)
+        made, gone = ([_in_work(name) for name in each] for each in (("vocabulary", "codes"), ("items", "places")))
+        offsets = self._stage("vocabulary", self._vocabulary, made, gone, 2 * sum(collected["items"]), "ids")["offsets"]
+        num_items = offsets[-1]
+        core = self._stage("k-core", functools.partial(self._k_core, num_items, collected["rows"]))
+        rounds, alive, users = core["rounds"], core["alive"], core["users"]
         manifest.refuse_if_empty(rounds[-1]["rows"], counts, "k-core", rounds)
-        rule, law, cut = self.recipe.data.split, None, {}
-        known = alive
+        known, law, cut = alive, None, {}
         if isinstance(rule, ShiftedSplit):
-            law = shifted.law(rule, degree[alive])
+            law = shifted.law(rule, core["degree"][alive])
         elif isinstance(rule, TemporalSplit):
-            core = Core(alive, self.recipe.data.k_core.users, counts.float_time)
-            found = _cuts.find(rule, self.plan.time_kind, self.shards, core, rounds[-1]["users"], rounds[-1]["rows"])
+            left = Core(alive, self.recipe.data.k_core.users, counts.float_time)
+            found = Found.of(self._stage("cut", functools.partial(self._cut, rule, left, rounds[-1])))
             law, cut = found.cuts, found.describe()
             if law.drop_unknown:
                 known, users = found.known, found.users
-            self.report("cut", found.line())
         new_id = np.where(known, np.cumsum(known) - 1, np.where(alive, shards.UNKNOWN, shards.DEAD)).astype(np.int32)
-        statistics = self._write(new_id, users, counts.float_time, names, law)
+        write = functools.partial(self._write, new_id, users, counts.float_time, names, law)
+        statistics = DatasetStatistics.of(self._stage("write", write, ["users.parquet", *names], (), rounds[-1]["rows"]))
+        for line in statistics.leaks(self.plan.time_kind):
+            self.report(f"warning: data.split.by: {rule.by} leaks time: {line}; temporal does not")
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
-        titled = self._write_items(offsets, new_id, statistics)
-        found = {"split": cut, "bad_files": self.bad_files, "time_units": dict(counts.times)}
-        return manifest.compose(self.recipe, self.plan, self.folder.name, counts, distinct, rounds, statistics, titled, found)
+        items = functools.partial(self._items, offsets, new_id, statistics)
+        titled = self._stage("items", items, ["items.parquet"], (), num_items, "items")["titled"]
+        distinct = sum(collected["rows"])
+        before = {"users": collected["users"], "items": num_items, "rows": distinct}
+        more = {"split": cut, "bad_files": bad, "time_units": dict(counts.times), "by_file": read["by_file"]}
+        more["before_k_core"] = before
+        name = self.folder.name
+        summary = manifest.compose(self.recipe, self.plan, name, counts, distinct, rounds, statistics, titled, more)
+        self._write_report(summary, statistics)
+        return summary
 
-    def _read(self) -> Counts:
-        tasks = dict(enumerate(self.plan.tasks(self.sizes.part_bytes, self.sizes.part_rows)))
+    def _stage(
+        self,
+        name: str,
+        body: Callable[[Stage], Made],
+        outputs: Sequence[str] = (),
+        removes: Sequence[str] = (),
+        total: int | None = None,
+        unit: str = "rows",
+    ) -> dict[str, Any]:
+        """What the stage found out, now or when it was finished before."""
+        if (found := self.records.next(name)) is not None:
+            self.report(f"{name:<10} was finished before")
+            return found
+        with Stage(name, self.report, total, unit) as stage:
+            values, message = body(stage)
+        self.records.add(name, values, outputs, removes)
+        self.report(stage.line(message))
+        found = self.records.next(name)
+        assert found is not None, f"{name} was recorded"
+        return found
+
+    def _warn(self, counts: Counts, bad: dict[str, str]) -> None:
         data = self.recipe.data
-        done: dict[int, dict[str, Any]] = {}  # of each part
-        todo = tasks
-        while todo:
-            found, bad = self._read_tasks(todo)
-            done |= found
-            if bad and data.on_bad_file == "fail":
-                raise InputError(next(iter(bad.values())))
-            self.bad_files |= bad
-            # again, without it, what read a bad file beside others or read a part of it before it was found to be bad
-            todo = {
-                n: [part for part in parts if part.file.path not in self.bad_files]
-                for n, parts in tasks.items()
-                if any(part.file.path in bad for part in parts)
-            }
-        parts = [part for n in tasks for part in tasks[n] if part.file.path not in self.bad_files]
-        self._number_lines(parts, {part.index: done[part.index]["lines"] for part in parts})
-        counts = sum((_counts(done[part.index]["counts"]) for part in parts), Counts())
-        filtered, refused = counts.filtered.total(), counts.quarantined.total()
-        self.report("read", f"{counts.read:,} rows = {counts.kept:,} kept + {filtered:,} filtered + {refused:,} quarantined")
         for line in units.warnings(counts.times, str(data.columns.time), data.time_units == "seconds"):
-            self._report(f"warning: {line}")
-        if self.bad_files:
-            number, reason = len(self.plan.files) + len(self.plan.bad), next(iter(self.bad_files.values()))
-            self._report(f"warning: {len(self.bad_files):,} of {number:,} files put aside, as {reason}")
-        return counts
+            self.report(f"warning: {line}")
+        if bad:
+            number = len(self.plan.files) + len(self.plan.bad)
+            self.report(f"warning: {len(bad):,} of {number:,} files put aside, as {next(iter(bad.values()))}")
 
-    def _read_tasks(self, tasks: dict[int, list[Part]]) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
-        """(what each part had, why each bad file is), of the tasks that read none."""
-        told = time.monotonic()
-        job = _ReadJob(self.recipe, self.plan, self.work, self.num_shards)
-        _program.quiet_data()
-        rows = ray.data.from_items([{"task": n} for n in tasks], override_num_blocks=len(tasks))
-        read = functools.partial(_read_batch, tasks=ray.put(tasks), job=job)
-        back: dict[int, dict[str, Any]] = {}
-        for row in rows.map_batches(read, batch_size=1, batch_format="pyarrow").iter_rows():
-            back[row["task"]] = json.loads(row["result"])
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                self._report(f"{'read':<10} {len(back)} of {len(tasks)} tasks")
-        assert len(back) == len(tasks), f"{len(tasks)} tasks were made, {len(back)} came back"
-        done = {int(part): found for n in sorted(back) for part, found in back[n].get("parts", {}).items()}
-        return done, {path: reason for n in sorted(back) for path, reason in back[n].get("bad", {}).items()}
+    def _read(self, stage: Stage) -> Made:
+        job = Reading(self.recipe.data, self.plan.bare(), self.work, self.fan, self.sizes.part_rows)
+        made = _reading.run(stage, self.plan, job, self.folder, self.sizes.part_bytes)
+        self._refuse_change()
+        return made
 
-    def _number_lines(self, parts: list[Part], lines: dict[int, int]) -> None:
-        """Moves refused rows to quarantine/, their lines counted from the beginning of each file."""
-        before: Counter[str] = Counter()
-        jobs = []
-        for part in parts:
-            path = part.file.path
-            if _refused(self.work, part.index).exists():
-                header = part.file.format in DELIMITERS
-                out = self.folder / "quarantine" / f"part-{part.index:05d}.parquet"
-                jobs.append((_refused(self.work, part.index), out, before[path] + header))
-            before[path] += lines[part.index]
-        for _ in each(cleaning.move_quarantine, jobs):
-            pass
+    def _refuse_change(self) -> None:
+        if manifest.dataset_path(self.recipe) != self.folder:
+            raise InputError(f"data.source: {self.plan.files[0].path} or a file beside it changed while it was read; run again")
 
-    def _collect(self, names: list[str], counts: Counts) -> int:
-        pieces = sorted((self.work / "pieces").glob("*.arrow"))
-        arguments = [(pieces, files, self.recipe.data.repeats, names, self.num_item_parts) for files in self.shards]
-        distinct = sum(rows for _, rows in each(shards.collect, arguments))
-        shutil.rmtree(self.work / "pieces")
-        self.report("collect", f"{distinct:,} rows in {self.num_shards} shards, {counts.kept - distinct:,} repeats dropped")
-        return distinct
+    def _gather(self, pieces: list[str], stage: Stage) -> Made:
+        """A task for each group of shards and `width` pieces, so that it has as many rows as a piece."""
+        paths, width = [self.work / "pieces" / name for name in pieces], self.fan.width
+        runs = [paths[n : n + width] for n in range(0, len(paths), width)]
+        names = [[f"{group:05d}-{n:05d}.arrow" for n in range(len(runs))] for group in range(self.fan.groups)]
+        arguments = [
+            (run, group, self.fan, self.work / "gathered" / name)
+            for group in range(self.fan.groups)
+            for run, name in zip(runs, names[group], strict=True)
+        ]
+        for _, rows in stage.each(reading.gather, arguments):
+            stage.advance(rows)
+        return {"pieces": names}, f"{len(paths):,} pieces, {self.fan.groups} groups of {width} shards"
 
-    def _vocabulary(self) -> np.ndarray:
-        """Offsets of the item partitions' codes."""
+    def _collect(self, pieces: list[list[str]], names: list[str], stage: Stage) -> Made:
+        gathered, width = self.fan.width > 1, self.fan.width
+        groups = [[self.work / ("gathered" if gathered else "pieces") / name for name in group] for group in pieces]
+        places = [(groups[n // width], n % width) if gathered else (groups[0], n) for n in range(self.num_shards)]
+        rules = (self.recipe.data.repeats, names, len(self.vocabularies))
+        arguments = [(*place, files, *rules) for place, files in zip(places, self.shards, strict=True)]
+        rows, items, users, taken = [0] * self.num_shards, [0] * self.num_shards, 0, 0
+        for n, found in stage.each(shards.collect, arguments):
+            rows[n], items[n], users, taken = found.rows, found.items, users + found.users, taken + found.taken
+            stage.advance(found.taken)
+        message = f"{sum(rows):,} rows in {self.num_shards} shards, {taken - sum(rows):,} repeats dropped"
+        return {"rows": rows, "items": items, "users": users}, message
+
+    def _vocabulary(self, stage: Stage) -> Made:
+        """Where the codes of each item partition begin, and where those of the last end."""
         shard_items = [files.items for files in self.shards]
-        arguments = [(shard_items, n, path) for n, path in enumerate(self.vocabularies)]
-        found = dict(each(vocabulary.merge, arguments))
-        offsets = np.cumsum([0] + [found[n] for n in range(self.num_item_parts)])
-        for _ in each(shards.encode, [(files, self.vocabularies) for files in self.shards]):
-            pass
-        self.report("vocabulary", f"{offsets[-1]:,} items")
-        return offsets
+        jobs = [(shard_items, n, *paths) for n, paths in enumerate(zip(self.vocabularies, self.places, strict=True))]
+        distinct = [0] * len(jobs)
+        for n, found in stage.each(vocabulary.merge, jobs):
+            distinct[n] = found.items
+            stage.advance(found.taken)
+        offsets = [0, *itertools.accumulate(distinct)]
+        for _, items in stage.each(shards.encode, [(files, self.places, offsets[:-1]) for files in self.shards]):
+            stage.advance(items)
+        return {"offsets": offsets}, f"{offsets[-1]:,} items"
 
-    def _k_core(self, num_items: int) -> tuple[list[dict[str, int]], np.ndarray, list[int], np.ndarray]:
-        """(each round's survivors, which items live, the users of each shard, the rows of each living item)."""
+    def _k_core(self, num_items: int, shard_rows: list[int], stage: Stage) -> Made:
+        """Each round's survivors, which items live, the users of each shard, the rows of each living item."""
         rule = self.recipe.data.k_core
         alive = np.ones(num_items, bool)
         rounds: list[dict[str, int]] = []
@@ -239,96 +278,68 @@ class _Preparation:
             ref = ray.put(alive)
             total = np.zeros(num_items, np.int64)
             users, rows = [0] * self.num_shards, 0
-            for n, result in each(shards.count, [(files, ref, rule.users) for files in self.shards]):
+            for n, result in stage.each(shards.count, [(files, ref, rule.users) for files in self.shards]):
                 total[result.codes] += result.counts
                 users[n], rows = result.users, rows + result.rows
+                stage.advance(shard_rows[n])
             left = alive & (total >= rule.items)
             rounds.append({"users": sum(users), "items": int((alive & (total > 0)).sum()), "rows": rows})
             if (left == alive).all() or not rows:
                 break
             alive = left
-        self.report(
-            "k-core", "{users:,} users, {items:,} items, {rows:,} rows".format(**rounds[-1]) + f", {len(rounds)} rounds"
-        )
-        return rounds, alive, users, total
+        message = "{users:,} users, {items:,} items, {rows:,} rows".format(**rounds[-1]) + f", {len(rounds)} rounds"
+        return {"rounds": rounds, "alive": alive, "users": users, "degree": total}, message
+
+    def _cut(self, rule: TemporalSplit, core: Core, left: dict[str, int], stage: Stage) -> Made:
+        found = _cuts.find(stage, rule, self.plan.time_kind, self.shards, core, left["users"], left["rows"])
+        return found.values(), found.line()
 
     def _write(
-        self, new_id: np.ndarray, users: list[int], float_time: bool, names: list[str], law: Cuts | Shift | None
-    ) -> DatasetStatistics:
+        self,
+        new_id: np.ndarray,
+        users: list[int],
+        float_time: bool,
+        names: list[str],
+        law: Cuts | Shift | None,
+        stage: Stage,
+    ) -> Made:
         ref, law_ref = ray.put(new_id), ray.put(law)
         data, seed = self.recipe.data, self.recipe.seed
         numbering = [Numbering(first, float_time, names) for first in [0, *np.cumsum(users)[:-1].tolist()]]
         arguments = [(files, self.folder, data, seed, numbering[n], ref, law_ref) for n, files in enumerate(self.shards)]
         statistics = DatasetStatistics(np.zeros(int(new_id.max()) + 1, np.int64))
-        for _, shard in each(shards.finish, arguments):
+        for _, shard in stage.each(shards.finish, arguments):
             statistics.add(shard)
-        self.report("write", ", ".join(f"{rows:,} {name}" for name, rows in statistics.rows.items()))
-        for line in statistics.leaks():
-            self._report(f"warning: data.split.by: {self.recipe.data.split.by} leaks time: {line}; temporal does not")
-        return statistics
+            stage.advance(sum(shard.rows.values()) + sum(shard.dropped.values()))
+        return statistics.values(), ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
 
-    def _write_items(self, offsets: np.ndarray, new_id: np.ndarray, statistics: DatasetStatistics) -> int:
+    def _items(self, offsets: list[int], new_id: np.ndarray, statistics: DatasetStatistics, stage: Stage) -> Made:
         arguments = []
         for n, path in enumerate(self.vocabularies):
             mine = new_id[offsets[n] : offsets[n + 1]]
             degree = np.where(mine >= 0, statistics.degree[mine], 0)
             out = self.folder / "items.parquet" / f"part-{n:05d}.parquet"
             arguments.append((path, mine, degree, self.recipe.data.titles, self.recipe.data.encoding, out))
-        titled = sum(count for _, count in each(vocabulary.finish, arguments))
-        self.report("items", f"{len(statistics.degree):,} items" + (f", {titled:,} with a title" if titled else ""))
-        return titled
+        titled = 0
+        for n, count in stage.each(vocabulary.finish, arguments):
+            titled += count
+            stage.advance(offsets[n + 1] - offsets[n])
+        if self.recipe.data.titles:
+            self._refuse_change()
+        return {"titled": titled}, f"{len(statistics.degree):,} items" + (f", {titled:,} with a title" if titled else "")
 
+    def _write_report(self, summary: dict[str, Any], statistics: DatasetStatistics) -> None:
+        from components.reports import data_report  # matplotlib: every task of Ray Data imports this file
 
-@dataclass(frozen=True)
-class _ReadJob:
-    """What every reading task knows."""
-
-    recipe: Recipe
-    plan: SourcePlan
-    work: Path
-    num_shards: int
-
-
-def _read_batch(batch: pa.Table, *, tasks: Any, job: _ReadJob) -> pa.Table:
-    """Ray Data's map: reads, cleans and cuts the batch's parts and returns their counts."""
-    indices = batch["task"].to_pylist()
-    results = [json.dumps(_read_task(n, ray.get(tasks)[n], job)) for n in indices]
-    return pa.table({"task": indices, "result": results})
-
-
-def _read_task(index: int, parts: list[Part], job: _ReadJob) -> dict[str, Any]:
-    """One piece of the shuffle from several parts; none where a file of them is bad."""
-    data = job.recipe.data
-    kept = [cleaning.kept_schema(data, job.plan).empty_table()]
-    found: dict[int, dict[str, Any]] = {}
-    bad: dict[str, str] = {}
-    for part in parts:
-        refused = [cleaning.QUARANTINE.empty_table()]
-        counts, lines = Counts(), 0
+        folder, since = self.folder / storage.REPORT, time.monotonic()
         try:
-            for block in cleaning.clean_part(part, data, job.plan):
-                kept.append(block.kept)
-                refused.append(block.refused)
-                counts, lines = counts + block.counts, block.last_line
-        except InputError as error:  # as a value: an exception would come back wrapped, after retries
-            bad[part.file.path] = str(error)
-            continue
-        refusals = pa.concat_tables(refused)
-        if refusals.num_rows:
-            partitions.write_parquet(refusals, _refused(job.work, part.index))
-        found[part.index] = {"counts": vars(counts), "lines": lines}
-    if bad:
-        return {"bad": bad}
-    table = pa.concat_tables(kept)
-    shard = partitions.of(table["user"], job.num_shards)
-    partitions.write(table, shard, job.num_shards, job.work / "pieces" / f"{index:05d}.arrow")
-    return {"parts": found}
+            data_report.write(folder, summary, statistics)
+        except Exception as error:  # what a picture stumbles on ends no preparation
+            shutil.rmtree(folder, ignore_errors=True)
+            self.report(f"warning: no data report: {reason(error)}")
+        else:
+            self.report(f"{'report':<10} {folder / data_report.PAGE} ({time.monotonic() - since:.1f} s)")
 
 
-def _refused(work: Path, part: int) -> Path:
-    return work / "refused" / f"{part:05d}.parquet"
-
-
-def _counts(found: dict[str, Any]) -> Counts:
-    counters = {name: Counter(found[name]) for name in ("filtered", "quarantined", "splits", "times")}
-    return Counts(**{**found, **counters})
+def _in_work(name: str) -> str:
+    return f"{WORK}/{name}"

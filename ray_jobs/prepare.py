@@ -13,7 +13,7 @@ from ray_jobs import _program, _results
 
 def run(recipe: Recipe, _: argparse.Namespace) -> None:
     folder = manifest.dataset_path(recipe)
-    if storage.is_finished(folder):
+    if manifest.is_current(folder):
         print(f"{folder}: current, nothing to do")
     else:
         from ray_jobs import _dataflow  # imports Ray: not needed to find a mistake in a recipe

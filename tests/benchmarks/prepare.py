@@ -34,7 +34,7 @@ SEED, FILES, CORE = 1, 16, 10
 YEAR = 365 * 86_400
 LOOK_SECONDS = 0.5
 ROOT = Path(__file__).parents[2]
-STAGE = re.compile(r"^(read|collect|vocabulary|k-core|write|items) .*\((\d+\.\d) s\)$", re.MULTILINE)
+STAGE = re.compile(r"^(read|gather|collect|vocabulary|k-core|write|items|report) .*\((\d+\.\d) s\)$", re.MULTILINE)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
 
 ROOT = Path(__file__).parents[2]
-Source = Path | dict[str, str]
+Source = str | Path | dict[str, str]
 SMALL = Sizes(rows_per_shard=300, part_bytes=4000, part_rows=300)  # several of everything
 
 

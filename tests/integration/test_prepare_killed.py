@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -11,11 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import ray
 
-from components import config, storage
-from components.data.manifest import dataset_path
+from components import config
+from components.data.manifest import WORK, dataset_path
 from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
 from tests.integration.preparing import (
@@ -23,38 +24,59 @@ from tests.integration.preparing import (
     RULES,
     contents,
     prepare,
-    program,
     recipe_text,
     write_log,
 )
 
+SIZES = Sizes(rows_per_shard=10_000, part_bytes=200_000, part_rows=10_000)
+DRIVER = (
+    "import ray, sys; from ray_jobs import _dataflow; from components import config\n"
+    "ray.init(address=sys.argv[2], log_to_driver=False)\n"
+    "sizes = _dataflow.Sizes(rows_per_shard=10_000, part_bytes=200_000, part_rows=10_000)\n"
+    "print('begins', flush=True)\n"
+    "_dataflow.prepare(config.load(sys.argv[1]), sizes=sizes, report=lambda line: None)"
+)
+
+
+def driver(recipe_file: Path) -> subprocess.Popen[str]:
+    """A process that prepares on this cluster, as soon as it begins."""
+    command = [sys.executable, "-c", DRIVER, str(recipe_file), ray.get_runtime_context().gcs_address]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "begins\n"
+    return run
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pieces", "rows", "codes"])
-def test_a_killed_run_leaves_nothing_that_looks_finished(cluster: None, tmp_path: Path, stage: str) -> None:
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(cluster: None, tmp_path: Path) -> None:
     source = write_log(tmp_path / "log.csv", rows=200_000)
-    text = recipe_text(source, tmp_path / "store", **RULES)
-    (tmp_path / "recipe.yaml").write_text(text)
-    folder = dataset_path(config.load(tmp_path / "recipe.yaml"))
-    run = program(tmp_path / "recipe.yaml")
-    deadline = time.monotonic() + 240
-    while not list((folder / ".work" / stage).glob("*")) and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    reached = list((folder / ".work" / stage).glob("*"))
-    family = psutil.Process(run.pid).children(recursive=True)
-    os.kill(run.pid, signal.SIGKILL)
-    run.communicate()
-    assert run.returncode == -signal.SIGKILL, "it was killed midway"
-    assert reached, f"it was killed in its stage {stage}"
-    assert not storage.is_finished(folder)
-    undisturbed, _ = prepare(source, tmp_path / "apart", Sizes(), **RULES)
-    _, alive = psutil.wait_procs(family, timeout=10)  # the killed program's Ray notices; its agents may stay
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    again = _dataflow.prepare(config.load(tmp_path / "recipe.yaml"), report=lambda line: None)
-    assert again == folder
-    assert contents(again) == contents(undisturbed)
+    (tmp_path / "recipe.yaml").write_text(recipe_text(source, tmp_path / "apart", **RULES))
+    run, since = driver(tmp_path / "recipe.yaml"), time.monotonic()
+    assert run.wait(300) == 0
+    whole = time.monotonic() - since
+    undisturbed = contents(dataset_path(config.load(tmp_path / "recipe.yaml")))
+    midway: list[list[str]] = []
+    for n, share in enumerate(np.random.default_rng(8).uniform(0, 1, 6)):
+        path = tmp_path / f"{n}.yaml"
+        path.write_text(recipe_text(source, tmp_path / f"store{n}", **RULES))
+        folder = dataset_path(config.load(path))
+        run = driver(path)
+        time.sleep(share * whole)
+        run.kill()
+        run.communicate()
+        reached = sorted(file.stem[3:] for file in folder.glob(f"{WORK}/*-*.json"))
+        moment = f"killed {share * whole:.2f} of {whole:.2f} s after it began, behind {', '.join(reached) or 'no stage'}"
+        if run.returncode == -signal.SIGKILL:
+            midway.append(reached)
+        lines: list[str] = []
+        assert _dataflow.prepare(config.load(path), lines.append, SIZES) == folder, moment
+        if not lines[0].endswith("current, nothing to do"):
+            again = sorted(line.split()[0] for line in lines if line.endswith("was finished before"))
+            assert again == reached, moment
+        assert contents(folder) == undisturbed, moment
+        assert not (folder / WORK).exists(), moment
+    assert len(midway) >= 3, "most were killed midway"
+    assert len({len(reached) for reached in midway}) >= 2, f"at several stages, {midway}"
 
 
 @pytest.mark.slow
@@ -73,7 +95,7 @@ def test_workers_that_die_change_nothing(cluster: None, tmp_path: Path) -> None:
 
 
 def kill_a_working_worker() -> list[int]:
-    names = ("_read_part", "collect", "merge", "encode", "count", "finish")
+    names = ("_read_batch", "collect", "merge", "encode", "count", "finish")
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             title = " ".join(process.cmdline())

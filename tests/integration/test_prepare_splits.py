@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,32 @@ def test_a_cut_by_dates(cluster: None, tmp_path: Path) -> None:
     table = {"user_id": [1] * 10, "item_id": list(range(10)), "t": pl.Series(dates).str.to_datetime().to_arrow()}
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     split = {"by": "temporal", "valid_from": "2020-01-05", "test_from": "2020-01-08T00:00:00Z", "unknown": "keep"}
-    folder, _ = prepare(tmp_path / "log.parquet", tmp_path, columns={"time": "t"}, split=split)
+    source, columns = tmp_path / "log.parquet", {"time": "t"}
+    folder, manifest = prepare(source, tmp_path, columns=columns, split=split)
     found = {name: [row[1] for row in raw_rows(folder, name)] for name in ("train", *HELD_OUT)}
     assert found == {"train": [0, 1, 2, 3], "valid": [4, 5, 6], "test": [7, 8, 9]}
+    assert [manifest["split"][name] for name in ("valid_from", "test_from")] == ["2020-01-05T00:00:00Z", "2020-01-08T00:00:00Z"]
+    spans = manifest["statistics"]["times"]
+    assert spans["test"] == {"first": "2020-01-08T00:00:00Z", "last": "2020-01-10T00:00:00Z", "behind": 0}
+    got = "got valid from 2030-01-01T00:00:00Z and test from 2031-01-01T00:00:00Z, which leave valid and test without a row"
+    with pytest.raises(InputError, match=rf"^data\.split: {got}, .* the times 2020-01-01T00:00:00Z to 2020-01-10T00:00:00Z$"):
+        prepare(source, tmp_path, columns=columns, split={**split, "valid_from": "2030-01-01", "test_from": "2031-01-01"})
+    lines: list[str] = []
+    _dataflow.prepare(recipe(source, tmp_path, columns=columns, split={"by": "ratio", "test": 0.5}), lines.append, SMALL)
+    (leak,) = [line for line in lines if line.startswith("warning: ") and "test begins at" in line]
+    assert re.search(r"test begins at 2020-01-\d\dT00:00:00Z and train ends at 2020-01-\d\dT00:00:00Z; ", leak)
 
 
 def test_a_cut_outside_of_the_log_says_where_it_is(cluster: None, tmp_path: Path) -> None:
     source = write_log(tmp_path / "log.csv")
-    message = r"data\.split: valid and test got no row, takes valid_from and test_from that cut the times {} to {}$"
+    got = r"data\.split: got valid from 5000 and test from 6000, which leave valid and test without a row"
     times = [row[2] for row in reference_core(source)]
-    with pytest.raises(InputError, match=message.format(min(times), max(times))):
+    message = rf"{got}, takes valid_from and test_from that cut the times {min(times)} to {max(times)}$"
+    with pytest.raises(InputError, match=message):
         prepare(source, tmp_path, **temporal(valid_from=5000, test_from=6000))
-    with pytest.raises(InputError, match=r"data\.split: train and valid got no row"):
+    with pytest.raises(
+        InputError, match=r"data\.split: got valid from -2 and test from -1, which leave train and valid without"
+    ):
         prepare(source, tmp_path, **temporal(valid_from=-2, test_from=-1))
 
 
