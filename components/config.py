@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     Field,
     PlainValidator,
     ValidationError,
@@ -25,24 +24,14 @@ from pydantic import (
     model_validator,
 )
 
-from components import catalog, yaml12
+from components import catalog, paths, yaml12
 from components.data.histories import check_order
 from components.errors import InputError, describe
+from components.paths import LocalPath, Place
 from components.search import Search
-from components.section import Positive, Section
-from components.split_rules import RatioSplit, ShiftedSplit, Split, TemporalSplit, refuse_without_time
-
-
-def _absolute(path: str) -> str:
-    """Expands `~` and `$VARIABLES` and makes a local path absolute: Ray's workers change directory."""
-    expanded = os.path.expandvars(path)
-    unset = re.search(r"\$\{?(\w+)", expanded)
-    if unset:
-        raise ValueError(f"a path whose environment variables are set ({unset[1]} is not)")
-    if "://" in expanded:
-        raise ValueError("a path of a local or shared file system")
-    return str(Path(expanded).expanduser().absolute())
-
+from components.section import Newer, Positive, Section, matching
+from components.split_rules import RatioSplit, Split, TemporalSplit, refuse_without_time, selectable
+from components.training_rules import Optimizer, Training
 
 SPLITS, SQLITE = ("train", "valid", "test"), "sqlite:///"
 SPLIT_NAME = r"^(train|(valid|test)(_[A-Za-z0-9]+)?)$"
@@ -55,29 +44,15 @@ def is_split(name: Any) -> bool:
 def _source(value: Any) -> Any:
     """A path, a list of paths, or a mapping of splits to paths, each made absolute."""
     if isinstance(value, str):
-        return _absolute(value)
+        return paths.place(value)
     if isinstance(value, list) and value and all(isinstance(path, str) for path in value):
-        return [_absolute(path) for path in value]
+        return [paths.place(path) for path in value]
     if isinstance(value, dict) and value and all(isinstance(path, str) and is_split(name) for name, path in value.items()):
-        return {split: _absolute(path) for split, path in value.items()}
-    raise ValueError("a path, a list of paths, or a mapping of train, valid and test to paths")
+        return {split: paths.place(path) for split, path in value.items()}
+    raise ValueError("a path, a list of paths, or a mapping of train, valid, test, valid_NAME and test_NAME to paths")
 
 
-def _matching(pattern: str, what: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(what)
-        return value
-
-    return AfterValidator(check)
-
-
-LocalPath = Annotated[str, AfterValidator(_absolute)]
 Source = Annotated[str | list[str] | dict[str, str], PlainValidator(_source)]
-Metric = Annotated[
-    str,
-    _matching(r"(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*", "recall, ndcg, hit, precision, mrr or map at a K, as recall@20"),
-]
 Part = dict[str, Any]
 
 
@@ -122,22 +97,23 @@ class KCore(Section):
 class Titles(Section):
     """A file of item titles, for people who read recommendations."""
 
-    source: LocalPath
+    source: Place
     item: str = "item_id"
     title: str = "title"
 
 
 class Data(Section):
-    """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, test_NAME to them.
+    """`source` is a file, a folder, a list of them, or a mapping of train, valid, test, valid_NAME, test_NAME to them.
 
-    `time_units: seconds` makes seconds of numbers that are milliseconds, microseconds or nanoseconds since 1970 by their size.
+    Each is local or s3://bucket/prefix. `time_units: seconds` makes seconds of numbers that are milliseconds, microseconds or
+    nanoseconds since 1970 by their size; dates stay dates.
     `on_bad_file`: a file that cannot be read ends the preparation, or is put aside and counted.
     """
 
     source: Source
     format: Literal["auto", "csv", "tsv", "parquet", "inter", "jsonl", "lightgcn"] = "auto"
-    time_units: Literal["keep", "seconds"] = Field("keep", exclude_if=lambda rule: rule == "keep")
-    on_bad_file: Literal["fail", "quarantine"] = Field("fail", exclude_if=lambda rule: rule == "fail")  # no new fingerprints
+    time_units: Annotated[Literal["keep", "seconds"], Newer] = "keep"
+    on_bad_file: Annotated[Literal["fail", "quarantine"], Newer] = "fail"
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: Columns = Columns()
     keep: list[Rule] = []
@@ -155,63 +131,7 @@ class Data(Section):
         return self
 
 
-# training -----------------------------------------------------------------------------------------------------------
-
-
-class L2(Section):
-    """weight/2 * sum of squared norms of `rows` (batch and negatives), `positives` (batch only) or whole `tables`.
-
-    `reduce: sum` is divided by nothing; `mean` by the global batch size. The papers differ, and it matters.
-    """
-
-    weight: Annotated[float, Field(ge=0)] = 0.0
-    on: Literal["rows", "positives", "tables"] = "positives"
-    reduce: Literal["sum", "mean"] = "mean"
-
-
-class Optimizer(Section):
-    """The model's dense fused Adam. `clip_norm` bounds the norm of all its gradients together, L2 on tables included."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    l2: L2 = L2()
-
-
-class Training(Section):
-    """The global batch is cut over the workers, so a changed number of workers changes nothing but rounding.
-
-    `fit_on: train+valid` refits after a choice; `select_on: test` is the protocol of many published logs (best epoch on
-    test) and is labelled so wherever its numbers appear. With `mask_seen: false` a user's own items may be listed where an
-    epoch is chosen, as in the code of MCLRec and DuoRec. `patience` counts validations.
-    """
-
-    batch_size: Positive = 2048
-    epochs: Positive = 100
-    validate_every: Positive = 1
-    metric: Metric = "recall@20"
-    patience: Positive = 10
-    min_epochs: Annotated[int, Field(ge=0)] = 0
-    fit_on: Literal["train", "train+valid"] = "train"
-    select_on: Literal["valid", "test", "none"] = "valid"
-    mask_seen: bool = True
-    checkpoint_steps: Positive | None = None
-    precision: Literal["float32", "float64"] = "float32"
-
-    @property
-    def chosen_on(self) -> str:
-        return self.select_on if self.mask_seen or self.select_on == "none" else f"{self.select_on}, seen items not masked"
-
-    @model_validator(mode="after")
-    def _valid_is_not_trained_on(self) -> Training:
-        if self.fit_on == "train+valid" and self.select_on == "valid":
-            raise ValueError("select_on: test or none where fit_on is train+valid")
-        return self
-
-    @model_validator(mode="after")
-    def _stops_after_min_epochs(self) -> Training:
-        if self.select_on != "none" and self.min_epochs > self.epochs:  # without validation nothing stops early
-            raise InputError(f"training.min_epochs: got {self.min_epochs}, takes at most training.epochs, {self.epochs}")
-        return self
+# after training ---------------------------------------------------------------------------------------------------
 
 
 class Evaluation(Section):
@@ -232,14 +152,14 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _file_is_absolute(cls, uri: str | None) -> str | None:
-        return SQLITE + _absolute(uri.removeprefix(SQLITE)) if uri and uri.startswith(SQLITE) else uri
+        return SQLITE + paths.absolute(uri.removeprefix(SQLITE)) if uri and uri.startswith(SQLITE) else uri
 
 
 class Scale(Section):
     """Where and how wide: nothing here changes a result beyond rounding.
 
     `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
-    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; banks of negatives must fit.
+    `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; a plan must fit it.
     `encode_rows`: an encoder that reads histories takes so many at a time, and each again in the backward pass, so that no
     more of their activations are held (views of histories are encoded whole).
     """
@@ -257,8 +177,11 @@ class Scale(Section):
 # the recipe ---------------------------------------------------------------------------------------------------------
 
 
+APART = {"name", "evaluation", "tracking", "search", "scale"}  # of which no training's result depends
+
+
 class Recipe(Section):
-    name: Annotated[str, _matching(r"[a-z0-9][a-z0-9_]*", "lower-case letters, digits and _")]
+    name: Annotated[str, matching(r"[a-z0-9][a-z0-9_]*", "lower-case letters, digits and _")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
     encoder: Part
@@ -298,15 +221,18 @@ class Recipe(Section):
         if self.views and not objective.takes_views:  # pyright: ignore
             names = ", ".join(view["name"] for view in self.views)
             raise InputError(f"views: got {names}, takes none under objective {self.objective['name']}")
-        chosen, split = self.training.select_on, self.data.split
-        if isinstance(split, RatioSplit | TemporalSplit | ShiftedSplit) and chosen != "none" and not getattr(split, chosen):
-            takes = [*(name for name in ("valid", "test") if getattr(split, name)), "none"]
-            raise InputError(f"training.select_on: got {chosen!r}, takes {' or '.join(takes)} where data.split.{chosen} is 0")
+        chosen, takes = self.training.select_on, selectable(self.data.split)
+        if takes is not None and chosen not in (*takes, "none"):
+            why = f"where data.split.{chosen} is 0" if chosen in SPLITS else f"under data.split {self.data.split.by}"
+            raise InputError(f"training.select_on: got {chosen!r}, takes {' or '.join([*takes, 'none'])} {why}")
         return self
 
     def fingerprint(self) -> str:
         """Twelve hex digits of what a training computes: not the name, nor what comes after it, nor where it runs."""
-        what = self.model_dump(mode="json", exclude={"name", "evaluation", "tracking", "search", "scale"})
+        what = {key: value for key, value in self.settled().items() if key not in APART}
+        for kind in catalog.FOLDERS:
+            of = getattr(self, kind)
+            what[kind] = [catalog.settled(kind, part) for part in of] if isinstance(of, list) else catalog.settled(kind, of)
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

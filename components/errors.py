@@ -26,6 +26,10 @@ class InputError(ValueError):
     """
 
 
+class FullError(InputError):
+    """No room is left where something is to be written: with more of it, the same command goes on."""
+
+
 class TrackingError(InputError):
     """MLflow does not answer where a run is to begin: a wrong address, or an outage."""
 

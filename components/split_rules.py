@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
@@ -13,9 +14,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _moment(value: Any) -> Any:
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)):
         return value
-    raise ValueError("a number as in the log, or an ISO date where the log has dates")
+    raise ValueError("a finite number, as data.time_units leaves them in the log, or an ISO date where the log has dates")
 
 
 Moment = Annotated[int | float | str, PlainValidator(_moment)]
@@ -82,8 +83,9 @@ class ShiftedSplit(Section):
     """Tests whose popularity is shifted: test_gammaG for each G of `gammas`, each the share `each` of the rows.
 
     The expected rows of an item fall by G from the most to the least popular of 50 groups (components.data.shifted).
-    valid_shifted is of the same law, with `valid_gamma` and the share `valid`: what may be looked at before those tests
-    (`evaluate --split valid_shifted`; epochs and searches go by valid). `valid` and `test` are drawn at random from the rest.
+    valid_shifted is of the same law, with `valid_gamma` and the share `valid`: the one that a search takes, and that an epoch
+    may be chosen on (training.select_on). `valid` and `test` are drawn at random from the rest,
+    which is more popular than the log. The defaults hold out 60 % of it; AdvInfoNCE's Tencent has no unshifted `test`: 0.
     """
 
     by: Literal["shifted"]
@@ -108,6 +110,14 @@ class ShiftedSplit(Section):
 
 
 Split = RatioSplit | LeaveOneOut | GivenSplit | TemporalSplit | ShiftedSplit
+
+
+def selectable(split: Split) -> list[str] | None:
+    """The splits that an epoch may be chosen on under a rule; None where the source says what there is."""
+    if isinstance(split, GivenSplit):
+        return None
+    names = [name for name in ("valid", "test") if getattr(split, name, True)]  # leave_one_out has no shares, and both
+    return [*names, "valid_shifted"] if isinstance(split, ShiftedSplit) else names
 
 
 def refuse_without_time(split: Split) -> None:

@@ -6,12 +6,17 @@ A folder is a dataset or a checkpoint if and only if its manifest exists and its
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import getpass
 import hashlib
 import json
 import os
+import shutil
+import signal
 import socket
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,15 +24,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
+from components.errors import FullError, InputError
 
 MANIFEST = "manifest.json"
+REPORT = "report"  # of a dataset: a page and its pictures
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Says in one line that `path` could not be written for want of room.
+
+    Raises:
+        FullError: the file system or its quota is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
+        what = "a quota that is used up" if error.errno == errno.EDQUOT else "a full disk"
+        raise FullError(f"scale.storage_path: {path}: got {what} ({free:,} bytes are free there), takes more room") from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    try:
+        with room(path):
+            partial.write_text(text, encoding="utf-8")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
 
 
@@ -63,7 +92,8 @@ def open_finished(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of a finished folder of a kind (dataset, run), its files' presence and sizes checked.
 
     Raises:
-        InputError: there is no manifest, it is of another kind, or a file that it lists is missing or of another size.
+        InputError: there is no manifest, it is of another kind, or a file that it lists lies elsewhere, is missing or has
+            another size.
     """
     if not is_finished(folder):
         raise InputError(f"{kind} {folder}: not finished or not there, takes a folder with {MANIFEST}")
@@ -72,6 +102,8 @@ def open_finished(folder: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{kind} {folder}: got the folder of a {manifest.get('kind')}, takes that of a {kind}")
     for name, entry in manifest["files"].items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # it would have us read whatever its writer likes
+            raise InputError(f"{kind} {folder}: {MANIFEST} lists {name}, takes files below that folder")
         got = path.stat().st_size if path.is_file() else "no file"
         if got != entry["bytes"]:
             raise InputError(f"{kind} {folder}: {name}: got {got}, takes {entry['bytes']} bytes as in {MANIFEST}")
@@ -79,11 +111,15 @@ def open_finished(folder: Path, kind: str) -> dict[str, Any]:
 
 
 LOCK = ".lock"
+BEAT_SECONDS, LEASE_SECONDS = 2.0, 60.0  # an owner touches its lock; one that has not for so long is gone
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this process; a dead owner's lock on this host is taken over.
+    """Holds `folder` for this process. The lock of an owner that is gone is taken over: at once where it was a process of this
+    host, after LEASE_SECONDS without a sign of it elsewhere (a head's pod that was lost has a new name when it comes back).
+
+    An owner that stood still for longer, and whose lock was taken meanwhile, is interrupted as by Ctrl-C.
 
     Raises:
         InputError: somebody else holds it; names the owner, the process and since when.
@@ -91,7 +127,8 @@ def lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     mine = {"owner": user(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
-    written = folder.with_name(f".{folder.name}{LOCK}.{uuid.uuid4().hex[:8]}")  # not in the folder, whose files are listed
+    mine["id"] = uuid.uuid4().hex
+    written = folder.with_name(f".{folder.name}{LOCK}.{mine['id']}")  # not in the folder, whose files are listed
     written.write_text(json.dumps(mine), encoding="utf-8")
     try:
         while True:
@@ -102,12 +139,38 @@ def lock(folder: Path) -> Iterator[None]:
                 _take_over_or_refuse(folder, path)
     finally:
         written.unlink()
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
+    beat.start()
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            if read_json(path) == mine:
-                path.unlink()
+        ended.set()
+        beat.join()
+        if _holder(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _beat(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):  # a storage that is away for a moment: the next beat tells
+            if not path.parent.exists():  # its owner removed what it had begun
+                return
+            if _holder(path) != mine:
+                print(f"{path}: was taken over while this process stood still; it ends here", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            os.utime(path)
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """What a lock says; None where there is none, {} where it says nothing that can be read."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        return {}
 
 
 def user() -> str:
@@ -119,29 +182,60 @@ def user() -> str:
 
 
 def _take_over_or_refuse(folder: Path, path: Path) -> None:
-    """Removes the lock of a process of this host that is gone; one taker at a time, who reads the lock it removes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process
-        _remove_if_stale(folder, path)
-    finally:
-        os.close(descriptor)
+    """Removes the lock of an owner that is gone; one taker at a time, who removes the very file that it has watched.
 
-
-def _remove_if_stale(folder: Path, path: Path) -> None:
+    Raises:
+        InputError: the owner lives, or the lock is another user's.
+    """
     try:
-        holder = read_json(path)
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # of takers; ends with the process
+            holder = _holder(path)
+            if holder is None or not _is_at(path, file.fileno()):
+                return  # released, or taken over while this one waited
+            if _is_gone(path, holder):
+                path.unlink(missing_ok=True)
+                return
     except FileNotFoundError:
-        return  # just released
-    except json.JSONDecodeError:
-        holder = {"owner": "unknown", "host": "unknown", "pid": 0, "since": "now"}
-    if holder["host"] == socket.gethostname() and not _alive(holder["pid"]):
-        path.unlink(missing_ok=True)
         return
+    except PermissionError:
+        holder = _holder(path) or {}
+    who = f"{holder.get('owner', 'unknown')} (process {holder.get('pid', 'unknown')} on {holder.get('host', 'unknown')}"
     raise InputError(
-        f"{folder}: locked by {holder['owner']} (process {holder['pid']} on {holder['host']}, since {holder['since']}); "
+        f"{folder}: locked by {who}, since {holder.get('since', 'unknown')}); "
         f"wait for it, or delete {path} if that process is gone"
     )
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _is_gone(path: Path, holder: dict[str, Any]) -> bool:
+    """A process of this host is looked for. Of others the lock is watched: clocks may differ, so only its changes count."""
+    if holder.get("host") == socket.gethostname() and not _alive(holder["pid"]):
+        return True
+    seen, since, is_told = _touched(path), time.monotonic(), False
+    while time.monotonic() - since < LEASE_SECONDS:
+        time.sleep(BEAT_SECONDS / 4)
+        if _touched(path) != seen:
+            return False
+        if not is_told and time.monotonic() - since > 2 * BEAT_SECONDS:
+            is_told = True
+            print(f"{path}: no sign of its owner; it is taken over after {LEASE_SECONDS:.0f} s without one", flush=True)
+    return True
+
+
+def _touched(path: Path) -> int:
+    """Opened, for a network's file system may answer out of its memory otherwise."""
+    try:
+        with path.open() as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _alive(pid: int) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import pickle
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from components import config
 from components.errors import InputError
+from components.split_rules import Split
 
 GOOD: dict[str, Any] = {
     "name": "small",
@@ -78,13 +80,28 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         (
             "data",
             {"source": "a", "columns": {"time": "t"}, "split": {"by": "temporal", "valid_from": [1], "test_from": 5}},
-            "data.split.valid_from: got [1], takes a number as in the log, or an ISO date where the log has dates",
+            "data.split.valid_from: got [1], takes a finite number, as data.time_units leaves them *, or an ISO date *",
+        ),
+        (
+            "data",
+            {"source": "a", "columns": {"time": "t"}, "split": {"by": "temporal", "valid_from": 1, "test_from": float("nan")}},
+            "data.split.test_from: got nan, takes a finite number, *",
+        ),
+        (
+            "data",
+            {"source": "a", "columns": {"time": "t"}, "split": {"by": "temporal", "valid_from": float("-inf"), "test_from": 5}},
+            "data.split.valid_from: got -inf, takes a finite number, *",
         ),
         ("data.split.valid", 2, "data.split.valid: got 2, takes a number < 1"),
         ("data.split", {"by": "leave_one_out", "valid": 0.1}, "data.split.valid: unknown key (got 0.1)"),
-        ("data.source", 5, "data.source: got 5, takes a path, a list of paths, or a mapping of train, valid and test to paths"),
+        (
+            "data.source",
+            5,
+            "data.source: got 5, takes a path, a list of paths, or a mapping of train, valid, test, valid_NAME *",
+        ),
         ("data.source", {"tset": "a"}, "data.source: got {'tset': 'a'}, takes a path, a list of paths, or a mapping *"),
-        ("data.source", "s3://bucket/log", "data.source: got 's3://bucket/log', takes a path of a local or shared file system"),
+        ("data.source", "gs://bucket/log", "data.source: got 'gs://bucket/log', takes a path of *, or s3://bucket/prefix"),
+        ("data.source", "s3://B/log", "data: got s3:// and after it what is no bucket's name, takes s3://bucket/prefix; *"),
         ("scale.num_workers", 0, "scale.num_workers: got 0, takes a number >= 1"),
         ("scale.driver_cpus", -1, "scale.driver_cpus: got -1, takes a number >= 0"),
         ("scale.memory_per_worker_gib", 0, "scale.memory_per_worker_gib: got 0, takes a number > 0"),
@@ -100,6 +117,13 @@ def changed(key: str, value: Any) -> dict[str, Any]:
             "data.split.order: got 'time', takes random where data.columns.time is not given",
         ),
         ("data.split.valid", 0.0, "training.select_on: got 'valid', takes test or none where data.split.valid is 0"),
+        ("training.select_on", "valid_", "training.select_on: got 'valid_', takes valid, valid_NAME, test or none"),
+        ("training.select_on", "test_gamma10", "training.select_on: got 'test_gamma10', takes valid, valid_NAME, test or none"),
+        (
+            "training.select_on",
+            "valid_shifted",
+            "training.select_on: got 'valid_shifted', takes valid or test or none under data.split ratio",
+        ),
         ("training.min_epochs", 101, "training.min_epochs: got 101, takes at most training.epochs, 100"),
         (
             "tracking.uri",
@@ -156,14 +180,42 @@ def test_a_tracking_file_is_where_it_is_whatever_the_working_directory(uri: str 
     assert config.Recipe.from_json(recipe.to_json()) == recipe
 
 
+def test_a_split_without_a_rule_is_told_every_rule() -> None:
+    rules = {get_args(rule.model_fields["by"].annotation)[0] for rule in get_args(Split)}
+    assert len(rules) >= 5
+    with pytest.raises(InputError, match=r"^data\.split: got \{'valid': 0\.1\}, takes by: ") as raised:
+        config.parse({**GOOD, "data": {"source": "log.csv", "split": {"valid": 0.1}}})
+    assert rules <= set(re.findall(r"\w+", str(raised.value).partition("takes by: ")[2]))
+
+
 def test_a_missing_section() -> None:
     with pytest.raises(InputError, match="^data: missing"):
         config.parse({key: value for key, value in GOOD.items() if key != "data"})
 
 
-def test_valid_rows_are_not_trained_on_and_chosen_on() -> None:
+@pytest.mark.parametrize("chosen", ["valid", "valid_late"])
+def test_valid_rows_are_not_trained_on_and_chosen_on(chosen: str) -> None:
+    """Nor is another validation chosen on then, whose lists would be headed by the rows of valid."""
+    data = {"source": "log.csv", "split": {"by": "given"}}
     with pytest.raises(InputError, match="select_on: test or none where fit_on is train\\+valid"):
-        config.parse({**GOOD, "training": {"fit_on": "train+valid"}})
+        config.parse({**GOOD, "data": data, "training": {"fit_on": "train+valid", "select_on": chosen}})
+
+
+@pytest.mark.parametrize(
+    ("test", "takes"), [(0.1, "valid or test or valid_shifted or none"), (0.0, "valid or valid_shifted or none")]
+)
+def test_a_shifted_split_has_two_validations_to_choose_on(test: float, takes: str) -> None:
+    def parsed(chosen: str) -> config.Recipe:
+        split = {"by": "shifted", "test": test}
+        return config.parse({**GOOD, "data": {"source": "log.csv", "split": split}, "training": {"select_on": chosen}})
+
+    assert [parsed(name).training.chosen_on for name in ("valid", "valid_shifted", "none")] == [
+        "valid, seen items masked",
+        "valid_shifted, seen items masked",
+        "none",
+    ]
+    with pytest.raises(InputError, match=f"^training.select_on: got 'valid_late', takes {takes} under data.split shifted$"):
+        parsed("valid_late")
 
 
 def test_yaml_as_people_write_it(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,17 @@ def test_a_finished_folder_whose_files_changed_is_refused(damage: str, tmp_path:
     path.write_text("ab") if damage == "shorter" else path.unlink()
     with pytest.raises(InputError, match=r"a.txt: got (2|no file), takes 3 bytes"):
         storage.open_finished(tmp_path, "run")
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "part/../../outside.txt", "absolute"])
+def test_a_manifest_that_lists_what_lies_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside.txt"
+    (folder / "part").mkdir(parents=True)
+    outside.write_text("abc")
+    listed = str(outside) if name == "absolute" else name
+    storage.write_json(folder / storage.MANIFEST, {"kind": "run", "files": {listed: {"bytes": 3, "sha256": ""}}})
+    with pytest.raises(InputError, match=rf"^run {folder}: manifest.json lists {listed}, takes files below that folder$"):
+        storage.open_finished(folder, "run")
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -75,16 +88,98 @@ def test_a_lock_names_its_owner(tmp_path: Path) -> None:
         pass
 
 
-def test_a_dead_owners_lock_is_taken_over_and_another_hosts_is_not(tmp_path: Path) -> None:
+HOLDER = {"owner": "ann", "host": "elsewhere", "pid": 7, "since": "2026-01-01", "id": "a"}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 2.0)
+
+
+def test_a_dead_processs_lock_is_taken_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_touched", None)  # nothing is waited for
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    holder = {"owner": "ann", "host": socket.gethostname(), "pid": dead.pid, "since": "2026-01-01"}
-    (tmp_path / storage.LOCK).write_text(json.dumps(holder))
+    (tmp_path / storage.LOCK).write_text(json.dumps({**HOLDER, "host": socket.gethostname(), "pid": dead.pid}))
+    with storage.lock(tmp_path):
+        assert storage.read_json(tmp_path / storage.LOCK)["pid"] == os.getpid()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "said",
+    [json.dumps(HOLDER), "", json.dumps({**HOLDER, "host": socket.gethostname(), "pid": os.getpid()})],
+    ids=["elsewhere", "half written", "a namesake here"],
+)
+def test_a_lock_that_nobody_touches_is_taken_over(tmp_path: Path, said: str) -> None:
+    """Of a machine that was lost; of one that wrote half of it; of a container with the same name and numbers."""
+    (tmp_path / storage.LOCK).write_text(said)
+    with storage.lock(tmp_path):
+        assert storage.read_json(tmp_path / storage.LOCK)["owner"] == storage.user()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_that_its_owner_touches_is_refused_for_as_long(tmp_path: Path) -> None:
+    path, ended = tmp_path / storage.LOCK, threading.Event()
+    path.write_text(json.dumps(HOLDER))
+    owner = threading.Thread(target=storage._beat, args=(path, HOLDER, ended))
+    owner.start()
+    for _ in range(5):
+        with (
+            pytest.raises(InputError, match=r"locked by ann \(process 7 on elsewhere, since 2026-01-01\)"),
+            storage.lock(tmp_path),
+        ):
+            pass
+    ended.set()
+    owner.join()
     with storage.lock(tmp_path):
         pass
-    (tmp_path / storage.LOCK).write_text(json.dumps({**holder, "host": "elsewhere"}))
-    with pytest.raises(InputError, match="locked by ann"), storage.lock(tmp_path):
-        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_owner_that_stood_still_and_lost_its_lock_is_interrupted(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from components import storage; storage.BEAT_SECONDS = 0.1\n"
+        "with storage.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    owner.send_signal(signal.SIGSTOP)
+    with storage.lock(tmp_path):
+        owner.send_signal(signal.SIGCONT)
+        _, said = owner.communicate(timeout=30)
+        assert owner.returncode == -signal.SIGINT
+        assert "was taken over while this process stood still" in said
+        assert storage.read_json(tmp_path / storage.LOCK)["pid"] == os.getpid()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_of_many_takers_has_it(tmp_path: Path) -> None:
+    (tmp_path / storage.LOCK).write_text(json.dumps(HOLDER))
+    holding, most, won, refused = [], [], [], []
+
+    def take() -> None:
+        try:
+            with storage.lock(tmp_path):
+                holding.append(1)
+                most.append(len(holding))
+                time.sleep(4)  # longer than the others watch
+                holding.pop()
+                won.append(1)
+        except InputError:
+            refused.append(1)
+
+    takers = [threading.Thread(target=take) for _ in range(6)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert (max(most), len(won) + len(refused)) == (1, 6)
+    assert won
 
 
 def test_a_fresh_lock_is_not_taken_for_the_dead_one_that_was_there(tmp_path: Path) -> None:
