@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, create_model
 
 from components.errors import InputError, describe
+from components.section import Newer
 
 FOLDERS = {"encoder": "encoders", "objective": "objectives", "loss": "losses", "negatives": "negatives", "views": "views"}
 
@@ -47,20 +48,33 @@ def check(kind: str, spec: dict[str, Any], path: str | None = None) -> dict[str,
     """
     path = path or kind
     cls = find(kind, spec.get("name"), path)
-    hints = typing.get_type_hints(cls.__init__, include_extras=True)
-    _, *parameters = inspect.signature(cls.__init__).parameters.values()
-    arguments = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
-    }
+    arguments = _arguments(cls)
     model = create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **arguments)  # pyright: ignore
     try:
         checked = model.model_validate({k: v for k, v in spec.items() if k != "name"})
     except ValidationError as error:
         raise InputError("\n".join(describe(error, path))) from error
     values = {name: getattr(checked, name) for name in arguments}
-    if len(arguments) == len(parameters):
+    if len(arguments) == len(inspect.signature(cls).parameters):
         cls(**values)  # it takes nothing from the program, so it can say now what several arguments must be together
     return values
+
+
+def settled(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """What fingerprints are of: a checked part without arguments that are newer and at their default."""
+    marked = {name: default for name, (hint, default) in _arguments(find(kind, spec["name"])).items() if _is_newer(hint)}
+    return {name: value for name, value in spec.items() if name not in marked or value != marked[name]}
+
+
+def _is_newer(hint: Any) -> bool:
+    return Newer in getattr(hint, "__metadata__", ())
+
+
+def _arguments(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Each keyword's annotation and default, `...` where it has none."""
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    keywords = (p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY)
+    return {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in keywords}
 
 
 def build(kind: str, spec: dict[str, Any], *context: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from components import storage
+from components import exchange, storage
 from components.config import Recipe
 from components.data import cleaning, manifest, sources
 from components.data.arrow import pc
@@ -31,6 +32,7 @@ from components.training.loop import Trainer
 from components.views import most_neighbours
 
 SAMPLE_BYTES = 32 * 2**20
+SMALL_BANK, SMALL_RATE = 240, 1e-3  # rows of a bank and learning rate of a model that are tried
 COPIES = 4  # of every parameter: weight, gradient and Adam's two moments
 VECTOR_COPIES = 3  # of looked-up rows, and of what is made of them, at the peak of the backward pass (measured)
 AT_LEAST, AT_MOST = "at least ", "at most "
@@ -67,28 +69,99 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
             check_k(k, sizes.items, name)
         check_counts(recipe.negatives, sizes.items, sizes.rows)  # before a part is tried with them
     trainer = _try_parts(recipe)
-    parameters = _parameters(recipe, sizes)
+    needs = _needs(recipe, trainer, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
-    indexed: list[Any] = [trainer.encoder, *trainer.sources]
-    index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in indexed)
-    index += sum(each.vectors_bytes() for each in trainer.memories.values()) // recipe.scale.num_workers
     yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
     ids = f"{ids_are}{sizes.users:,} users, {ids_are}{sizes.items:,} items"
     yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
-    yield "parameters", f"{ids_are}{parameters:,}"
+    yield "parameters", f"{ids_are}{needs.parameters:,}"
+    window = trainer.encoder.window
+    of_histories = (
+        "" if window is None else f"{AT_MOST}{_mib(needs.histories)} of histories of {window.length} and their views, "
+    )
+    in_all_are = sizes.ids_are or ("about " if window is None else AT_MOST)
     yield (
         "memory",
-        f"{ids_are}{_mib(parameters * _width(recipe) * COPIES)} of tables and Adam, {_of_a_step(recipe, trainer, sizes)}, "
-        f"{_of_histories(recipe, trainer, sizes)}"
-        f"{rows_are}{_mib(sizes.rows * 8)} of order, {index_is}{_mib(index)} of indices, "
-        f"each of {recipe.scale.num_workers} workers; {rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node"
-        f"{_of_similar(recipe, sizes)}",
+        f"{ids_are}{_mib(needs.tables)} of tables and Adam, {needs.scores_are}{_mib(needs.scores)} of scores, "
+        f"about {_mib(needs.vectors)} of candidates' vectors, {of_histories}"
+        f"{rows_are}{_mib(needs.order)} of order, {index_is}{_mib(needs.index)} of indices: "
+        f"{in_all_are}{_mib(needs.total)} in all, each of {recipe.scale.num_workers} workers; "
+        f"{rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node{_of_similar(recipe, sizes)}",
     )
+    check_fits(recipe, needs)
     units, units_are, what = _units(trainer, sizes)
     steps = steps_per_epoch(units, batch_size, trainer.objective.positives)
     yield "steps", f"{units_are}{steps:,} per epoch of global batch {batch_size:,}{what}"
-    yield "epochs", f"at most {recipe.training.epochs}, fit on {recipe.training.fit_on}, chosen on {recipe.training.chosen_on}"
+    if recipe.scale.num_workers > 1:
+        yield "exchange", f"{AT_MOST}{_mib(needs.received)} a step, received by each worker"
+    yield "epochs", f"at most {recipe.training.epochs}, {recipe.training.fitted}"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that each worker holds in a step of the model, and that it receives in one from the others; at most, or about."""
+
+    sizes: Sizes
+    parameters: int  # their number
+    tables: int  # with gradients and Adam's moments
+    scores: int
+    scores_are: str
+    vectors: int  # of candidates
+    histories: int  # what encoders that read them make of them, and views
+    order: int
+    index: int
+    received: int
+
+    @property
+    def total(self) -> int:
+        return self.tables + self.scores + self.vectors + self.histories + self.order + self.index
+
+
+def needs_of(recipe: Recipe, train: Interactions) -> Needs:
+    """For a prepared log."""
+    return _needs(recipe, _try_parts(recipe), Sizes(len(train), train.num_users, train.num_items, "prepared"))
+
+
+def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
+    workers, small = recipe.scale.num_workers, _tame(recipe)
+    parameters = _parameters(small, sizes)
+    indexed: list[Any] = [trainer.encoder, *trainer.sources]
+    index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in indexed)
+    index += math.ceil(sum(each.vectors_bytes() for each in trainer.memories.values()) / workers)
+    rows, scores, scores_are, vectors, looked_up = _of_a_step(recipe, trainer, sizes)
+    of_a_worker, objective = math.ceil(rows / workers), trainer.objective
+    turns = sum("model" in turn for turn in objective.turns)
+    looked_up = turns * (of_a_worker + looked_up) + objective.encodes * trainer.encoder.looked_up(of_a_worker, sizes.items)
+    log = stand_in(32 * workers + 4, 64, rows=12)
+    return Needs(
+        sizes=sizes,
+        parameters=parameters,
+        tables=parameters * _width(recipe) * COPIES,
+        scores=scores * _width(recipe),
+        scores_are=scores_are,
+        vectors=vectors * _width(recipe),
+        histories=_of_histories(recipe, trainer, sizes),
+        order=sizes.rows * 8,
+        index=index,
+        received=exchange.received(small, log, rows, looked_up, sizes.users, sizes.items),
+    )
+
+
+def check_fits(recipe: Recipe, needs: Needs) -> None:
+    """Raises an InputError where what is certain is more than a worker has.
+
+    Bounds from above, as of histories that are all as long as may be, are not certain.
+    """
+    limit = recipe.scale.memory_per_worker_gib
+    certain = needs.total - needs.histories - (needs.order + needs.index if needs.sizes.rows_are == AT_MOST else 0)
+    if needs.sizes.ids_are != AT_MOST and certain > limit * 2**30:
+        raise InputError(
+            f"scale.memory_per_worker_gib: got {limit:g}, takes at least {certain / 2**30:,.3g} for what each of "
+            f"{recipe.scale.num_workers} workers holds: {_mib(needs.tables)} of tables and Adam, "
+            f"{_mib(needs.scores)} of scores, {_mib(needs.vectors)} of candidates' vectors, "
+            f"{_mib(needs.order + needs.index)} of order and indices"
+        )
 
 
 def _units(trainer: Trainer, sizes: Sizes) -> tuple[int, str, str]:
@@ -104,8 +177,10 @@ def _width(recipe: Recipe) -> int:
     return 8 if recipe.training.precision == "float64" else 4
 
 
-def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
-    """The scores of a worker's rows, and the vectors of their candidates: of each row, or of a pool that all rows share."""
+def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int, str, int, int]:
+    """Rows of a batch; numbers of the scores of a worker's, and how they are known; of the vectors of their candidates, of each
+    row or of a pool that all rows share; and how many rows of tables it looks up for these.
+    """
     batch_size = recipe.training.batch_size
     if trainer.objective.positives == "sequences":  # a row for each place but the first
         batch_size = math.ceil(batch_size * max(sizes.rows / sizes.users - 1, 1))
@@ -113,16 +188,18 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
     batch = next(trainer.batches())
     positive = trainer.encoder.items(batch.items_B)
     width, kinds = positive.vectors.shape[1], 1 if positive.vectors is positive.rows else 2
-    scores = vectors = 0
+    scores = vectors = looked_up = 0
     scores_are = ""
     for source in trainer.objective.sources:
-        per_row = source(batch, positive.vectors).items.dim() == 2
+        found = source(batch, positive.vectors)
+        per_row = found.items.dim() == 2
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
         shares = recipe.scale.num_workers if isinstance(source, Memory) else 1  # of candidates, that all rows meet
         distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
         vectors += distinct * width * kinds * VECTOR_COPIES
+        looked_up += distinct if found.vectors is None else 0
         gathered = per_row and not is_dense(distinct, candidates)
         numbers = rows * (candidates * width if gathered else distinct * shares)
         if numbers > _fold.NUMBERS_AT_ONCE:
@@ -133,19 +210,16 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
             vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
         elif per_row:
             scores += rows * distinct * 2
-    return (
-        f"{scores_are}{_mib(scores * _width(recipe))} of scores, about {_mib(vectors * _width(recipe))} of candidates' vectors"
-    )
+    return batch_size, scores, scores_are, vectors, looked_up
 
 
-def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> str:
+def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> int:
     """What encoders that read histories hold for a worker's, all as long as may be, their views, and what is made of both."""
     if trainer.encoder.window is None:
-        return ""
+        return 0
     batch_size, items = recipe.training.batch_size, None if sizes.ids_are == AT_LEAST else sizes.items
     rows = math.ceil(batch_size / recipe.scale.num_workers)
-    held = trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))
-    return f"{AT_MOST}{_mib(held)} of histories of {trainer.encoder.window.length} and their views, "
+    return trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))
 
 
 def _of_similar(recipe: Recipe, sizes: Sizes) -> str:
@@ -168,17 +242,34 @@ def _try_parts(recipe: Recipe) -> Trainer:
     """One step of every learner with every part, on CPU, on a log of 240 rows.
 
     Of 16 rows nearly all have a history of which views leave something and change something; the epoch is one without warm-up.
+    Where there are banks the second step meets what the first has left; they are small, and tell of the recipe's size then.
     """
     log = stand_in(20, 64, rows=12)
-    small = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 16})})
+    small = _tame(recipe)
+    small = small.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": 16})})
     trainer = Trainer(small, log, Task(log, log), Workers(), torch.device("cpu"))
     trainer.position.epoch = trainer.objective.first_whole_epoch
+    for memory in trainer.memories.values():
+        memory.skip_warm_up()
     for number, learner in enumerate(trainer.objective.passes(trainer.position.epoch)):
         trainer.position.pass_ = number
-        loss = float(trainer.update(next(trainer.batches()), learner))
-        if not math.isfinite(loss):
-            raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
+        for batch in itertools.islice(trainer.batches(), 2 if trainer.memories else 1):
+            for loss in trainer.update(batch, learner).tolist():
+                if not math.isfinite(loss):
+                    raise InputError(f"loss: got {loss} from one step on a small log, takes parts whose loss is finite")
+    for source, spec in zip(trainer.sources, recipe.negatives, strict=True):
+        if isinstance(source, Memory):
+            source.size = spec["size"]
     return trainer
+
+
+def _tame(recipe: Recipe) -> Recipe:
+    """With small banks and small steps: it is the parts that are tried."""
+    rate = min(recipe.optimizer.learning_rate, SMALL_RATE)
+    sizes = [{"size": min(spec["size"], SMALL_BANK)} if "size" in spec else {} for spec in recipe.negatives]
+    negatives = [spec | size for spec, size in zip(recipe.negatives, sizes, strict=True)]
+    optimizer = recipe.optimizer.model_copy(update={"learning_rate": rate})
+    return recipe.model_copy(update={"negatives": negatives, "optimizer": optimizer})
 
 
 def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
@@ -218,7 +309,8 @@ def _check_selection(recipe: Recipe, given: set[str | None]) -> None:
     chosen, split = recipe.training.select_on, recipe.data.split
     assert isinstance(split, GivenSplit), "other splits are cut from any source"
     cut = {"valid"} if split.valid_fraction else set()
-    takes = [*(name for name in ("valid", "test") if name in given | cut), "none"]
+    held_out = {name for name in given | cut if name and (name == "test" or name.partition("_")[0] == "valid")}
+    takes = [*sorted(held_out, key=lambda name: (name == "test", name)), "none"]
     if chosen not in takes:
         more = ", and data.split.valid_fraction is 0" if chosen == "valid" else ""
         raise InputError(

@@ -7,13 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.data.histories import Window
 from components.encoders import Embedded
 from components.training.batches import Batch, Histories
+
+SLICED_COPIES = 3  # of the vectors of slices: apart, together, and their gradient
 
 
 class Reader(nn.Module):
     """Has `item_table`, with rows for padding and mask behind the items'; its kinds have `encode` and `step_bytes`."""
 
+    window: Window
     item_table: nn.Parameter
     num_items: int
     encode_rows: int | None = None  # histories at a time, in training
@@ -25,6 +29,16 @@ class Reader(nn.Module):
     def step_bytes(self, sequences: int, width: int) -> int:
         """What encoding so many histories holds for the backward pass, all as long as may be, in numbers of `width` bytes."""
         raise NotImplementedError
+
+    def looked_up(self, rows: int, items: int) -> int:
+        """Every item of each history, all as long as may be."""
+        return rows * self.window.length
+
+    def queries_bytes(self, sequences: int, rows: int, width: int) -> int:
+        """The same of a batch's own, which give vectors of so many rows: in slices one at a time, and the vectors of all."""
+        if self.encode_rows is None or sequences <= self.encode_rows:
+            return self.step_bytes(sequences, width)
+        return self.step_bytes(self.encode_rows, width) + SLICED_COPIES * rows * self.item_table.shape[1] * width
 
     def queries(self, batch: Batch) -> Embedded:
         """The vectors of a batch's rows, [B, D]."""

@@ -29,7 +29,7 @@ class LightGCN(nn.Module):
     dot product, so that the norms, which propagation ties to degrees, bring popularity back.
 
     The last layer is computed for the rows asked for alone, so a step of one layer costs the edges of its batch and not the
-    graph. `queries` computes the inner layers of a step, which the `items` that follow share.
+    graph. `queries` computes the inner layers of a step, which the `items` that follow share; in `eval` none are kept.
 
     Shapes: tables [num_users, dim] and [num_items, dim].
     Source: He et al. 2020, arXiv 2002.02126, eq. 3 to 8; switches: Wu et al. 2024, arXiv 2201.02327 (side, exponents).
@@ -88,14 +88,19 @@ class LightGCN(nn.Module):
         """No history is read."""
         return False
 
+    def looked_up(self, rows: int, items: int) -> int:
+        """A row of its table for each; what is read of the graph has a dense gradient."""
+        return rows
+
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Of the graph, in both directions: a column and a weight for each edge."""
         return sum(matrix is not None for matrix in self._matrices) * (12 * rows + 4 * (users + items))
 
     def _embedded(self, side: int, ids: Tensor) -> Embedded:
         rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
+        inner = self._inner if self.training and self._inner else self._propagate()
         distinct, place = torch.unique(ids, return_inverse=True)  # popular items come many times
-        vectors = F.embedding(place, self._mean(self._inner or self._propagate(), side, distinct))
+        vectors = F.embedding(place, self._mean(inner, side, distinct))
         return Embedded(compared(self.train_similarity, vectors), rows)
 
     def _propagate(self) -> list[Layer]:

@@ -94,9 +94,9 @@ class MeanPool(Reader):
         return means_BD, counted_SL[sequence_B, length_B]
 
     def project(self, means_BD: Tensor) -> Tensor:
-        """[B, D] what the network makes of means."""
+        """[B, D] what the network makes of means, of their type under autocast too."""
         hidden_BH = F.relu(F.linear(means_BD, self.widen_weight, self.widen_bias))
-        return F.linear(hidden_BH, self.narrow_weight, self.narrow_bias)
+        return F.linear(hidden_BH, self.narrow_weight, self.narrow_bias).to(means_BD.dtype)
 
     def step_bytes(self, sequences: int, width: int) -> int:
         """Ids and places of items; means and the network's layers."""

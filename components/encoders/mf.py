@@ -20,7 +20,7 @@ class MF(nn.Module):
     """score(u, i) = <e_u, e_i>, or <e_u, e_i> / (|e_u| |e_i|) where the similarity is cosine.
 
     `train_similarity` and `score_similarity` are apart: the SSM paper trains on cosine and ranks by dot product, by which
-    popularity comes back through the norms; MF is stronger with cosine in both (specification of SSM, P1). `dropout` is on
+    popularity comes back through the norms; MF is stronger with cosine in both. `dropout` is on
     the user's rows, before they are normalised (BSL), or on its vectors, after it: kept coordinates grow by 1 / (1 - dropout),
     so that a cosine in training may exceed 1 (SimpleX). `init: normal` is N(0, init_std^2), and init_std is read by it alone:
     from SimpleX's 1e-4, Adam's first steps turn the vectors far, and ever less as these grow.
@@ -79,6 +79,10 @@ class MF(nn.Module):
     def reads_order(_arguments: Mapping[str, Any]) -> bool:
         """No history is read."""
         return False
+
+    def looked_up(self, rows: int, items: int) -> int:
+        """A row of its table for each."""
+        return rows
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables."""

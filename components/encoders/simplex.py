@@ -94,6 +94,10 @@ class Simplex(nn.Module):
         """No history is read."""
         return False
 
+    def looked_up(self, rows: int, items: int) -> int:
+        """A row of its table for each, and each item of their histories once."""
+        return rows + (items if self.gamma < 1 else 0)
+
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""
         return 0

@@ -8,7 +8,7 @@ whether the row's own positive is: what the logQ correction needs. `per` is `row
 `batch` where they share them. For the plan, `candidates_of_a_row(rows, items)` says how many scores a row of a global batch
 takes, and `index_bytes(rows, users, items)` what the source keeps beside a log of that size.
 One that remembers earlier batches is a Memory: every row meets all of it, but each worker gives a share alone, so that it is
-called with the whole global batch. One with `hardest` draws for each row the so many of its candidates that score highest.
+called with the whole global batch. One with `hardest` asks that each row take the so many of its candidates that score highest.
 """
 
 from __future__ import annotations
@@ -52,14 +52,27 @@ class Candidates(NamedTuple):
 
 
 class Memory(nn.Module):
-    """A source that remembers: its state, the same for any number of workers, is part of a checkpoint."""
+    """A source that remembers `size` rows: its state, the same for any number of workers, is part of a checkpoint.
+
+    Its buffers are alike on every worker. Of what is shared out, row m is row m // W of worker m mod W's `share`.
+    """
+
+    size: int  # what it tells the plan is of so many rows
 
     @abstractmethod
     def push(self, batch: Batch) -> None:
         """Called on every worker after each of the model's steps, with its batch."""
 
-    def collect(self) -> None:
-        """Called on every worker before the first one writes a checkpoint."""
+    @abstractmethod
+    def skip_warm_up(self) -> None:
+        """Before its first step: after that step its rows count."""
+
+    def share(self) -> Tensor | None:
+        """This worker's rows of what is shared out, at least one; None where there is nothing."""
+        return None
+
+    def take(self, share: Tensor) -> None:
+        """The share that this worker has now."""
 
     def vectors_bytes(self) -> int:
         """What it keeps for each row beside what `index_bytes` says, shared out over the workers."""
@@ -88,16 +101,16 @@ def check_counts(specs: Iterable[dict[str, Any]], items: int, rows: int) -> None
 
 
 def check_memory(recipe: Recipe) -> None:
-    """Raises an InputError where a bank takes more memory than a worker has: a checkpoint has all vectors together, twice."""
+    """Raises an InputError where a bank takes more memory than a worker has: ids and steps, and its share of the vectors."""
     scale, memory = recipe.scale, recipe.scale.memory_per_worker_gib
     number = 8 if recipe.training.precision == "float64" else 4
     for n, spec in enumerate(recipe.negatives):
-        copies = 1 / scale.num_workers + (2 if scale.num_workers > 1 else 0)
-        of_a_row = 16 + (number * recipe.encoder["dim"] * copies if spec.get("stale") else 0)
+        of_a_row = 16 + (number * recipe.encoder["dim"] / scale.num_workers if spec.get("stale") else 0)
         if (takes := spec.get("size", 0) * of_a_row / 2**30) > memory:
             raise InputError(
                 f"negatives.{n}.size: got {spec['size']}, which is {takes:,.1f} GiB of each worker, "
-                f"takes at most {int(memory * 2**30 / of_a_row)} for scale.memory_per_worker_gib, {memory:g}"
+                f"takes at most {int(memory * 2**30 / of_a_row)} where scale.memory_per_worker_gib is {memory:g}: "
+                "set that to what a worker has"
             )
 
 

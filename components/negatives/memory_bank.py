@@ -13,6 +13,7 @@ from torch import Tensor
 from components.data.interactions import Interactions
 from components.negatives import Candidates, Memory
 from components.negatives._seen import Seen
+from components.section import Newer
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -47,11 +48,12 @@ class MemoryBank(Memory):
         /,
         *,
         size: Annotated[int, Field(ge=1)] = 1024,
-        stale: bool = False,
-        max_age: Annotated[int, Field(ge=1)] | None = None,
-        warm_up: Annotated[int, Field(ge=0)] = 0,
+        stale: Annotated[bool, Newer] = False,
+        max_age: Annotated[Annotated[int, Field(ge=1)] | None, Newer] = None,
+        warm_up: Annotated[int, Field(ge=0), Newer] = 0,
     ) -> None:
         super().__init__()
+        self.size = size
         self.workers, self.stale, self.max_age, self.warm_up = workers, stale, max_age, warm_up
         self._seen = Seen(train)
         degrees = train.positive_degrees()
@@ -67,7 +69,6 @@ class MemoryBank(Memory):
         self.register_buffer("cursor", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
         self.vectors_SD = torch.empty(0, 0)  # known to be of which width with the first rows
-        self._all_MD: Tensor | None = None
         self._positives_BD: Tensor | None = None
 
     def forward(self, batch: Batch, positives_BD: Tensor) -> Candidates:
@@ -103,7 +104,7 @@ class MemoryBank(Memory):
         self.cursor += batch.rows
         self.cursor %= size
         self.steps += 1
-        self._positives_BD = self._all_MD = None
+        self._positives_BD = None
 
     @torch.no_grad()
     def told(self, encoder: Any) -> dict[str, float]:
@@ -121,42 +122,32 @@ class MemoryBank(Memory):
             told["drift"] = float(self.workers.sum(drift)) / rows
         return told
 
-    def collect(self) -> None:
-        """All workers' vectors, on the first."""
-        if self.stale and self.workers.size > 1 and int(self.steps):
-            size, workers = len(self.items_M), self.workers.size
-            shares = [max(len(range(rank, size, workers)), 1) for rank in range(workers)]
-            parts = self.workers.gather_slices(self.vectors_SD, shares).split(shares)
-            if self.workers.rank == 0:
-                self._all_MD = self.vectors_SD.new_empty(size, self.vectors_SD.shape[1])
-                for rank, part_SD in enumerate(parts[:size]):
-                    self._all_MD[rank::workers] = part_SD
+    def skip_warm_up(self) -> None:
+        """As if all its steps but one had been taken, on nothing."""
+        self.steps.fill_(max(self.warm_up - 1, 0))
 
-    def get_extra_state(self) -> Tensor:
-        """The vectors of all workers, for a checkpoint."""
-        if self.workers.size == 1 or not len(self.vectors_SD):
-            return self.vectors_SD
-        assert self._all_MD is not None, "a checkpoint of vectors is made after collect"
-        return self._all_MD
+    def share(self) -> Tensor | None:
+        """This worker's vectors, once there are some."""
+        return self.vectors_SD if len(self.vectors_SD) else None
 
-    def set_extra_state(self, state: Tensor) -> None:
-        """This worker's share of them, however many workers there were."""
-        self.vectors_SD = state[self.workers.rank :: self.workers.size].clone().to(self.items_M.device)
+    def take(self, share: Tensor) -> None:
+        """This worker's vectors out of a checkpoint."""
+        self.vectors_SD = share.to(self.items_M.device)
 
     def _mine(self, slots_N: Tensor) -> Tensor:
         return slots_N[slots_N % self.workers.size == self.workers.rank]
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
         """Once it is full, the same whatever the rows of the global batch."""
-        return len(self.items_M)
+        return self.size
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Ids and steps, each item's share, and what finds the seen; without vectors."""
-        return 16 * len(self.items_M) + 16 * items
+        return 16 * self.size + 16 * items
 
     def vectors_bytes(self) -> int:
-        """Those of all workers."""
-        return self.vectors_SD.nbytes * self.workers.size
+        """Those of all workers, as wide as the rows so far."""
+        return self.size * self.vectors_SD.shape[1] * self.vectors_SD.element_size()
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item is in use, one for each of `items`: rows in use * its positives / all positives."""

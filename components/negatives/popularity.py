@@ -12,6 +12,7 @@ from torch import Tensor
 from components.data.interactions import Interactions
 from components.negatives import Candidates, Hardest, check_hardest
 from components.negatives._seen import Seen
+from components.section import Newer
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -39,7 +40,7 @@ class Popularity:
         count: Annotated[int, Field(ge=1)] = 1024,
         beta: Annotated[float, Field(ge=0)] = 1.0,
         exclude: Literal["seen", "nothing"] = "seen",
-        hardest: Hardest = None,
+        hardest: Annotated[Hardest, Newer] = None,
     ) -> None:
         check_hardest(hardest, count, stream)
         self.hardest = hardest

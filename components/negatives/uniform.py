@@ -14,6 +14,7 @@ from components.data.interactions import Interactions
 from components.errors import InputError
 from components.negatives import Candidates, Hardest, check_hardest
 from components.negatives._seen import Seen
+from components.section import Newer
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -39,14 +40,14 @@ class Uniform:
         count: Annotated[int, Field(ge=1)] = 1024,
         per: Literal["batch", "row"] = "batch",
         exclude: Literal["seen", "nothing"] = "seen",
-        hardest: Hardest = None,
+        hardest: Annotated[Hardest, Newer] = None,
     ) -> None:
         check_hardest(hardest, count, stream)
         self.hardest = hardest
         self.train, self.stream, self.count, self.per, self.exclude = train, stream, count, per, exclude
         self.excludes_positive = exclude == "seen"
         self._seen = Seen(train)
-        self._unseen = _Unseen(train) if per == "row" and exclude == "seen" else None
+        self._unseen = _Unseen(train, stream) if per == "row" and exclude == "seen" else None
 
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
         device = batch.users_B.device
@@ -81,7 +82,7 @@ class Uniform:
 class _Unseen:
     """Draws from the items that are not a user's training items. Memory: one int64 per training row."""
 
-    def __init__(self, train: Interactions) -> None:
+    def __init__(self, train: Interactions, name: str) -> None:
         pairs = np.unique(train.users.astype(np.int64) * train.num_items + train.items)  # a user's items, ascending, once
         users, items = np.divmod(pairs, train.num_items)
         self._starts = np.searchsorted(users, np.arange(train.num_users + 1))
@@ -91,7 +92,7 @@ class _Unseen:
         self._num_items = train.num_items
         full = np.flatnonzero(np.diff(self._starts) == train.num_items)
         if len(full):
-            raise InputError(f"negatives: user {full[0]} has all {train.num_items} items in training, takes one left to draw")
+            raise InputError(f"{name}: user {full[0]} has all {train.num_items} items in training, takes one left to draw")
 
     def options(self, users_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many items a user may draw."""

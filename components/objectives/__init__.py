@@ -2,11 +2,12 @@
 
 Called with a batch, an objective gives an Outcome. `learners` are who learns, by name, `model` (the encoder) among them, and
 `passes(epoch)` says which of them goes over the positives of an epoch, one after the other, `model` last; `positives` which
-those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says what they led to; an
-objective that takes views may have one too, which is asked after every epoch. `first_whole_epoch` is one in which all passes
-and terms take part, and `sources` are those that candidates come from. Where the encoder reads histories, `step_bytes(rows,
-batch_rows, items, width)` says for the plan what a worker's step over so many of a batch's holds at most beside scores and
-candidates, in numbers of `width` bytes, out of so many items (None: not known).
+those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says on every worker what
+they led to, of which `batch` is its rows; an objective that takes views may have one too, which is asked after every epoch.
+`first_whole_epoch` is one in which all passes and terms take part, and `sources` are those that candidates come from.
+Where the encoder reads histories, `step_bytes(rows, batch_rows, items, width)` says for the plan what a worker's step over so
+many of a batch's holds at most beside scores and candidates, in numbers of `width` bytes, out of so many items (None: not
+known); `encodes` is how many histories are encoded for each row of a batch at most, in all turns of the model.
 In the model's pass learners may take `turns` on each batch: those of each one step together, on the loss of that `batch.turn`;
 the first turn's loss is the one that is logged. Where `takes_views`, an objective is built with the recipe's views; others
 refuse them.

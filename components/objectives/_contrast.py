@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.objectives import _tiled
+from components.objectives._products import of_sums
 from components.objectives._shared import Shared
 from components.training.batches import Batch
 from components.training.collectives import Workers
@@ -30,9 +31,10 @@ class Contrast:
     """
 
     def __init__(self, first: View, second: View, batch: Batch, workers: Workers) -> None:
-        self._queries_QD = torch.cat([first.own_BD, second.own_BD])
-        self._partners_QD = torch.cat([second.own_BD, first.own_BD])
-        self._vectors_CD = torch.cat([first.all_RD, second.all_RD])
+        sums = of_sums(first.own_BD.dtype)
+        self._queries_QD = torch.cat([first.own_BD, second.own_BD]).to(sums)
+        self._partners_QD = torch.cat([second.own_BD, first.own_BD]).to(sums)
+        self._vectors_CD = torch.cat([first.all_RD, second.all_RD]).to(sums)
         self._rows, self._batch_rows, self._workers = len(first.own_BD), batch.rows, workers
         own_B = torch.arange(self._rows, device=first.own_BD.device) + batch.first_row
         self._own_Q, self._partner_Q = torch.cat([own_B, own_B + batch.rows]), torch.cat([own_B + batch.rows, own_B])
@@ -54,7 +56,7 @@ class Contrast:
             return self._queries_QD.new_zeros(self._rows)
         positive_Q = self._products(self._queries_QD, self._partners_QD)
         own_Q = self._products(self._queries_QD, self._queries_QD)
-        total_Q = self._queries_QD @ self._vectors_CD.sum(dim=0)
+        total_Q = self._products(self._queries_QD, self._vectors_CD.sum(dim=0))
         mean_Q = (total_Q - own_Q - positive_Q) / (2 * self._batch_rows - 2)
         pool, not_negative = Shared(2 * self._batch_rows), torch.stack([self._own_Q, self._partner_Q])
         place_Q = _tiled.largest(pool, self._queries_QD, self._vectors_CD, self._excluded(*not_negative))
@@ -81,5 +83,4 @@ class Contrast:
 
     @staticmethod
     def _products(x_QD: Tensor, y_QD: Tensor) -> Tensor:
-        sums = _tiled.of_sums(x_QD.dtype)
-        return (x_QD.to(sums) * y_QD.to(sums)).sum(dim=1)
+        return (x_QD * y_QD).sum(dim=1)

@@ -12,21 +12,36 @@ from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.evaluation import metrics
+from components.training.collectives import Workers
 
 USERS_AT_ONCE = 256
+ROWS_AT_ONCE = 1024
 GROUPS = 10
 DECIMALS = 6
 
 
-def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64]) -> dict[str, float]:
-    """Mean hardness of the items of each popularity group among a batch's negatives, where there are any."""
-    group_BN = torch.from_numpy(metrics.groups(degrees_I, GROUPS)).to(items_BN.device)[items_BN]
-    return {f"hardness_group_{group}": float(delta_BN[group_BN == group].mean()) for group in group_BN.unique().tolist()}
+def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64], workers: Workers) -> dict[str, float]:
+    """Mean hardness of the items of each popularity group among a global batch's negatives, where there are any."""
+    group_N = torch.from_numpy(metrics.groups(degrees_I, GROUPS)).to(items_BN.device)[items_BN].reshape(-1)
+    of_groups = torch.zeros(2, GROUPS + 1, dtype=torch.float64, device=group_N.device)
+    of_groups[0].index_add_(0, group_N, delta_BN.double().reshape(-1))
+    of_groups[1] = torch.bincount(group_N, minlength=GROUPS + 1)
+    sums, counts = workers.sum(of_groups).tolist()
+    return {f"hardness_group_{group}": sums[group] / count for group, count in enumerate(counts) if count}
 
 
-def uniformity(vectors_BD: Tensor) -> float:
-    """log of the mean of e^{-2 |x - y|^2} over pairs of different rows (Wang and Isola 2020, arXiv 2005.10242, t = 2)."""
-    return float(torch.pdist(vectors_BD).square().mul(-2).exp().mean().log()) if len(vectors_BD) > 1 else 0.0
+def uniformity(vectors_BD: Tensor, rows: int, workers: Workers) -> float:
+    """log of the mean of e^{-2 |x - y|^2} over pairs of different rows (Wang and Isola 2020, arXiv 2005.10242, t = 2).
+
+    Of all `rows` of a global batch; each worker takes the pairs of its own.
+    """
+    if rows < 2:
+        return 0.0
+    vectors_GD = workers.gather(vectors_BD, rows)
+    total = torch.zeros((), dtype=torch.float64, device=vectors_BD.device)
+    for part_RD in vectors_BD.split(ROWS_AT_ONCE):
+        total += torch.cdist(part_RD, vectors_GD).square().mul(-2).exp().sum(dtype=torch.float64)
+    return math.log((float(workers.sum(total)) - rows) / (rows * (rows - 1)))  # less each row and itself
 
 
 def rank_correlation(first_RV: Tensor, second_RV: Tensor) -> float:

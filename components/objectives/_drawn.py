@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.objectives._products import add_product, product
+
 DENSE = 16  # a product with so many times more items than a row has is cheaper than gathering a row's own (measured)
 NUMBERS_AT_ONCE = 2**22  # of a tile of rows
 
@@ -53,21 +55,23 @@ class Drawn:
         of_items_UD: Tensor,
     ) -> None:
         """Those of a tile: sum_j slope_rj item_j for each row, and sum_r slope_rj factors_r for each item."""
-        items_UD, place_RN = items_UD.to(slopes_RN.dtype), self._place_BN[rows]
+        items_UD, place_RN = items_UD.to(factors_RD.dtype), self._place_BN[rows]
         if self._is_dense:
             slopes_RU = slopes_RN.new_zeros(len(slopes_RN), len(items_UD)).scatter_add_(1, place_RN, slopes_RN)
-            of_queries_BD[rows].addmm_(slopes_RU, items_UD)
-            of_items_UD.addmm_(slopes_RU.T, factors_RD)
+            slopes_RU = slopes_RU.to(factors_RD.dtype)
+            add_product(of_queries_BD[rows], slopes_RU, items_UD)
+            add_product(of_items_UD, slopes_RU.T, factors_RD)
         else:
-            of_queries_BD[rows] += torch.bmm(slopes_RN.unsqueeze(1), F.embedding(place_RN, items_UD)).squeeze(1)
+            slopes_R1N = slopes_RN.to(factors_RD.dtype).unsqueeze(1)
+            of_queries_BD[rows] += product(slopes_R1N, F.embedding(place_RN, items_UD)).squeeze(1)
             of_draws_RND = slopes_RN.unsqueeze(2) * factors_RD.unsqueeze(1)
             # the backward pass of an embedding: index_add_ is many times slower
             of_items_UD += torch.ops.aten.embedding_dense_backward(of_draws_RND, place_RN, len(items_UD), -1, False)
 
     def _products(self, queries_RD: Tensor, items_UD: Tensor, place_RN: Tensor) -> Tensor:
         if self._is_dense:
-            return (queries_RD @ items_UD.T).gather(1, place_RN)
-        return torch.bmm(F.embedding(place_RN, items_UD), queries_RD.unsqueeze(2)).squeeze(2)
+            return product(queries_RD, items_UD.T).gather(1, place_RN)
+        return product(F.embedding(place_RN, items_UD), queries_RD.unsqueeze(2)).squeeze(2)
 
 
 def is_dense(distinct: int, per_row: int) -> bool:

@@ -10,18 +10,20 @@ from torch import Tensor
 from components.losses import EXCLUDED
 from components.objectives import _tiled
 from components.objectives._log_count import LogCount
+from components.objectives._products import of_sums
 
 NUMBERS_AT_ONCE = 2**21  # with more of them tiles are as fast or, from 2**23 on whatever the loss, faster (measured)
 
 
-def is_dense(pool: Any, rows: int, width: int) -> bool:
-    """Whether the products of so many rows are held."""
-    return rows * pool.numbers_of_a_row(width) <= NUMBERS_AT_ONCE
+def is_dense(pool: Any, queries_BD: Tensor) -> bool:
+    """Whether the products of these rows are held; not where autocast would round them."""
+    rows, width = queries_BD.shape
+    return rows * pool.numbers_of_a_row(width) <= NUMBERS_AT_ONCE and not torch.is_autocast_enabled(queries_BD.device.type)
 
 
 def start(loss: Any, queries_BD: Tensor, positives_BD: Tensor, log_count_B: Tensor | None = None) -> tuple[Tensor, ...]:
     """The state of the fold before the first candidate; in the type of sums."""
-    sums = _tiled.of_sums(queries_BD.dtype)
+    sums = of_sums(queries_BD.dtype)
     return loss.start((queries_BD.to(sums) * positives_BD.to(sums)).sum(dim=1), log_count_B)
 
 
@@ -37,7 +39,7 @@ def add(
     """The state after a pool's candidates; log_count where the loss corrects for it."""
     if not pool.candidates:
         return state
-    if not is_dense(pool, *queries_BD.shape):
+    if not is_dense(pool, queries_BD):
         return _tiled.added(loss, state, pool, queries_BD, vectors, excluded, log_count)
     scores_BT = pool.products(queries_BD, vectors)
     if excluded is not None:

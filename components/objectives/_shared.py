@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from components.objectives._products import add_product, of_sums, product
+
 ROWS, COLUMNS = 1024, 256  # of a tile on CPU: 1 MiB of float32, which a core's cache holds
 ROWS_OF_DEVICE, COLUMNS_OF_DEVICE = 4096, 16384  # elsewhere, where a kernel's start costs more than memory
 
@@ -31,6 +33,9 @@ class Shared:
     def tile(self, queries_RD: Tensor, vectors_CD: Tensor, rows: slice, columns: slice, less_R: Tensor | None = None) -> Tensor:
         """[R, T] inner products of some rows with some candidates, less a number of each row; where the last tile was."""
         tile_TD = vectors_CD[columns].to(queries_RD.dtype)
+        if queries_RD.dtype != of_sums(queries_RD.dtype):
+            scores_RT = product(queries_RD, tile_TD.T)
+            return scores_RT if less_R is None else scores_RT.sub_(less_R.unsqueeze(1))
         size = len(queries_RD) * len(tile_TD)
         if self._scores is None or len(self._scores) < size:
             self._scores = queries_RD.new_empty(size)
@@ -50,8 +55,9 @@ class Shared:
         of_vectors_CD: Tensor,
     ) -> None:
         """Those of a tile: sum_j slope_rj vector_j for each row, and sum_r slope_rj factors_r for each candidate."""
-        of_queries_BD[rows].addmm_(slopes_RT, vectors_CD[columns].to(slopes_RT.dtype))
-        of_vectors_CD[columns].addmm_(slopes_RT.T, factors_RD)
+        slopes_RT = slopes_RT.to(factors_RD.dtype)
+        add_product(of_queries_BD[rows], slopes_RT, vectors_CD[columns].to(slopes_RT.dtype))
+        add_product(of_vectors_CD[columns], slopes_RT.T, factors_RD)
 
 
 def numbers_of_a_tile(*, use_gpu: bool) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,40 +16,60 @@ from components.training.batches import Batch
 from components.training.collectives import Workers
 
 
-def add(
-    loss: Any,
-    state: tuple[Tensor, ...],
-    started: tuple[Tensor, ...],
-    pool: Any,
-    queries_GD: Tensor,
-    vectors: Tensor,
-    excluded: _tiled.Excluded | None,
-    log_count: LogCount | None,
-    batch: Batch,
-    workers: Workers,
-) -> tuple[Tensor, ...]:
-    """The state of this worker's rows after all workers' shares; queries_GD are of the global batch, `started` its first state.
+class Everyone:
+    """The rows of the global batch, G of them, as each worker's share meets them: gathered once for all pools.
 
-    Each worker folds its share for all G rows: of the family log_sum_exp its log-sum-exp is one candidate of a row, of the
-    family sum it is what it adds. Bytes a step: G x D for the queries and for their gradient, whatever the size of the pool.
+    Each worker folds its share of a pool for all G rows: of the family log_sum_exp its log-sum-exp is one candidate of a row,
+    of the family sum it is what it adds. Bytes a step: G x D for the queries and for their gradient, whatever the pools' size.
     """
-    if workers.size == 1:
-        return _fold.add(loss, state, pool, queries_GD, vectors, excluded, log_count)
-    mine = slice(batch.first_row, batch.first_row + len(batch.users_B))
 
-    def of_all(share_G: Tensor) -> Tensor:
+    def __init__(self, loss: Any, batch: Batch, queries_BD: Tensor, started: tuple[Tensor, ...], workers: Workers) -> None:
+        self._loss, self._batch, self._queries_BD, self._started, self._workers = loss, batch, queries_BD, started, workers
+        self._mine = slice(batch.first_row, batch.first_row + len(batch.users_B))
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Without what its rows are read from."""
+        users_G, items_G = (self._gathered(each_B) for each_B in (self._batch.users_B, self._batch.items_B))
+        return replace(self._batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """[G, D]"""
+        return self._gathered(self._queries_BD)
+
+    @cached_property
+    def _all_started(self) -> tuple[Tensor, ...]:
+        """The fold's first state."""
+        return tuple(self._gathered(each_B) for each_B in self._started)
+
+    def add(
+        self,
+        state: tuple[Tensor, ...],
+        pool: Any,
+        vectors: Tensor,
+        excluded: _tiled.Excluded | None,
+        log_count: LogCount | None,
+    ) -> tuple[Tensor, ...]:
+        """The state of this worker's rows after all workers' shares of a pool."""
+        scores = pool, self.queries, vectors, excluded, log_count
+        if self._workers.size == 1:
+            return _fold.add(self._loss, state, *scores)
+        if self._loss.family == "log_sum_exp":
+            share_G = _tiled.log_sum_exp(*scores)
+            return self._loss.add(state, self._of_all(share_G.clamp(min=EXCLUDED)).T)
+        before = self._all_started
+        after = _tiled.added(self._loss, before, *scores)
+        added = (self._of_all(after_G - before_G).sum(dim=0) for before_G, after_G in zip(before, after, strict=True))
+        return tuple(each_B + added_B for each_B, added_B in zip(state, added, strict=True))
+
+    def any_of_all(self, left_G: Tensor) -> Tensor:
+        """[B] whether any worker's share has something left for a row."""
+        return self._workers.sum(left_G.to(torch.int32))[self._mine] > 0
+
+    def _gathered(self, each_B: Tensor) -> Tensor:
+        return self._workers.gather(each_B, self._batch.rows)
+
+    def _of_all(self, share_G: Tensor) -> Tensor:
         """[W, B] of all shares."""
-        return workers.gather(share_G.unsqueeze(0), workers.size)[:, mine]
-
-    if loss.family == "log_sum_exp":
-        share_G = _tiled.log_sum_exp(pool, queries_GD, vectors, excluded, log_count)
-        return loss.add(state, of_all(share_G.clamp(min=EXCLUDED)).T)
-    before = tuple(workers.gather(each_B, batch.rows) for each_B in started)
-    after = _tiled.added(loss, before, pool, queries_GD, vectors, excluded, log_count)
-    added = (of_all(after_G - before_G).sum(dim=0) for before_G, after_G in zip(before, after, strict=True))
-    return tuple(each_B + added_B for each_B, added_B in zip(state, added, strict=True))
-
-
-def any_of_all(left_G: Tensor, batch: Batch, workers: Workers) -> Tensor:
-    """[B] whether any worker's share has something left for a row."""
-    return workers.sum(left_G.to(torch.int32))[batch.first_row : batch.first_row + len(batch.users_B)] > 0
+        return self._workers.gather(share_G.unsqueeze(0), self._workers.size)[:, self._mine]

@@ -1,7 +1,8 @@
 """The fold of a loss over a pool of candidates, whose scores rows x candidates never exist at once.
 
 Scores come a tile at a time and again in the backward pass, so memory is that of the vectors, their gradients and a tile. Sums
-are in float32 at least. What a pool does for it: `candidates` of a row, `tile_sizes`, `tile` and `add_gradients`, and
+are in float32 at least; under torch.autocast the factors of products are rounded to its type, forward and backward, and nothing
+else is. What a pool does for it: `candidates` of a row, `tile_sizes`, `tile` and `add_gradients`, and
 `products` where there are few (components.objectives._shared, _drawn).
 """
 
@@ -17,14 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from components.losses import EXCLUDED
 from components.objectives._log_count import LogCount
+from components.objectives._products import of_sums
 
 LOG2_E = math.log2(math.e)
 Excluded = tuple[Tensor, Tensor]  # rows and columns of candidates that must not count
-
-
-def of_sums(dtype: torch.dtype) -> torch.dtype:
-    """What is added up: float32 for what has fewer bits."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def log_sum_exp(
@@ -61,9 +58,9 @@ def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded |
     largest_B = queries_BD.new_full((len(queries_BD),), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_B = torch.zeros(len(queries_BD), dtype=torch.int64, device=queries_BD.device)
     tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
-    sums_BD = queries_BD.to(largest_B.dtype)
+    factors_BD = tiles.factors(queries_BD)
     for rows, columns in tiles:
-        scores_R, place_R = _scores(tiles, sums_BD, vectors, rows, columns).max(dim=1)
+        scores_R, place_R = _scores(tiles, factors_BD, vectors, rows, columns).max(dim=1)
         larger_R = scores_R > largest_B[rows]
         place_B[rows] = torch.where(larger_R, place_R + columns.start, place_B[rows])
         largest_B[rows] = torch.where(larger_R, scores_R, largest_B[rows])
@@ -76,9 +73,9 @@ def highest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded |
     scores_BN = queries_BD.new_full((len(queries_BD), count), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_BN = torch.zeros_like(scores_BN, dtype=torch.int64)
     tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
-    sums_BD = queries_BD.to(scores_BN.dtype)
+    factors_BD = tiles.factors(queries_BD)
     for rows, columns in tiles:
-        scores_RT = _scores(tiles, sums_BD, vectors, rows, columns)
+        scores_RT = _scores(tiles, factors_BD, vectors, rows, columns)
         places_RT = torch.arange(columns.start, columns.stop, device=scores_RT.device).expand_as(scores_RT)
         scores_BN[rows], best_RN = torch.cat([scores_BN[rows], scores_RT], dim=1).topk(count, dim=1)
         place_BN[rows] = torch.cat([place_BN[rows], places_RT], dim=1).gather(1, best_RN)
@@ -92,6 +89,8 @@ class _Tiles:
         self, pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None, log_count: LogCount | None
     ) -> None:
         self.pool, self._log_count, self._rows = pool, log_count, len(queries_BD)
+        device = queries_BD.device.type
+        self._rounded_to = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         self._height, self._width = pool.tile_sizes(vectors)
         self._down = -(-self._rows // self._height)
         self._excluded = None if excluded is None else self._by_tile(*excluded)
@@ -101,6 +100,10 @@ class _Tiles:
         for columns in _slices(self.pool.candidates, self._width):
             for rows in _slices(self._rows, self._height):
                 yield rows, columns
+
+    def factors(self, each_BD: Tensor) -> Tensor:
+        """What products are taken of, which a pool's vectors are brought to the type of."""
+        return each_BD.to(self._rounded_to or of_sums(each_BD.dtype))
 
     def log_count(self, rows: slice, columns: slice) -> Tensor | None:
         return None if self._log_count is None else self._log_count.tile(rows, columns)
@@ -130,8 +133,9 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tiles: _Tiles, queries_BD: Tensor, vectors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        binary_BD = queries_BD.to(of_sums(queries_BD.dtype)) * LOG2_E
-        largest_B = binary_BD.new_full((len(binary_BD),), EXCLUDED * LOG2_E)
+        sums = of_sums(queries_BD.dtype)
+        binary_BD = tiles.factors(queries_BD.to(sums) * LOG2_E)
+        largest_B = queries_BD.new_full((len(queries_BD),), EXCLUDED * LOG2_E, dtype=sums)
         total_B = torch.zeros_like(largest_B)
         for rows, columns in tiles:
             scores_RT = _binary_scores(tiles, binary_BD, vectors, rows, columns)
@@ -151,8 +155,8 @@ class _LogSumExp(torch.autograd.Function):
         queries_BD, vectors, result_B = ctx.saved_tensors
         sums = result_B.dtype
         gradient_B = gradient_B.masked_fill(result_B < EXCLUDED / 2 * LOG2_E, 0)  # of a row without candidates
-        binary_BD = queries_BD.to(sums) * LOG2_E
-        factors_BD = queries_BD.to(sums) * gradient_B.unsqueeze(1)
+        binary_BD = ctx.tiles.factors(queries_BD.to(sums) * LOG2_E)
+        factors_BD = ctx.tiles.factors(queries_BD.to(sums) * gradient_B.unsqueeze(1))
         of_queries_BD, of_vectors = torch.zeros_like(queries_BD, dtype=sums), torch.zeros_like(vectors, dtype=sums)
         for rows, columns in ctx.tiles:
             weights_RT = _binary_scores(ctx.tiles, binary_BD, vectors, rows, columns, result_B[rows]).exp2_()
@@ -178,10 +182,10 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: Any, tiles: _Tiles, queries_BD: Tensor, vectors: Tensor, *state: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        sums_BD = queries_BD.to(of_sums(queries_BD.dtype))
+        factors_BD = tiles.factors(queries_BD)
         after = tuple(each_B.clone() for each_B in state)
         for rows, columns in tiles:
-            scores_RT = _scores(tiles, sums_BD, vectors, rows, columns)
+            scores_RT = _scores(tiles, factors_BD, vectors, rows, columns)
             of_rows = loss.add(tuple(each_B[rows] for each_B in after), scores_RT, tiles.log_count(rows, columns))
             for each_B, each_R in zip(after, of_rows, strict=True):
                 each_B[rows] = each_R
@@ -193,13 +197,14 @@ class _Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries_BD, vectors, *state = ctx.saved_tensors
-        sums_BD = queries_BD.to(of_sums(queries_BD.dtype))
-        of_queries_BD, of_vectors = (torch.zeros_like(each, dtype=sums_BD.dtype) for each in (queries_BD, vectors))
+        factors_BD = ctx.tiles.factors(queries_BD)
+        sums = of_sums(queries_BD.dtype)
+        of_queries_BD, of_vectors = (torch.zeros_like(each, dtype=sums) for each in (queries_BD, vectors))
         moving = [n for n, each_B in enumerate(state) if each_B.is_floating_point()]
         of_state = {n: gradients[n].clone() for n in moving}
         for rows, columns in ctx.tiles:
             with torch.enable_grad():
-                scores_RT = _scores(ctx.tiles, sums_BD, vectors, rows, columns).requires_grad_()
+                scores_RT = _scores(ctx.tiles, factors_BD, vectors, rows, columns).requires_grad_()
                 before = tuple(each_B[rows].detach().requires_grad_(n in of_state) for n, each_B in enumerate(state))
                 after = ctx.loss.add(before, scores_RT, ctx.tiles.log_count(rows, columns))
             slopes_RT, *of_before = torch.autograd.grad(
@@ -207,7 +212,7 @@ class _Sum(torch.autograd.Function):
                 [scores_RT, *(before[n] for n in moving)],
                 [of_state[n][rows] for n in moving],
             )
-            ctx.tiles.pool.add_gradients(slopes_RT, sums_BD[rows], vectors, rows, columns, of_queries_BD, of_vectors)
+            ctx.tiles.pool.add_gradients(slopes_RT, factors_BD[rows], vectors, rows, columns, of_queries_BD, of_vectors)
             for n, of_R in zip(moving, of_before, strict=True):
                 of_state[n][rows] = of_R
         found = of_queries_BD.to(queries_BD.dtype), of_vectors.to(vectors.dtype)
@@ -215,7 +220,7 @@ class _Sum(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _scores(tiles: _Tiles, sums_BD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
-    scores_RT = tiles.pool.tile(sums_BD[rows], vectors, rows, columns)
+def _scores(tiles: _Tiles, factors_BD: Tensor, vectors: Tensor, rows: slice, columns: slice) -> Tensor:
+    scores_RT = tiles.pool.tile(factors_BD[rows], vectors, rows, columns)
     tiles.exclude(scores_RT, rows, columns, EXCLUDED)
     return scores_RT

@@ -42,7 +42,7 @@ class AdvInfoNCE:
     epochs, not in every fifth.
     """
 
-    takes_views, turns = False, (("model",),)
+    takes_views, turns, encodes = False, (("model",),), 1
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class AdvInfoNCE:
         sources: Sequence[Any],
         train: Interactions,
         generator: torch.Generator,
-        _workers: Workers,
+        workers: Workers,
         _views: Sequence[Any],
         /,
         *,
@@ -78,7 +78,7 @@ class AdvInfoNCE:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         if hardness == "mlp" and encoder.window is not None:
             raise InputError("objective.hardness: got 'mlp', takes 'embed' where the encoder has no rows of its own for users")
-        self.encoder, self.loss, self.sources, self.positives = encoder, loss, sources, positives
+        self.encoder, self.loss, self.sources, self.positives, self.workers = encoder, loss, sources, positives, workers
         self.log_weight = math.log(negative_weight)
         self.adv_interval, self.adv_epochs, self.warm_up = adv_interval, adv_epochs, warm_up
         self.total_passes = total_passes if adv_learning_rate else 0
@@ -97,7 +97,8 @@ class AdvInfoNCE:
 
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
         """What the encoder holds."""
-        return self.encoder.step_bytes(rows, width)
+        places = self.encoder.window.length if self.positives == "sequences" else 1
+        return self.encoder.queries_bytes(rows, rows * places, width)
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The adversarial passes of an epoch, if it is one for them, and the model's."""
@@ -110,7 +111,7 @@ class AdvInfoNCE:
         negative = self.encoder.items(drawn.items_U)
         queries_BD = query.vectors / self.loss.temperature
         state = _fold.start(self.loss, queries_BD, positive.vectors)
-        if _fold.is_dense(drawn, *queries_BD.shape):
+        if _fold.is_dense(drawn, queries_BD):
             scores_BN = drawn.products(queries_BD, negative.vectors)
             state = self.loss.add(state, scores_BN + self._delta(batch, drawn, query.rows, negative.rows) + self.log_weight)
         else:
@@ -122,7 +123,7 @@ class AdvInfoNCE:
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
-        """What hardness has become, on a whole global batch and on positives that training has not seen.
+        """What hardness has become, on a global batch, of which `batch` is this worker's, and on positives not in training.
 
         hardness_kl           mean over rows of KL(p || uniform) = sum_j p_j d_j
         hardness_group_1..10  mean d of the batch's negatives in ten popularity groups, least popular first, where there are any
@@ -134,14 +135,18 @@ class AdvInfoNCE:
         drawn = Drawn(items_BN)
         delta_BN = self._delta(batch, drawn, query.rows, self.encoder.items(drawn.items_U).rows)
         delta_BN = delta_BN.expand(items_BN.shape)
-        told = {"hardness_kl": float((torch.exp(delta_BN) * delta_BN).mean(dim=1).mean())}
-        told |= _diagnosis.by_group(delta_BN, items_BN, self.train.item_degrees())
+        told = {"hardness_kl": self._mean((torch.exp(delta_BN) * delta_BN).mean(dim=1), batch)}
+        told |= _diagnosis.by_group(delta_BN, items_BN, self.train.item_degrees(), self.workers)
         users_BD, positives_BD = (F.normalize(vectors, dim=1) for vectors in (query.vectors, positive.vectors))
-        told["alignment"] = float((users_BD - positives_BD).square().sum(dim=1).mean())
-        told["uniformity"] = _diagnosis.uniformity(users_BD) + _diagnosis.uniformity(positives_BD)
+        told["alignment"] = self._mean((users_BD - positives_BD).square().sum(dim=1), batch)
+        told["uniformity"] = sum(_diagnosis.uniformity(each, batch.rows, self.workers) for each in (users_BD, positives_BD))
         if held_out is not None:
             told |= _diagnosis.false_negatives(*self.hardness.tables(self.encoder), self.train, held_out)
         return told
+
+    def _mean(self, each_B: Tensor, batch: Batch) -> float:
+        """Over the rows of all workers."""
+        return float(self.workers.sum(each_B.double().sum())) / batch.rows
 
     def _passes_by(self, epoch: int) -> int:
         """Adversarial passes made before or in an epoch."""

@@ -27,7 +27,7 @@ Epochs = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0.01)]
 Weight = Annotated[float, Field(ge=0)]
 VIEWS = ["dispensable", "indispensable"]
-VIEW_COPIES, CONTRAST_COPIES = 8, 5  # of a view's ids, and of cosines of all rows, at once (measured)
+VIEW_COPIES, CONTRAST_COPIES = 7, 5  # of a view's ids, and of cosines of all rows, at once (measured)
 SAME = 1e-6  # damages so near are equal: what differs is rounding
 
 
@@ -111,13 +111,14 @@ class CCL4Rec:
         self.ranking_weight, self.margin, self.boundary_margin = ranking_weight, margin, boundary_margin
         self.warm_up, self.curriculum_epochs = warm_up, curriculum_epochs
         self.first_whole_epoch = warm_up
+        self.encodes = 1 + 2 * sum(self.counts)  # of a view what was replaced and what replaces it
 
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
         """Weights of distinct behaviours for the bank; a batch's cosines with each other; views, and what is made of them."""
         views, length = sum(self.counts), self.encoder.window.length
         behaviours = rows * length if items is None else min(rows * length, items)
-        drawn = 8 * (behaviours * (len(self.bank.items_M) + 1) * 3 + rows * views * length * VIEW_COPIES)
-        encoded = self.encoder.step_bytes(rows * (1 + views), width)
+        drawn = 8 * (behaviours * (self.bank.size + 1) * 3 + rows * views * length * VIEW_COPIES)
+        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.step_bytes(rows * views, width)
         return encoded + drawn + rows * batch_rows * width * CONTRAST_COPIES
 
     def passes(self, epoch: int) -> tuple[str, ...]:
@@ -129,14 +130,15 @@ class CCL4Rec:
         outcome = self.recommendation.of_queries(batch, query)
         if batch.key[1] < self.warm_up or not (self.contrast_weight or self.ranking_weight):
             return outcome
-        return outcome._replace(loss_B=outcome.loss_B + self._of_views(batch, query.vectors))
-
-    def _of_views(self, batch: Batch, queries_BD: Tensor) -> Tensor:
-        """[B] what the views add to the loss."""
-        assert batch.histories is not None, "batches are made with the encoder's window"
         views_BVL, damage_BV = self.drawn(batch)
-        differs_B = (views_BVL != batch.histories.items_SL.unsqueeze(1)).any(dim=2).any(dim=1)
-        vectors_BVD = F.normalize(self._encoded(batch, views_BVL), dim=2)
+        vectors_BVD = self._encoded(batch.histories, views_BVL, batch)
+        loss_B = outcome.loss_B + self._of_views(batch, query.vectors, views_BVL, damage_BV, vectors_BVD)
+        return outcome._replace(loss_B=loss_B, vectors=outcome.vectors | {"views": vectors_BVD})
+
+    def _of_views(self, batch: Batch, queries_BD: Tensor, views_BVL: Tensor, damage_BV: Tensor, vectors_BVD: Tensor) -> Tensor:
+        """[B] what the views add to the loss."""
+        differs_B = _differs(batch, views_BVL)
+        vectors_BVD = F.normalize(vectors_BVD, dim=2)
         unit_BD = F.normalize(queries_BD, dim=1)
         cosines_BV = (vectors_BVD * unit_BD.unsqueeze(1)).sum(dim=2)
         added_B = torch.zeros_like(cosines_BV[:, 0])
@@ -159,7 +161,8 @@ class CCL4Rec:
         unit_UD, unit_MD, target_BD = (
             F.normalize(self.encoder.items(ids).vectors, dim=1) for ids in (behaviours_U, pool_M, batch.items_B)
         )
-        cosines_UM = unit_UD @ unit_MD.T if self.relatedness else unit_UD.new_zeros(len(behaviours_U), len(pool_M))
+        with torch.autocast(unit_UD.device.type, enabled=False):  # they are not to be rounded
+            cosines_UM = unit_UD @ unit_MD.T if self.relatedness else unit_UD.new_zeros(len(behaviours_U), len(pool_M))
         cosines_BL = torch.full_like(items_BL, -torch.inf, dtype=unit_UD.dtype)
         rows_N = inside_BL.nonzero()[:, 0]
         cosines_BL[inside_BL] = (unit_UD[place_N] * target_BD[rows_N]).sum(dim=1) if self.importance else 0.0
@@ -181,7 +184,9 @@ class CCL4Rec:
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
-        """What the views of a whole global batch do, over the rows of which one differs; nothing while there are none.
+        """What views of a global batch, drawn anew, do without dropout; `batch` is this worker's rows of it.
+
+        Of the rows of which a view differs; nothing while there are none. Weights and bank are those of after the batch.
 
         damage_dispensable, damage_indispensable        mean D of the positive and of the negative views
         damage_order                                    mean over rows of Spearman's rank correlation of c_v with -D_v, of
@@ -190,16 +195,16 @@ class CCL4Rec:
         """
         if batch.key[1] < self.warm_up or not (self.contrast_weight or self.ranking_weight):
             return {}
-        assert batch.histories is not None, "batches are made with the encoder's window"
         views_BVL, damage_BV = self.drawn(batch)
-        differs_B = (views_BVL != batch.histories.items_SL.unsqueeze(1)).any(dim=2).any(dim=1)
-        if not bool(differs_B.any()):
+        vectors_BVD, queries_BD = self._encoded(batch.histories, views_BVL), self.encoder.encode(batch.histories)
+        cosines_BV = F.cosine_similarity(vectors_BVD, queries_BD.unsqueeze(1), dim=2)
+        told_of = _differs(batch, views_BVL).to(cosines_BV.dtype), cosines_BV, damage_BV
+        differs_G, cosines_GV, damage_GV = (self.workers.gather(each_B, batch.rows) for each_B in told_of)
+        differs_G = differs_G > 0
+        if not bool(differs_G.any()):
             return {}
-        vectors_BVD, queries_BD = self._encoded(batch, views_BVL), self.encoder.queries(batch).vectors
-        cosines_BV = F.cosine_similarity(vectors_BVD, queries_BD.unsqueeze(1), dim=2)[differs_B]
-        damage_BV = damage_BV[differs_B]
-        told = {"damage_order": rank_correlation(cosines_BV, -damage_BV)}
-        for view, damage in zip(self.views, damage_BV.split(self.counts, dim=1), strict=True):
+        told = {"damage_order": rank_correlation(cosines_GV[differs_G], -damage_GV[differs_G])}
+        for view, damage in zip(self.views, damage_GV[differs_G].split(self.counts, dim=1), strict=True):
             told[f"damage_{view.replaces}"] = float(damage.mean())
             told[f"sharpness_{view.replaces}"] = view.sharpness * self._ramp(batch.key[1])
         return told
@@ -264,16 +269,23 @@ class CCL4Rec:
     def _others(self, batch: Batch, unit_BD: Tensor) -> Tensor:
         """[B, C] cosines with the global batch's rows, -inf with those of the row's own user."""
         unit_CD, users_C = (self.workers.gather(each, batch.rows) for each in (unit_BD, batch.users_B))
-        return (unit_BD @ unit_CD.T).masked_fill(batch.users_B.unsqueeze(1) == users_C, -torch.inf)
+        with torch.autocast(unit_BD.device.type, enabled=False):
+            cosines_BC = unit_BD @ unit_CD.T
+        return cosines_BC.masked_fill(batch.users_B.unsqueeze(1) == users_C, -torch.inf)
 
-    def _encoded(self, batch: Batch, views_BVL: Tensor) -> Tensor:
-        """[B, V, D] by the encoder's own short way where it has one."""
-        histories = batch.histories
+    def _encoded(self, histories: Histories | None, views_BVL: Tensor, batch: Batch | None = None) -> Tensor:
+        """[B, V, D] by the encoder's own short way where it has one; with dropout where a batch is given."""
         assert histories is not None, "batches are made with the encoder's window"
         if hasattr(self.encoder, "encode_replaced"):
             return self.encoder.encode_replaced(histories, views_BVL)
         read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
         return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
+
+
+def _differs(batch: Batch, views_BVL: Tensor) -> Tensor:
+    """[B] of which rows a view is another history."""
+    assert batch.histories is not None, "batches are made with the encoder's window"
+    return (views_BVL != batch.histories.items_SL.unsqueeze(1)).any(dim=2).any(dim=1)
 
 
 def _name(part: Any) -> str:

@@ -102,13 +102,18 @@ class MCLRec:
             del self.learners["augmenters"]
             self.turns = (("model",),) * sum("model" in turn for turn in self.turns)
 
+    @property
+    def encodes(self) -> int:
+        """A history and two views of it, in each turn of the model."""
+        return sum("model" in turn for turn in self.turns) * (3 if self.lambda_ or self.beta else 1)
+
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
         """Histories and two views of them encoded; all views of `_two_views` and the draws of one; vectors of all rows."""
         if not (self.lambda_ or self.beta):
-            return self.encoder.step_bytes(rows, width)
+            return self.encoder.queries_bytes(rows, rows, width)
         views = rows * self.encoder.window.length * 8 * (2 * len(self.views) + VIEW_COPIES)
         vectors = 2 * batch_rows * self.encoder.scoring_items().shape[1] * width * VECTOR_COPIES
-        return 3 * self.encoder.step_bytes(rows, width) + views + vectors
+        return self.encoder.queries_bytes(rows, rows, width) + 2 * self.encoder.step_bytes(rows, width) + views + vectors
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -117,11 +122,13 @@ class MCLRec:
     def __call__(self, batch: Batch) -> Outcome:
         turn = dataclasses.replace(batch, stream=f"{batch.stream}turn {batch.turn}: ") if batch.turn else batch
         if "model" not in self.turns[batch.turn]:
-            return Outcome(self._learned(*self._encoded(batch, turn), batch, self.augmenter_gamma), (), (), ())
+            views = self._encoded(batch, turn)
+            return Outcome(self._learned(*views, batch, self.augmenter_gamma), (), (), (), vectors=_named(*views))
         outcome = self.supervised(turn)
         loss_B = outcome.loss_B
         if self.lambda_ or self.beta:
             first, second = self._encoded(batch, turn)
+            outcome = outcome._replace(vectors=outcome.vectors | _named(first, second))
             if self.lambda_:
                 loss_B = loss_B + self.lambda_ * Contrast(first, second, batch, self.workers).loss(self.temperature)
             if self.beta:
@@ -164,6 +171,10 @@ class _Augmenters(nn.Module):
         """(z1, z2)"""
         z1_BD, z2_BD = self.first(h1_BD), (self.second or self.first)(h2_BD)
         return (F.normalize(z1_BD, dim=1), F.normalize(z2_BD, dim=1)) if self.normalise else (z1_BD, z2_BD)
+
+
+def _named(first: View, second: View) -> dict[str, Tensor]:
+    return {"the first views": first.own_BD, "the second views": second.own_BD}
 
 
 def _mlp(width: int, generator: torch.Generator) -> nn.Sequential:

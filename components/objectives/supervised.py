@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from components.negatives import Candidates, Memory
 from components.objectives import Learner, Outcome, _fold, _shares
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
+from components.objectives._products import of_sums
 from components.objectives._shared import Shared
-from components.objectives._tiled import highest, of_sums
+from components.objectives._tiled import highest
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -37,7 +37,7 @@ class Supervised:
     Source: Wu et al. 2024, arXiv 2201.02327, for the scheme of one positive against candidates from one or more sources.
     """
 
-    takes_views, turns, first_whole_epoch = False, (("model",),), 0
+    takes_views, turns, first_whole_epoch, encodes = False, (("model",),), 0, 1
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class Supervised:
 
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
         """What the encoder holds."""
-        return self.encoder.step_bytes(rows, width)
+        places = self.encoder.window.length if self.positives == "sequences" else 1
+        return self.encoder.queries_bytes(rows, rows * places, width)
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -85,11 +86,10 @@ class Supervised:
         named = {"queries": query.vectors, "positives": positive.vectors}
         left_B = torch.zeros(len(queries_BD), dtype=torch.bool, device=queries_BD.device)
         state = started = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
+        everyone = _shares.Everyone(self.loss, batch, queries_BD, started, self.workers)
         for n, source in enumerate(self.sources):
             is_memory = isinstance(source, Memory)
-            asked, asking = (
-                (self._whole(batch), self.workers.gather(queries_BD, batch.rows)) if is_memory else (batch, queries_BD)
-            )
+            asked, asking = (everyone.batch, everyone.queries) if is_memory else (batch, queries_BD)
             candidates = source(asked, positive.vectors)
             if getattr(source, "hardest", None):
                 candidates = self._hardest(candidates, source.hardest, asking)
@@ -103,14 +103,13 @@ class Supervised:
                     vectors, rows = self.encoder.items(candidates.items)
                     (own_rows if is_memory else shared_rows).append(rows)
             log_count = self._log_count(asked, candidates.items, queries_BD.dtype)
-            scores = pool, asking, vectors, candidates.excluded, log_count
             left = candidates.any_left(len(asking))
-            left_B |= _shares.any_of_all(left, batch, self.workers) if is_memory else left
+            left_B |= everyone.any_of_all(left) if is_memory else left
             named[f"candidates of negatives.{n}"] = vectors
             if is_memory:
-                state = _shares.add(self.loss, state, started, *scores, batch, self.workers)
+                state = everyone.add(state, pool, vectors, candidates.excluded, log_count)
             else:
-                state = _fold.add(self.loss, state, *scores)
+                state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
         rows = (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows)
         return Outcome(self.loss.finish(state), *rows, ~left_B, named)
 
@@ -125,11 +124,6 @@ class Supervised:
         items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
         row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
         return Candidates(items_BN, None, (row_X, column_X))
-
-    def _whole(self, batch: Batch) -> Batch:
-        """The rows of all workers, for a source of which each has a share; without what they are read from."""
-        users_G, items_G = (self.workers.gather(each_B, batch.rows) for each_B in (batch.users_B, batch.items_B))
-        return replace(batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

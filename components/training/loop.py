@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from components import catalog
-from components.config import L2, Recipe
+from components.config import Recipe
 from components.data.histories import with_positives
 from components.data.interactions import Interactions
 from components.errors import DivergedError, InputError
 from components.evaluation import exact, scorers
-from components.evaluation.evaluate import SHIFTED, Task, validate
+from components.evaluation.evaluate import SNIPS, Task, validate
 from components.negatives import Memory
 from components.objectives import Learner, Outcome
 from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch, units
-from components.training.collectives import Alone, Workers
-from components.training.optimizer import add_table_gradient, penalty
+from components.training.collectives import Workers
+from components.training.optimizer import Adam, add_table_gradient, penalty
+from components.training_rules import L2
 from components.views import similar_for
 
 STEPS_UNCHECKED = 64  # so that a loss that is not finite is found soon, and no step waits for the look at it
@@ -90,18 +91,19 @@ class Trainer:
         self.objective = catalog.build("objective", recipe.objective, *built)
         self.learners: dict[str, Learner] = self.objective.learners
         self.optimizers = {
-            name: torch.optim.Adam(
-                learner.module.to(device, dtype).parameters(),
-                lr=recipe.optimizer.learning_rate if learner.learning_rate is None else learner.learning_rate,
-                fused=True,
-                maximize=learner.maximise,
+            name: Adam(
+                learner.module.to(device, dtype),
+                recipe.optimizer.learning_rate if learner.learning_rate is None else learner.learning_rate,
+                maximise=learner.maximise,
+                lazy=recipe.optimizer.lazy and name == "model",
             )
             for name, learner in self.learners.items()
         }
         self.units = units(train, self.objective.positives)
         self.steps = steps_per_epoch(self.units, recipe.training.batch_size, self.objective.positives)  # of a pass
         self.position = Position()
-        self._unchecked: list[Tensor] = []  # losses of steps since the last look at them
+        self.received_per_step = 0.0  # bytes, in the last epoch's steps
+        self._unchecked: list[Tensor] = []  # losses of steps since the last look at them, of each turn
         self._vectors: list[tuple[list[str], Tensor]] = []  # what each of these losses was made of: names and sums
         self._alone = torch.zeros((), dtype=torch.float64, device=device)  # rows of these steps without a candidate
 
@@ -113,32 +115,34 @@ class Trainer:
         """
         training, position, steps = self.recipe.training, self.position, self.steps
         while not position.finished:
-            started, done = time.perf_counter(), 0
+            started, done, steps_done = time.perf_counter(), 0, 0
+            received, exchanged = self.workers.received, self.workers.exchange_seconds
             passes = self.objective.passes(position.epoch)
             while position.pass_ < len(passes):
                 for batch in self.batches():
                     self._unchecked.append(self.update(batch, passes[position.pass_]))
-                    done += batch.rows
+                    done, steps_done = done + batch.rows, steps_done + 1
                     position.step += 1
                     due = training.checkpoint_steps is not None and position.step % training.checkpoint_steps == 0
                     due = due and position.step < steps
                     if due or len(self._unchecked) == STEPS_UNCHECKED:
                         self._add_losses()
                     step = position.pass_ * steps + position.step
-                    self._collect(due)
                     yield Progress(position.epoch, step, steps * len(passes), checkpoint_due=due)
                 self._add_losses()
                 position.pass_, position.step = position.pass_ + 1, 0
-            yield self._end_epoch(passes, done / (time.perf_counter() - started))
+            seconds, exchanged = time.perf_counter() - started, self.workers.exchange_seconds - exchanged
+            self.received_per_step = (self.workers.received - received) / max(steps_done, 1)
+            yield self._end_epoch(passes, self._speed(seconds, done, steps_done, exchanged))
 
     def update(self, batch: Batch, learner: str = "model") -> Tensor:
-        """All updates of a pass on a batch: of the model's, every turn. Returns what the first of them does."""
+        """All updates of a pass on a batch: of the model's, every turn. Returns the loss of each."""
         if learner != "model":
-            return self.step(batch, learner)
+            return self.step(batch, learner).unsqueeze(0)
         losses = [self.step(replace(batch, turn=n), *together) for n, together in enumerate(self.objective.turns)]
         for memory in self.memories.values():
             memory.push(batch)
-        return losses[0]
+        return torch.stack(losses)
 
     def step(self, batch: Batch, *learners: str) -> Tensor:
         """One update of some learners, by default the model; the others rest. Returns the sum of the losses of this worker's
@@ -148,29 +152,29 @@ class Trainer:
         for name, learner in self.learners.items():
             learner.module.requires_grad_(name in learners)
             if name in learners:
-                self.optimizers[name].zero_grad(set_to_none=True)
-        outcome = self.objective(batch)
+                learner.module.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
+            outcome = self.objective(batch)
         l2 = self.recipe.optimizer.l2 if "model" in learners else L2()
         total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
         total.backward()
         for name in learners:
             module = self.learners[name].module
-            self.workers.sum_gradients(module.parameters())
+            self.workers.sum_gradients(module.parameters(), dense=not self.optimizers[name].lazy)
             if name == "model":
                 tables = (weight for name, weight in module.named_parameters() if name.endswith("_table"))
                 add_table_gradient(l2, tables, batch.rows)
                 if self.recipe.optimizer.clip_norm:
                     torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip_norm)
             self.optimizers[name].step()
-        if batch.turn == 0:
-            self._look(outcome)
+        self._look(outcome, batch.turn)
         return outcome.loss_B.detach().double().sum()
 
-    def _look(self, outcome: Outcome) -> None:
+    def _look(self, outcome: Outcome, turn: int) -> None:
         """Keeps what a step's loss was made of, as sums that are not finite where it is not; nobody waits for them."""
         names, sums = [*outcome.vectors], [each.detach().sum() for each in outcome.vectors.values()]
         self._vectors.append((names, torch.stack(sums) if sums else torch.empty(0)))
-        if outcome.alone_B is not None:
+        if outcome.alone_B is not None and turn == 0:
             self._alone += outcome.alone_B.sum()
 
     def validate(self) -> dict[str, float]:
@@ -180,14 +184,15 @@ class Trainer:
         mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
         metric = self.recipe.training.metric
         k = metric.partition("@")[2]
-        names = {metric, f"recall@{k}", f"ndcg@{k}", f"{SHIFTED}{k}"}
+        names = {metric, f"recall@{k}", f"ndcg@{k}", f"{SNIPS}{k}"}
         values = validate(scorer, self.validation, sorted(names), mine)
         parts = self.workers.gather_objects(values)
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
     def save(self, folder: Path, dataset_fingerprint: str) -> None:
-        """Writes weights, memories, optimisers and position."""
-        checkpoint.save(folder, self._modules(), self.optimizers, asdict(self.position), self.recipe, dataset_fingerprint)
+        """Writes weights, memories, optimisers and position; called on every worker, of which most have little to write."""
+        position, made_for = asdict(self.position), (self.recipe, dataset_fingerprint)
+        checkpoint.save(folder, self._modules(), self.optimizers, position, *made_for, self.workers)
 
     def restore(self, folder: Path, dataset_fingerprint: str, made_for: Recipe | None = None) -> None:
         """Continues from a checkpoint, made for this recipe, or for `made_for`, which must differ in epochs alone.
@@ -195,7 +200,8 @@ class Trainer:
         Raises:
             InputError: it was made for another dataset or another recipe.
         """
-        saved = checkpoint.restore(folder, self._modules(), self.optimizers, made_for or self.recipe, dataset_fingerprint)
+        wanted = made_for or self.recipe, dataset_fingerprint
+        saved = checkpoint.restore(folder, self._modules(), self.optimizers, *wanted, self.workers)
         self.position = Position(**saved)
         self.position.finished = self._is_over(self.position.epoch)
 
@@ -205,16 +211,16 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the pass under way, from the present position on."""
-        return self._batches(self.position.pass_, self.workers, self.position.step)
+        return self._batches(self.position.pass_, self.position.step)
 
-    def _batches(self, pass_: int, workers: Workers, first_step: int) -> Iterator[Batch]:
+    def _batches(self, pass_: int, first_step: int) -> Iterator[Batch]:
         is_model = pass_ == len(self.objective.passes(self.position.epoch)) - 1
         return batches(
             self.train,
             batch_size=self.recipe.training.batch_size,
             seed=self.recipe.seed,
             epoch=self.position.epoch,
-            workers=workers,
+            workers=self.workers,
             device=self.device,
             first_step=first_step,
             positives=self.objective.positives,
@@ -229,22 +235,25 @@ class Trainer:
             position.losses.append(0.0)
         if not self._unchecked:
             return
-        *losses, alone = self.workers.sum(torch.stack([*self._unchecked, self._alone])).tolist()
+        *losses, alone = self.workers.sum(torch.cat([*self._unchecked, self._alone.unsqueeze(0)])).tolist()
         position.alone += int(alone)
+        steps, turns = len(self._unchecked), len(self._unchecked[0])
         vectors, self._unchecked, self._vectors = self._vectors, [], []
         self._alone.zero_()
-        for step, loss in enumerate(losses, start=position.step - len(losses)):
+        for n, loss in enumerate(losses):
             if not math.isfinite(loss):
+                step, turn = position.step - steps + n // turns, n % turns
                 first, last = step * self.recipe.training.batch_size + 1, (step + 1) * self.recipe.training.batch_size
                 what = "sequences" if self.objective.positives == "sequences" else "rows"
+                of_turn = f" in turn {turn + 1}, of {' and '.join(self.objective.turns[turn])}," if turns > 1 else ""
+                of = self._not_finite(*vectors[n])
                 batch = f"{what} {first} to {min(last, self.units)} in its order"
-                of = self._not_finite(*vectors[step - position.step])
-                self._diverged(step + 1, f"the loss is {loss} on the batch of {batch}{of}")
-        position.losses[-1] += sum(losses)
+                self._diverged(step + 1, f"the loss is {loss}{of_turn} on the batch of {batch}{of}")
+        position.losses[-1] += sum(losses[::turns])
         if not all(
             bool(torch.isfinite(weight).all()) for module in self.learners.values() for weight in module.module.parameters()
         ):
-            self._diverged(position.step, f"the weights are not finite, since one of the last {len(losses)} steps")
+            self._diverged(position.step, f"the weights are not finite, since one of the last {steps} steps")
 
     def _not_finite(self, names: list[str], sums: Tensor) -> str:
         """Which of a step's vectors were not, on any worker."""
@@ -258,20 +267,32 @@ class Trainer:
         of, rate = ("", "optimizer.learning_rate") if learner == "model" else (f"{learner}'s ", f"{learner}'s learning rate")
         raise DivergedError(f"epoch {position.epoch + 1}, {of}step {step}: {what}; try a lower {rate}")
 
-    def _end_epoch(self, passes: tuple[str, ...], rows_per_second: float) -> Progress:
+    def _speed(self, seconds: float, rows: int, steps: int, exchanged: float) -> dict[str, float]:
+        """Of an epoch's steps: rows per second, seconds of one, and the share of them spent in collectives, the mean of all
+        workers, where it is known.
+        """
+        speed = {"rows_per_second": rows / seconds, "step_seconds": seconds / max(steps, 1)}
+        if self.workers.is_timed:
+            share = torch.tensor(exchanged / seconds, dtype=torch.float64)
+            speed["exchange_share"] = float(self.workers.sum(share)) / self.workers.size
+        return speed
+
+    def _end_epoch(self, passes: tuple[str, ...], speed: dict[str, float]) -> Progress:
         training, position = self.recipe.training, self.position
         rows = int(self.train.positive_counts().sum())
         if self.objective.positives == "users":  # the last, partial batch is dropped
             rows = min(self.steps * training.batch_size, rows)
-        metrics = {"loss": position.losses[-1] / rows, "rows_per_second": rows_per_second}
+        metrics = {"loss": position.losses[-1] / rows, **speed}
         for n in range(len(passes) - 1):
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
         if position.alone:
             metrics["rows_without_candidates"] = float(position.alone)
         if len(passes) > 1 or (self.objective.takes_views and hasattr(self.objective, "diagnose")):
             metrics |= self._diagnosis(len(passes) - 1)
+        self.encoder.eval()  # no step is under way
         for name, memory in self.memories.items():
             metrics |= {f"{name}_{what}": value for what, value in memory.told(self.encoder).items()}
+        self.encoder.train()
         done = position.epoch + 1
         last = done == training.epochs
         validated = done % training.validate_every == 0 or last
@@ -280,7 +301,7 @@ class Trainer:
             started = time.perf_counter()
             values = self.validate()
             value = values[training.metric]
-            metrics |= {f"{training.select_on}_{name}": values[name] for name in values}
+            metrics |= {training.logged(name): value for name, value in values.items()}
             metrics["validation_seconds"] = time.perf_counter() - started
             improved = position.best_value is None or value > position.best_value
             position.validations_since_best = 0 if improved else position.validations_since_best + 1
@@ -294,13 +315,7 @@ class Trainer:
         progress = Progress(position.epoch, steps, steps, metrics, improved, checkpoint_due=due, finished=finished)
         position.epoch, position.pass_, position.step, position.finished = done, 0, 0, finished
         position.losses, position.alone = [], 0
-        self._collect(due)
         return progress
-
-    def _collect(self, due: bool) -> None:
-        """What a checkpoint is to hold, where one is due; only the first worker writes it."""
-        for memory in self.memories.values() if due else ():
-            memory.collect()
 
     def _is_over(self, done: int) -> bool:
         """After so many epochs."""
@@ -309,6 +324,6 @@ class Trainer:
         return done >= training.epochs or not patient
 
     def _diagnosis(self, pass_: int) -> dict[str, float]:
-        """Of the last batch of the model's pass, whole on every worker, so that all tell the same."""
-        batch = next(self._batches(pass_, Alone(), self.steps - 1))
+        """Of the last batch of the model's pass, of which each worker looks at its own rows."""
+        batch = next(self._batches(pass_, self.steps - 1))
         return self.objective.diagnose(batch, None if self.validation is None else self.validation.truth)

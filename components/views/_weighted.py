@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FINEST, ROOM = 40, 61  # bits of a weight, and of the sum of all
+TOGETHER = 8192  # behaviours of a row of weights side by side, so that both stay in the processor's caches (measured)
 
 
 class Pool(NamedTuple):
@@ -38,15 +39,25 @@ class Pool(NamedTuple):
         so the height sought is moved up by as much.
         """
         firsts_BG, ends_BG = self._gaps(without_BE)
-        below_KG = self.heights_UM[rows_K[:, None], firsts_BG[history_K]]
-        gone_KG = self.heights_UM[rows_K[:, None], ends_BG[history_K]] - below_KG
-        below_KG = below_KG - gone_KG.cumsum(dim=1) + gone_KG
-        foot_K, top_K = self.heights_UM[rows_K, 0], self.heights_UM[rows_K, -1]
-        left_K = top_K - foot_K - gone_KG.sum(dim=1)
-        sought_K = foot_K + (numbers_K * left_K).long()  # below all that is left, for numbers of 53 bits below 1
-        sought_K = sought_K + (gone_KG * (below_KG <= sought_K[:, None])).sum(dim=1)
-        columns_K = torch.searchsorted(self.heights_UM.view(-1), sought_K, right=True) - 1 - rows_K * self.heights_UM.shape[1]
-        return self.items_M[columns_K.clamp(0, len(self.items_M) - 1)], left_K > 0
+        columns_K, any_K = torch.empty_like(rows_K), torch.empty_like(rows_K, dtype=torch.bool)
+        for part_N in rows_K.argsort().split(TOGETHER):
+            gaps_NG = firsts_BG[history_K[part_N]], ends_BG[history_K[part_N]]
+            columns_K[part_N], any_K[part_N] = self._columns(rows_K[part_N], numbers_K[part_N], *gaps_NG)
+        return self.items_M[columns_K.clamp(0, len(self.items_M) - 1)], any_K
+
+    def _columns(self, rows_N: Tensor, numbers_N: Tensor, firsts_NG: Tensor, ends_NG: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in the pool of what some behaviours get, and whether there was one left for them."""
+        width = self.heights_UM.shape[1]
+        heights, row_starts_N1 = self.heights_UM.view(-1), (rows_N * width).unsqueeze(1)
+        below_NG = heights.take(firsts_NG + row_starts_N1)
+        gone_NG = heights.take(ends_NG + row_starts_N1).sub_(below_NG)
+        up_to_NG = gone_NG.cumsum(dim=1)
+        below_NG.sub_(up_to_NG).add_(gone_NG)
+        foot_N, top_N = self.heights_UM[rows_N, 0], self.heights_UM[rows_N, -1]
+        left_N = top_N - foot_N - gone_NG.sum(dim=1)
+        sought_N = foot_N + (numbers_N * left_N).long()  # below all that is left, for numbers of 53 bits below 1
+        sought_N = sought_N + gone_NG.mul_(below_NG <= sought_N.unsqueeze(1)).sum(dim=1)
+        return torch.searchsorted(heights, sought_N, right=True) - 1 - rows_N * width, left_N > 0
 
     def _gaps(self, without_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Where the places of items that a history must not get begin and end, ascending; those it lacks are 0 and 0."""

@@ -13,6 +13,7 @@ from components.objectives import _drawn, _tiled
 from components.objectives._drawn import Drawn
 from components.objectives._fold import add, start
 from components.objectives._log_count import LogCount
+from components.objectives._products import of_sums
 from components.objectives._shared import Shared
 from tests.contract.test_parts import LOSSES, Spec, of
 from tests.worlds import tiles
@@ -67,7 +68,7 @@ class World:
 
     def fold(self, loss: Any, queries_BD: Tensor, positives_BD: Tensor, vectors: Tensor) -> Tensor:
         queries_BD = queries_BD / loss.temperature
-        log_count = None if self.counts is None else LogCount(self.counts, _tiled.of_sums(queries_BD.dtype))
+        log_count = None if self.counts is None else LogCount(self.counts, of_sums(queries_BD.dtype))
         state = start(loss, queries_BD, positives_BD, None if self.count_B is None else self.count_B.log())
         for _ in range(2):  # two sources
             pool = Shared(self.pool.candidates) if isinstance(self.pool, Shared) else self.pool

@@ -47,7 +47,7 @@ def test_it_is_the_formula() -> None:
 
 
 def test_the_network_has_the_specifications_size() -> None:
-    """Specification of CCL4Rec, section 4: 33,088 parameters beside the tables."""
+    """33,088 parameters beside the tables: 64 x 256 + 256 + 256 x 64 + 64."""
     encoder = MeanPool(TRAIN, torch.Generator().manual_seed(0))
     assert sum(p.numel() for name, p in encoder.named_parameters() if name != "item_table") == 33_088
 

@@ -69,7 +69,7 @@ def test_dropout_hits_its_share_before_normalising_and_not_when_scoring() -> Non
 
 
 def test_dropout_after_normalising_lets_a_cosine_exceed_1() -> None:
-    """Specification of MML, P4: what is kept of a vector of length 1 is scaled by 1 / (1 - p)."""
+    """What is kept of a vector of length 1 is scaled by 1 / (1 - p)."""
     batch = batch_of(len(TRAIN))
     encoder = mf(dim=32, dropout=0.25, dropout_on="vectors")
     query = encoder.queries(batch)

@@ -184,7 +184,7 @@ def test_tables_begin_as_normal_and_linear_layers_as_xaviers() -> None:
 
 @SHARED
 def test_parameters_are_the_published_number(shared_items: bool) -> None:
-    """Specification of MML, 4, for Gowalla: tables, W_v 4,096 and W_k 4,160, without rows for padding and unknown ids."""
+    """For Gowalla: tables, W_v 4,096 and W_k 4,160, without rows for padding and unknown ids."""
     empty = Interactions.of([], [], 298, 409)
     encoder = Simplex(empty, torch.Generator(), shared_items=shared_items)
     tables = (298 + 409 * (1 if shared_items else 2)) * 64

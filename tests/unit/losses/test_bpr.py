@@ -28,7 +28,7 @@ def test_the_formula_and_its_gradient() -> None:
 
 
 def test_with_one_negative_it_is_softmax_at_temperature_1() -> None:
-    """Specification of SSM, 11: for .7 and .5 both are .5981389."""
+    """-log sigmoid(.2), for .7 and .5."""
     assert of_rows(Bpr(), [0.7], [[0.5]]) == pytest.approx([0.5981389], abs=5e-8)
     positive_B, scores_BN = random_scores(columns=1)
     assert torch.allclose(fold(Bpr(), positive_B, scores_BN), fold(SampledSoftmax(temperature=1.0), positive_B, scores_BN))

@@ -53,7 +53,7 @@ def test_it_is_multi_margin_with_one_margin_to_the_bit(margin: float, weight: fl
     ],
 )
 def test_the_penalty_of_one_negative(margin: float, weight: float, score: float, wanted: float) -> None:
-    """Specification of MML, 11."""
+    """Worked by hand."""
     assert of_rows(Ccl(margin=margin, negative_weight=weight), [1.0], [[score]]) == pytest.approx([wanted], abs=1e-10)
 
 

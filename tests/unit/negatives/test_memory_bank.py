@@ -15,9 +15,11 @@ from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.negatives import check_counts, check_memory
+from components.training import checkpoint
 from components.training.batches import Batch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from tests.held import Held
 from tests.worlds import in_processes, recipe, small_log
 
 TASK = small_log()
@@ -177,6 +179,40 @@ def test_in_training_they_hold_the_last_rows_of_the_models_steps() -> None:
     assert told["rows"] == sum(map(len, stale[-2:]))
 
 
+def test_staleness_is_told_of_vectors_as_they_are_where_they_are_not_looked_up() -> None:
+    """LightGCN's layers of the last step are of tables that have moved since."""
+    given = recipe(
+        encoder={"name": "lightgcn", "dim": 8, "layers": 2, "score_similarity": "cosine"},
+        negatives=[{"name": "memory_bank", "size": 130, "stale": True}],
+        optimizer={"learning_rate": 0.1},
+    )
+    trainer, told = Trainer(given, TRAIN, None, Workers(), torch.device("cpu")), 0
+    for progress in trainer.run():
+        if progress.metrics:
+            bank = trainer.sources[0]
+            now_MD = trainer.encoder.scoring_tables()[1][bank.items_M]
+            drifts = [1 - float(now @ then / then.norm()) for now, then in zip(now_MD, bank.vectors_SD, strict=True)]
+            assert progress.metrics["negatives.0_drift"] == pytest.approx(np.mean(drifts), rel=1e-9)
+            assert np.mean(drifts) > 1e-4
+            told += 1
+    assert told == 3
+
+
+def test_several_banks_gather_the_queries_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[torch.Size] = []
+    gather = Workers.gather
+    monkeypatch.setattr(Workers, "gather", lambda self, each, rows: gathered.append(each.shape) or gather(self, each, rows))
+    counts = []
+    for banks_ in (1, 3):
+        given = recipe(negatives=[{"name": "memory_bank", "size": 20 + n} for n in range(banks_)])
+        trainer = Trainer(given, TRAIN, None, Workers(), torch.device("cpu"))
+        trainer.objective(next(trainer.batches()))
+        counts.append([*gathered])
+        gathered.clear()
+    assert counts[0] == counts[1]
+    assert counts[0].count(torch.Size([50, 8])) == 1
+
+
 def test_staleness_is_a_metric_of_every_epoch() -> None:
     metrics = [progress.metrics for progress in banks().run() if progress.metrics]
     assert [told["negatives.1_rows"] for told in metrics] == [130] * 3
@@ -217,8 +253,7 @@ def trained(folder: str, from_: str | None = None) -> dict[str, Any]:
             trainer.restore(Path(from_) / f"{size}", DATASET)
         for progress in trainer.run():
             if from_ is None and progress.checkpoint_due and progress.epoch == 1:
-                if trainer.workers.rank == 0:
-                    trainer.save(Path(folder) / f"{size}", DATASET)
+                trainer.save(Path(folder) / f"{size}", DATASET)
                 break
         table, bank = trainer.encoder.item_table.detach(), trainer.sources[1]
         told |= {f"{size} table": table, f"{size} share": bank.vectors_SD.clone(), f"{size} steps": bank.steps.clone()}
@@ -249,6 +284,61 @@ def test_other_workers_go_on_with_their_shares(tmp_path: Path, before: int, afte
         assert (end[f"{size} table"] - wanted[f"{size} table"]).abs().max() < 1e-6
 
 
+class OneOf(Workers):
+    """A worker among others, in this process: a checkpoint needs no word from another."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+def shared_out(rows_MD: Tensor, workers: Workers) -> Any:
+    """A worker's bank of these vectors."""
+    bank = catalog.build(
+        "negatives", {"name": "memory_bank", "size": len(rows_MD), "stale": True}, TRAIN, workers, "negatives.0"
+    )
+    own_SD = rows_MD[workers.rank :: workers.size]
+    bank.vectors_SD = own_SD.clone() if len(own_SD) else rows_MD.new_zeros(1, rows_MD.shape[1])
+    return bank
+
+
+@pytest.mark.parametrize("size", [20_000, 2])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3), (5, 4), (3, 3), (3, 7)])
+def test_no_worker_ever_holds_more_than_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, before: int, after: int
+) -> None:
+    """Neither at a checkpoint nor when other workers take it: the bank is the same, and in memory are a share and a block."""
+    monkeypatch.setattr(checkpoint, "ROWS_AT_ONCE", 100)
+    rows_MD = torch.arange(size * 8, dtype=torch.float32).view(size, 8)
+    made_for = recipe(), DATASET
+    for rank in range(before):
+        workers = OneOf(rank, before)
+        bank = shared_out(rows_MD, workers)
+        with Held() as held:
+            checkpoint.save(tmp_path, {"negatives.0": bank}, {}, {}, *made_for, workers)
+        assert held.peak == 0, "it is written from where it is"
+    for rank in range(after):
+        workers = OneOf(rank, after)
+        bank = shared_out(torch.zeros(size, 8), workers)
+        share = bank.vectors_SD.nbytes
+        bank.vectors_SD = torch.empty(0, 0)
+        with Held() as held:
+            checkpoint.restore(tmp_path, {"negatives.0": bank}, {}, *made_for, workers)
+        own_SD = rows_MD[rank::after]
+        assert torch.equal(bank.vectors_SD[: len(own_SD)], own_SD)
+        assert len(bank.vectors_SD) == max(len(own_SD), 1)
+        state = sum(buffer.nbytes for buffer in bank.buffers())
+        assert share < held.peak < share + state + 100 * (3 * 8 * 4 + 5 * 8)
+
+
+def test_a_share_that_is_missing_is_named(tmp_path: Path) -> None:
+    for rank in (0, 2):
+        workers = OneOf(rank, 3)
+        checkpoint.save(tmp_path, {"negatives.0": shared_out(torch.ones(9, 2), workers)}, {}, {}, recipe(), DATASET, workers)
+    alone = OneOf(0, 1)
+    with pytest.raises(InputError, match=r"has no negatives\.0\.1of3\.safetensors, takes the shares of all 3 workers that"):
+        checkpoint.restore(tmp_path, {"negatives.0": shared_out(torch.ones(9, 2), alone)}, {}, recipe(), DATASET, alone)
+
+
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_size_is_a_number_of_rows(size: int) -> None:
     with pytest.raises(ValueError, match=rf"^negatives\.size: got {size}, takes"):
@@ -261,10 +351,10 @@ def test_a_bank_larger_than_the_log_or_than_memory_is_refused() -> None:
     with pytest.raises(InputError, match=r"^negatives\.1\.size: got 701, takes at most 700, the number of training rows$"):
         check_counts(specs, 1, 700)
     specs[1] |= {"size": 2**27, "stale": True}
-    scale = {"num_workers": 2, "memory_per_worker_gib": 22.0}
-    check_memory(recipe(negatives=specs, scale=scale))  # 16 + 64 (1 / 2 + 2) bytes a row
-    with pytest.raises(
-        InputError, match=rf"^negatives\.1\.size: got {2**27}, which is 22\.0 GiB of .* at most 1[0-9]{{8}} for "
-    ):
-        check_memory(recipe(negatives=specs, scale={**scale, "memory_per_worker_gib": 21.9}))
-    check_memory(recipe(negatives=specs, scale={"num_workers": 1, "memory_per_worker_gib": 10.0}))
+    scale = {"num_workers": 2, "memory_per_worker_gib": 6.0}
+    check_memory(recipe(negatives=specs, scale=scale))  # 16 + 64 / 2 bytes a row
+    said = rf"^negatives\.1\.size: got {2**27}, which is 6\.0 GiB of each worker, takes at most 1[0-9]{{8}} where .* is 5\.9: "
+    with pytest.raises(InputError, match=said):
+        check_memory(recipe(negatives=specs, scale={**scale, "memory_per_worker_gib": 5.9}))
+    with pytest.raises(InputError, match=r"which is 10\.0 GiB of each worker"):
+        check_memory(recipe(negatives=specs, scale={"num_workers": 1, "memory_per_worker_gib": 9.9}))

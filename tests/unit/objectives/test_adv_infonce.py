@@ -257,7 +257,7 @@ def test_false_negatives_in_loops() -> None:
 def test_uniformity_in_loops() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double(), dim=1)
     pairs = [math.exp(-2 * float((vectors[x] - vectors[y]).square().sum())) for x in range(7) for y in range(x)]
-    assert _diagnosis.uniformity(vectors) == pytest.approx(math.log(sum(pairs) / len(pairs)))
+    assert _diagnosis.uniformity(vectors, len(vectors), Workers()) == pytest.approx(math.log(sum(pairs) / len(pairs)))
 
 
 def test_users_weigh_alike() -> None:

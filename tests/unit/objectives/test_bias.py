@@ -1,4 +1,7 @@
-"""With logQ the loss and its gradient near those of full softmax as candidates grow: of each source, and of mixtures."""
+"""With logQ the loss and its gradient near those of full softmax as candidates grow: of each source, and of mixtures.
+
+In one process: what workers share is that of one (tests/unit/training/test_workers_equal_one.py).
+"""
 
 from __future__ import annotations
 
@@ -90,6 +93,32 @@ def test_the_bias_vanishes_as_candidates_grow(mixture: str) -> None:
     else:
         assert value_few > value_many
         assert gradient_few > gradient_many
+
+
+def test_the_bias_of_stale_vectors_grows_with_their_way_and_is_bounded_by_it() -> None:
+    """No score is off by more than |v_then - v_now| / temperature, so no row's loss is; fresh ids have no such bias."""
+    offs, ways = [], []
+    for step in (0.0, 0.1, 0.3, 1.0):
+        losses, moved = [], torch.zeros(())
+        for kept in (True, False):
+            trainer = trainer_of([{**bank(MANY), "stale": kept}])
+            (source,), encoder, fill = trainer.sources, trainer.encoder, first_batch(MANY, epoch=1000)
+            then_BD = encoder.items(fill.items_B).vectors.detach()
+            source(fill, then_BD)
+            source.push(fill)
+            with torch.no_grad():
+                table = encoder.item_table
+                noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(1), dtype=table.dtype)
+                table.add_(step * table.std() * noise)
+            moved = (encoder.items(fill.items_B).vectors.detach() - then_BD).norm(dim=1).max()
+            losses.append(trainer.objective(first_batch(ROWS, epoch=0)).loss_B.detach())
+        off_B = (losses[0] - losses[1]).abs()
+        assert float(off_B.max()) <= float(moved) / LOSS["temperature"] + 1e-12
+        offs.append(float(off_B.mean()))
+        ways.append(float(moved))
+    assert (offs[0], ways[0]) == (pytest.approx(0, abs=1e-12), 0)
+    assert offs == sorted(offs)
+    assert offs[-1] > 0.1 > offs[1] > 1e-4
 
 
 def test_without_logq_it_stays() -> None:

@@ -62,7 +62,7 @@ def test_a_cut_batch_draws_what_the_whole_draws() -> None:
 
 
 def test_weights_that_are_rounded_otherwise_move_few_substitutes() -> None:
-    """After a step of another number of workers the last bit of a weight is another: hardly one of 1,000 draws is."""
+    """After a step of another number of workers the last bit of a weight is another: less than one of 2,000 draws is."""
     trainer = float32_trainer()
     given = [batch for (batch,) in parts_of(trainer, 1)]
     before = torch.cat([drawn(trainer, batch) for batch in given])
@@ -74,7 +74,7 @@ def test_weights_that_are_rounded_otherwise_move_few_substitutes() -> None:
     widened = torch.cat([torch.nn.functional.pad(each, (0, 20 - each.shape[1]), value=LOG.num_items) for each in items])
     replaced = int((before != widened.unsqueeze(1)).sum())
     assert replaced > 10_000
-    assert int((after != before).sum()) < replaced / 1000
+    assert int((after != before).sum()) < replaced / 2000
     with torch.no_grad():
         trainer.encoder.item_table.mul_(1 + moves * 2.0**-5)
     other = torch.cat([drawn(trainer, batch) for batch in given])

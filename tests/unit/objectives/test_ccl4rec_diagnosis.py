@@ -29,8 +29,8 @@ def test_damage_its_order_and_the_curriculum(encoder: dict[str, Any]) -> None:
     assert set(found) == NAMES
     damages: dict[str, list[float]] = {"dispensable": [], "indispensable": []}
     orders = []
-    query_BD = trainer.encoder.queries(batch).vectors.detach()
-    vectors_BVD = trainer.objective._encoded(batch, trainer.objective.drawn(batch)[0]).detach()  # pyright: ignore
+    query_BD = trainer.encoder.encode(batch.histories).detach()  # without dropout
+    vectors_BVD = trainer.objective._encoded(batch.histories, trainer.objective.drawn(batch)[0]).detach()  # pyright: ignore
     for b, (history, views, damage) in enumerate(zip(told(batch), *drawn(trainer, batch), strict=True)):
         if all(view == history for view in views):
             continue
@@ -59,7 +59,7 @@ def test_rank_correlation() -> None:
 def test_it_is_told_after_the_warm_up_and_training_does_not_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained() -> list[dict[str, float]]:
         found = [progress.metrics for progress in trainer_of({"warm_up": 2}).run() if progress.metrics]
-        clock = ("rows_per_second", "validation_seconds")
+        clock = ("rows_per_second", "step_seconds", "validation_seconds")
         return [{name: value for name, value in each.items() if name not in clock} for each in found]
 
     watched = trained()

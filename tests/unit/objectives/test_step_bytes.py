@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from components.data.interactions import Interactions
 from components.training.collectives import Workers
 from components.training.loop import Trainer
+from tests.held import Held
 from tests.worlds import recipe
 
 ITEMS = 400
@@ -27,33 +25,6 @@ CCL4REC: dict[str, Any] = {
     "objective": {"name": "ccl4rec"},
     "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
 }
-
-
-class Held(TorchDispatchMode):
-    """The most bytes of tensors made inside that were there at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak, self._now = 0, 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
-                self._add(tensor.untyped_storage())
-        return made
-
-    def _add(self, storage: Any) -> None:
-        if storage._cdata not in self._known:
-            self._known.add(storage._cdata)
-            self._now += storage.nbytes()
-            self.peak = max(self.peak, self._now)
-            weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
-
-    def _drop(self, known: int, size: int) -> None:
-        self._known.remove(known)
-        self._now -= size
 
 
 def of_whole_histories(rows: int, encoder: dict[str, Any], bank: int = 0, **sections: Any) -> Trainer:
@@ -101,6 +72,20 @@ def test_a_step_holds_no_more_than_is_told_and_not_much_less(rows: int, encoder:
         outcome = trainer.objective(batch)  # with all that the backward pass asks for
     assert outcome.loss_B.requires_grad
     assert held.peak < trainer.objective.step_bytes(rows, rows, ITEMS, 4) < 2.5 * held.peak
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sections", "times"), [(SASREC, {}, 4), (SASREC, MCLREC, 1.2), (MEAN_POOL, {**CCL4REC, "bank": 64}, 1)]
+)
+def test_in_slices_a_step_holds_one_of_them_and_the_vectors(encoder: Any, sections: Any, times: float) -> None:
+    """Views are whole, and what is told is so many times less."""
+    whole, sliced = (of_whole_histories(256, encoder, **sections, scale={"encode_rows": rows}) for rows in (None, 32))
+    batch = next(sliced.batches())
+    with Held() as held:
+        outcome = sliced.objective(batch)
+    assert outcome.loss_B.requires_grad
+    told = sliced.objective.step_bytes(256, 256, ITEMS, 4)
+    assert held.peak < told < whole.objective.step_bytes(256, 256, ITEMS, 4) / times
 
 
 def test_of_items_that_are_not_known_all_may_differ() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from components.training.loop import Progress, Trainer
 from tests.worlds import recipe, small_log
 
 DATASET = "0123456789ab"
-CLOCK = ("rows_per_second", "validation_seconds")  # differ from run to run
+CLOCK = ("rows_per_second", "step_seconds", "validation_seconds")  # differ from run to run
 
 
 def mixed(**training: Any) -> Recipe:
@@ -41,6 +42,15 @@ def told(progress: Progress) -> tuple[int, dict[str, float]] | None:
 
 def go_on(from_here: Trainer) -> list[tuple[int, dict[str, float]]]:
     return [epoch for progress in from_here.run() if (epoch := told(progress))]
+
+
+def each_resumed(given: Recipe, epochs: list[Any], left: list[Any]) -> Iterator[Trainer]:
+    """A trainer from each checkpoint, which has gone on to the end as the undisturbed one did."""
+    for path, before, _ in left:
+        resumed = trainer(given)
+        resumed.restore(path, DATASET)
+        assert go_on(resumed) == epochs[before:]
+        yield resumed
 
 
 def checkpoints(given: Recipe, folder: Path) -> tuple[Trainer, list[Any], list[tuple[Path, int, Progress]]]:
@@ -72,10 +82,7 @@ def test_from_every_checkpoint_on_the_future_is_the_same_bits(tmp_path: Path, va
     ends = [progress for *_, progress in left if progress.metrics is not None]
     assert len(ends) == 4 // validate_every
     assert len(left) - len(ends) == 4 * 2, "two checkpoints inside each epoch of five steps"
-    for path, before, _ in left:
-        resumed = trainer(given)
-        resumed.restore(path, DATASET)
-        assert go_on(resumed) == epochs[before:]
+    for resumed in each_resumed(given, epochs, left):
         assert resumed.position == whole.position
         for name, table in whole.encoder.state_dict().items():
             assert torch.equal(resumed.encoder.state_dict()[name], table)
@@ -87,10 +94,7 @@ def test_the_future_of_two_learners_is_the_same_bits(tmp_path: Path) -> None:
     inside = sorted({(progress.epoch, progress.step) for *_, progress in left if progress.metrics is None})
     assert (1, 2) in inside, "in the other learner's pass"
     assert (1, 6) in inside, "in the model's, after the four steps of that"
-    for path, before, _ in left:
-        resumed = trainer(given)
-        resumed.restore(path, DATASET)
-        assert go_on(resumed) == epochs[before:]
+    for resumed in each_resumed(given, epochs, left):
         for name, learner in whole.learners.items():
             for key, table in learner.module.state_dict().items():
                 assert torch.equal(resumed.learners[name].module.state_dict()[key], table)
@@ -108,10 +112,7 @@ def test_the_future_of_what_remembers_is_the_same_bits(tmp_path: Path) -> None:
     )
     whole, epochs, left = checkpoints(given, tmp_path)
     assert len(left) > 6
-    for path, before, _ in left:
-        resumed = trainer(given)
-        resumed.restore(path, DATASET)
-        assert go_on(resumed) == epochs[before:]
+    for resumed in each_resumed(given, epochs, left):
         assert torch.equal(resumed.encoder.state_dict()["item_table"], whole.encoder.state_dict()["item_table"])
 
 
@@ -127,13 +128,30 @@ def test_the_future_of_learners_who_take_turns_on_a_batch_is_the_same_bits(tmp_p
     )
     whole, epochs, left = checkpoints(given, tmp_path)
     assert sum(progress.metrics is None for *_, progress in left) >= 2, "inside an epoch"
-    for path, before, _ in left:
-        resumed = trainer(given)
-        resumed.restore(path, DATASET)
-        assert go_on(resumed) == epochs[before:]
+    for resumed in each_resumed(given, epochs, left):
         for name, learner in whole.learners.items():
             for key, weight in learner.module.state_dict().items():
                 assert torch.equal(resumed.learners[name].module.state_dict()[key], weight), (name, key)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"batch_size": 100, "epochs": 3, "precision": "bfloat16", "checkpoint_steps": 2}},
+        {"optimizer": {"lazy": True, "learning_rate": 0.02}},
+        {"optimizer": {"lazy": True}, "encoder": {"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 7}},
+    ],
+    ids=["bfloat16", "lazy", "lazy and dense"],
+)
+def test_the_future_is_the_same_bits_however_weights_move(tmp_path: Path, sections: dict[str, Any]) -> None:
+    training = {"batch_size": 100, "epochs": 3, "precision": "float64", "checkpoint_steps": 2}
+    data = {"source": "log.csv", "split": {"by": "leave_one_out"}}
+    given = recipe(**{"training": training, "data": data, **sections})
+    whole, epochs, left = checkpoints(given, tmp_path)
+    assert len(left) > 4
+    for resumed in each_resumed(given, epochs, left):
+        for name, table in whole.encoder.state_dict().items():
+            assert torch.equal(resumed.encoder.state_dict()[name], table)
 
 
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
@@ -200,15 +218,15 @@ def test_a_checkpoint_for_another_dataset_or_recipe_is_refused(tmp_path: Path) -
 class _NotANumberOnce:
     """A loss that is NaN for one row of one later step, as overflow in a kernel would make it."""
 
-    def __init__(self, trainer: Trainer, epoch: int, step: int) -> None:
-        self.inner, self.trainer, self.when = trainer.objective, trainer, (epoch, step)
+    def __init__(self, trainer: Trainer, epoch: int, step: int, turn: int = 0) -> None:
+        self.inner, self.trainer, self.when = trainer.objective, trainer, (epoch, step, turn)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def __call__(self, batch: Any) -> Any:
         outcome = self.inner(batch)
-        if (self.trainer.position.epoch, self.trainer.position.step) == self.when:
+        if (self.trainer.position.epoch, self.trainer.position.step, batch.turn) == self.when:
             outcome.loss_B[3] = torch.nan
         return outcome
 
@@ -243,6 +261,34 @@ def test_vectors_that_are_not_finite_are_named(table: str, named: str) -> None:
         getattr(faulty.encoder, table)[:] = torch.inf
     with pytest.raises(
         DivergedError, match=rf"^epoch 1, step 1: the loss is nan .* in its order, where {named} are not finite;"
+    ):
+        go_on(faulty)
+
+
+VIEWS: dict[str, Any] = {
+    "data": {"source": "log.csv", "split": {"by": "leave_one_out"}},
+    "encoder": {"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 7},
+    "objective": {"name": "mclrec", "beta": 0.7},
+    "views": [{"name": "mask", "token": "own"}, {"name": "mask", "token": "own", "ratio": 0.9}],
+}
+
+
+def test_views_that_are_not_finite_are_named() -> None:
+    """What masks them is in no history."""
+    faulty = trainer(recipe(**VIEWS, negatives=[{"name": "in_batch"}]))
+    with torch.no_grad():
+        faulty.encoder.item_table[-1] = torch.inf
+    with pytest.raises(
+        DivergedError, match=r"1: the loss is nan in turn 1, of model, .*, where the \w+ views and the \w+ views are"
+    ):
+        go_on(faulty)
+
+
+def test_the_turn_of_a_loss_that_is_not_finite_is_named() -> None:
+    faulty: Any = trainer(recipe(**VIEWS))
+    faulty.objective = _NotANumberOnce(faulty, epoch=1, step=2, turn=1)
+    with pytest.raises(
+        DivergedError, match=r"^epoch 2, step 3: the loss is nan in turn 2, of augmenters, on the batch of rows 101"
     ):
         go_on(faulty)
 

@@ -146,15 +146,16 @@ def gradients(scheme: str, batch_size: int, learner: str = "model", turn: int = 
     return {"loss": loss, **{name: p.grad for name, p in module.named_parameters() if p.grad is not None}}
 
 
-def curve(scheme: str) -> dict[str, Any]:
+def curve(scheme: str, precision: str = "float64") -> dict[str, Any]:
     """Every epoch's metrics and the last weights of a whole training; what sources remember is together on the first worker."""
     task = small_log()
-    trainer = Trainer(recipe(**SCHEMES[scheme]), task.seen, task, Workers(), torch.device("cpu"))
+    training = {"batch_size": 50, "epochs": 3, "precision": precision}
+    trainer = Trainer(recipe(**SCHEMES[scheme], training=training), task.seen, task, Workers(), torch.device("cpu"))
     told = [progress.metrics for progress in trainer.run() if progress.metrics]
     return {
         "loss": [metrics["loss"] for metrics in told],
         "recall": [metrics["valid_recall@20"] for metrics in told],
-        "told": {name: value for name, value in told[-1].items() if not name.endswith(("_second", "_seconds"))},
+        "told": {name: value for name, value in told[-1].items() if not name.endswith(("_second", "_seconds", "_share"))},
         "states": {
             name: module.state_dict()
             for name, module in trainer._modules().items()
@@ -186,6 +187,7 @@ def everything() -> dict[str, Any]:
             for rows in ROWS
         },
         "curves": {scheme: curve(scheme) for scheme in CURVES},
+        "banks in float32": curve("banks", "float32"),
         "gathered": gathered(),
     }
 
@@ -255,6 +257,19 @@ def test_a_training_of_w_workers_is_that_of_one(scheme: str, alone: Any, togethe
     assert {*alone["curves"]["mclrec"]["states"]} == {"model", "augmenters"}
     assert {*alone["curves"]["ccl4rec"]["states"]} == {"model", "negatives.1"}
     assert any("hardness_kl" in name for name in alone["curves"]["adv_infonce"]["told"])
+
+
+def test_in_float32_banks_of_w_workers_are_those_of_one_but_for_rounding(alone: Any, together: list[Any]) -> None:
+    """As recipes have it; rows and ages are counted, so equal."""
+    key = "banks in float32"
+    assert alone[key]["loss"] != alone["curves"]["banks"]["loss"]
+    counted = {name for name in alone[key]["told"] if name.endswith(("_rows", "_age"))}
+    assert len(counted) == 4
+    for worker in (each[key] for each in together):
+        assert worker["loss"] == pytest.approx(alone[key]["loss"], rel=1e-5)
+        assert {name: worker["told"][name] for name in counted} == {name: alone[key]["told"][name] for name in counted}
+        assert worker["told"] == pytest.approx(alone[key]["told"], rel=1e-3, abs=1e-5)
+        torch.testing.assert_close(dict(worker["states"]["model"]), dict(alone[key]["states"]["model"]), rtol=0, atol=1e-4)
 
 
 def test_gather_is_in_order_and_its_gradient_sums_over_workers(together: list[Any]) -> None:
