@@ -13,7 +13,7 @@ class Stage:
     it is empty there is nothing to do, and the recipe goes on as it is.
 
     In Kubeflow (pipelines.training) a stage is the step of its name: `per_seed`, once for each seed at the same time; `cached`,
-    not at all where it has run before with the same inputs.
+    not at all where it has run before with the same inputs (of which what else is registered is none).
     """
 
     name: str
@@ -31,5 +31,6 @@ STAGES = (
     Stage("tune", "ray_jobs.tune", ("recipe", "dataset"), ("recipe", "search"), asked_by="search.space"),
     Stage("train", "ray_jobs.train", ("recipe", "dataset"), ("run",), per_seed=True),
     Stage("evaluate", "ray_jobs.evaluate", ("recipe", "dataset", "run"), ("metrics",), per_seed=True),
+    Stage("register", "ray_jobs.register", ("recipe", "dataset", "run", "metrics"), ("registered",), cached=False),
     Stage("recommend", "ray_jobs.recommend", ("recipe", "dataset", "run"), ("recommendations",)),
 )

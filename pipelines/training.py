@@ -27,7 +27,8 @@ def build(image: str = steps.IMAGE, stages: Iterable[Stage] = STAGES) -> Any:
     """The pipeline, its steps and RayJobs in that image."""
 
     @dsl.pipeline(
-        name=NAME, description="Ray jobs: check, prepare, a search, a training and evaluation for each seed, recommendations"
+        name=NAME,
+        description="Ray jobs: check, prepare, a search, a training and evaluation for each seed, a registered model, lists",
     )
     def training(recipe: str, target: str, seeds: list[int] = [0]):  # noqa: B006  kfp reads it, nobody changes it
         left = _set_up(find("stop")(target=target), image, cached=False)

@@ -18,7 +18,7 @@ from components.evaluation.ranking import TILE, Ranker
 from components.evaluation.scorers import Scorer
 
 GROUPS = 10
-SHIFTED = "shifted_recall@"
+SNIPS = "recall_snips@"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def evaluate_protocols(
 def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[int]) -> dict[str, NDArray[np.float64]]:
     """[users of the tiles] values of metrics such as `recall@20`; `exact.mean` over all workers is the result.
 
-    Beside those of `metrics.per_user`, `shifted_recall@K` (`_shifted_recall`).
+    Beside those of `metrics.per_user`, `recall_snips@K` (`_recall_snips`).
     """
     ks = sorted({int(name.partition("@")[2]) for name in names})
     ranker = Ranker(scorer, task.seen, ks[-1])
@@ -113,13 +113,13 @@ def validate(scorer: Scorer, task: Task, names: Sequence[str], tiles: Iterable[i
     for number in tiles:
         table = evaluate_tile(ranker, task, number, ks)
         for name, parts in values.items():
-            shifted = name.startswith(SHIFTED)
-            parts.append(_shifted_recall(task, table, int(name.partition("@")[2])) if shifted else table[name].to_numpy())
+            weighted = name.startswith(SNIPS)
+            parts.append(_recall_snips(task, table, int(name.partition("@")[2])) if weighted else table[name].to_numpy())
     return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-def _shifted_recall(task: Task, table: pa.Table, k: int) -> NDArray[np.float64]:
-    """sum over hits in the first K of w_i / sum over T_u of w_i,  w_i = 1 / the item's training interactions.
+def _recall_snips(task: Task, table: pa.Table, k: int) -> NDArray[np.float64]:
+    """recall_snips@K = sum over hits in the first K of w_i / sum over T_u of w_i,  w_i = 1 / the item's training interactions.
 
     What recall would be if held-out rows were as many for every item as for the others: for a test whose popularity is shifted.
 
@@ -149,7 +149,7 @@ class Summary:
         self.groups = {k: [ExactSum() for _ in range(GROUPS)] for k in ks}
 
     def add(self, table: pa.Table) -> None:
-        """Takes rows as `evaluate_tile` makes them."""
+        """Takes rows as `evaluate_protocols` makes them."""
         for name, total in self.means.items():
             total.add(table[name].to_numpy())
         items_TK, hits_TK = matrix(table["items"]), matrix(table["hits"])

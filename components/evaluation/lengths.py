@@ -19,7 +19,7 @@ def by_history_length(per_user: Path, lengths_U: NDArray[np.int64], names: Seque
     """[{"from": shortest, "to": longest, "users": how many, "ndcg@10": mean, ...}, ...], the shortest histories first.
 
     Args:
-        per_user: rows as `evaluate_tile` makes them.
+        per_user: rows as `evaluate_protocols` makes them.
         lengths_U: of every user of the dataset: the rows that a model may read.
         names: metrics.
     """

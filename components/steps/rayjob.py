@@ -192,6 +192,8 @@ class RayJobs:
                 raise InputError(f"RayJob {name}: deleted by someone else before its end")
             status = found.get("status", {})
             state = " ".join(filter(None, (status.get(key) for key in ("jobDeploymentStatus", "reason", "message"))))
+            if status.get("jobDeploymentStatus") == "Suspended":
+                state += f": waits until Kueue's queue {found['metadata']['labels'][QUEUE_LABEL]!r} admits it, if there is one"
             told = _tell(name, state, told) if state else told
             over = status.get("jobDeploymentStatus") in OVER
             if log is None and status.get("jobStatus") and status.get("dashboardURL"):

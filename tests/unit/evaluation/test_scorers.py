@@ -96,7 +96,7 @@ def test_both_protocols_on_the_same_lists() -> None:
     found = {protocol: table.to_pylist()[0] for protocol, table in tables.items()}
     assert (found["masked"]["hit@1"], found["masked"]["ndcg@5"]) == (1.0, 1.0)
     assert (found["not_masked"]["hit@1"], found["not_masked"]["hit@5"]) == (0.0, 1.0)
-    assert found["not_masked"]["ndcg@5"] == pytest.approx(0.6309298)  # rank 2, specification of MCLRec, section 11
+    assert found["not_masked"]["ndcg@5"] == pytest.approx(0.6309298)  # rank 2: 1 / log2(3)
     assert found["not_masked"]["items"][:2] == [4, 9]
 
 

@@ -47,7 +47,7 @@ def test_a_search_shows_its_best_trial() -> None:
     )
     page = markdown(RECIPE, [evaluated("a", 0.30)], tuned)
     _, _, search = page.partition("## Search\n")
-    assert "| best trial | ndcg@20 on valid | trials | MLflow |" in search
+    assert "| best trial | ndcg@20 on valid, seen items masked | trials | MLflow |" in search
     assert "| a1_00003 | 0.2500 | 8 finished, 2 failed | [open](http://mlflow/search) |" in search
     assert {line.count("|") for line in search.splitlines() if line} == {5}
 

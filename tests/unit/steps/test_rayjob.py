@@ -71,6 +71,22 @@ def test_it_is_as_wide_as_scale_says() -> None:
     assert "nvidia.com/gpu" not in containers(made("evaluate", use_gpu=True))[1]["resources"]["limits"]
 
 
+def test_who_waits_for_a_queue_is_told_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    states = iter(["Suspended", "Suspended", "Initializing", "Failed"])
+
+    class Api:
+        def get_namespaced_custom_object(self, **_: Any) -> dict[str, Any]:
+            return {**made("tune"), "status": {"jobDeploymentStatus": next(states)}}
+
+    jobs = rayjob.RayJobs.__new__(rayjob.RayJobs)
+    jobs._api, jobs._namespace = Api(), "hardneg"
+    monkeypatch.setattr(rayjob.time, "sleep", lambda seconds: None)
+    assert jobs._follow("mine").status == "FAILED"
+    waiting, coming, failed = capsys.readouterr().out.splitlines()
+    assert "RayJob mine: Suspended: waits until Kueue's queue 'tune' admits it" in waiting
+    assert (coming.endswith("Initializing"), failed.endswith("Failed")) == (True, True)
+
+
 def test_passwords_are_named_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.setenv(name, "s3cret")
