@@ -21,8 +21,10 @@ Object = dict[str, Any]
 INFRA = Path(__file__).parents[2] / "infra"
 DEPLOYED = ["kuberay/overlays/cpu", "kuberay/overlays/gpu", "kuberay/overlays/autoscaling", "kueue", "mlflow"]
 JOBS = [
-    f"kuberay/jobs/{name}" for name in ("check", "prepare", "tune", "train", "evaluate", "recommend", "train-gpu", "tune-gpu")
+    f"kuberay/jobs/{name}"
+    for name in ("check", "prepare", "tune", "train", "evaluate", "register", "recommend", "train-gpu", "tune-gpu")
 ]
+MONITOR = "prometheus"  # for those who have Prometheus' operator: its resource has no schema here (test_metrics)
 CUSTOM = {
     ("ray.io/v1", "RayCluster"): ("ray.io_rayclusters", "v1"),
     ("ray.io/v1", "RayJob"): ("ray.io_rayjobs", "v1"),

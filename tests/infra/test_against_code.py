@@ -42,7 +42,7 @@ def one(folder: str) -> dict[str, Any]:
 def read_recipe(folder: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, str, list[str]]:
     """A job's recipe with its --set, its program and its arguments."""
     (job,) = of_kind(folder, "RayJob")
-    (text,) = (each["data"]["recipe.yaml"] for each in of_kind(folder, "ConfigMap"))
+    (text,) = {e["value"] for c in containers(job) for e in c["env"] if e["name"] == _submission.RECIPE}
     python, flag, module, recipe, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (python, flag) == ("python", "-m")
     monkeypatch.setenv(_submission.RECIPE, text)
@@ -81,6 +81,15 @@ def test_a_jobs_entry_point_is_a_program_with_a_recipe_that_it_takes(folder: str
 
 
 @pytest.mark.parametrize("folder", JOBS)
+def test_a_job_has_its_recipe_itself(folder: str) -> None:
+    """What another job's end would take away, or another recipe change under it, is not shared."""
+    assert [each["kind"] for each in render(folder)] == ["RayJob"]
+    text = (INFRA / "kuberay" / "jobs" / "base" / "recipe.yaml").read_text(encoding="utf-8")
+    values = [e["value"] for c in containers(one(folder)) for e in c["env"] if e["name"] == _submission.RECIPE]
+    assert values == [text] * 2, "of the head and of the workers"
+
+
+@pytest.mark.parametrize("folder", JOBS)
 def test_a_jobs_cluster_holds_what_its_recipe_asks_for(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scale = read_recipe(folder, monkeypatch)[0].scale
     spec = cluster(one(folder))
@@ -105,7 +114,7 @@ def test_only_what_finds_its_own_work_again_is_tried_again() -> None:
     """Every try is a new cluster; a training's or a search's would begin anew, beside what the first has done."""
     limits = {Path(folder).name: one(folder)["spec"]["backoffLimit"] for folder in JOBS}
     again = {program for program, limit in limits.items() if limit > 0}
-    assert again == {"prepare", "evaluate", "recommend"}
+    assert again == {"prepare", "evaluate", "register", "recommend"}
 
 
 @pytest.mark.parametrize("folder", RAY)
