@@ -239,7 +239,7 @@ def _describe(group: Sequence[Run]) -> dict[str, Any]:
     return {
         "recipe": group[0].system,
         "fit_on": training.fit_on,
-        "select_on": training.chosen_on,
+        "chosen_on": training.chosen_on,
         "workers": ", ".join(sorted(widths)),
         "cost": {name: statistics.fmean(values) if values else None for name, values in known.items()},
         "runs": [

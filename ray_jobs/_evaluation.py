@@ -18,7 +18,7 @@ from components.errors import InputError
 from components.evaluation import lengths, ranking, samples, splits
 from components.evaluation.baselines import Ease, MostPopular
 from components.evaluation.evaluate import Task
-from components.evaluation.protocols import PROTOCOLS, Protocol
+from components.evaluation.protocols import PROTOCOLS, Protocol, logged
 from components.evaluation.scorers import Scorer
 from components.reports import plots, tables
 from components.training import checkpoint
@@ -91,19 +91,18 @@ def _write(
 ) -> None:
     own = found[_results.MODEL]
     ks, name, protocols = own.summaries["masked"].ks, trained.manifest["name"], list(own.summaries)
-    masking = {_results.named(scorer, protocol): PROTOCOLS[protocol] for scorer in found for protocol in protocols}
+    lists = {_results.named(scorer, protocol): PROTOCOLS[protocol] for scorer in found for protocol in protocols}
     summaries = {_results.named(s, protocol): found[s].summaries[protocol] for s in found for protocol in protocols}
     results = {named: summary.metrics() for named, summary in summaries.items()}
     groups = {named: {str(k): summary.group_recall(k) for k in ks} for named, summary in summaries.items()}
-    training, counts = trained.recipe.training, task.counts()
-    fitted = f"fit on {training.fit_on}, epoch chosen on {training.chosen_on}"
+    fitted, counts = trained.recipe.training.fitted, task.counts()
     cost = {
         "parameters": sum(weight.numel() for weight in trained.encoder.parameters()),
         "training": _tracking.cost(trained.folder, trained.manifest),
         "microseconds_per_user": {scorer: ranked.microseconds_per_user for scorer, ranked in found.items()},
     }
     about = {"split": split, **counts, "run": trained.folder.name, "dataset": trained.manifest["dataset"]}
-    about |= {"protocol": fitted, "masking": masking}
+    about |= {"fitted": fitted, "protocol": lists}
     storage.write_json(folder / "metrics.json", {**about, "cost": cost, "metrics": results})
     storage.write_json(folder / "groups.json", {**about, "recall_contributions": groups, "history_lengths": by_length})
     plots.popularity_groups(
@@ -120,12 +119,11 @@ def _write(
     with _tracking.saying(tracked, folder / "metrics.json"):
         values = {}
         for protocol in protocols:
-            prefix = f"{split}_{protocol}" if len(protocols) > 1 else split
             of = results[_results.named(_results.MODEL, protocol)]
-            values |= {f"{prefix}_{metric}": value for metric, value in of.items()}
+            values |= {logged(split, protocol, metric): value for metric, value in of.items()}
         tracked.metrics(values, step=trained.manifest["epochs"] + 1)  # after every step that training logged
-        lists = [folder / _results.per_user(_results.MODEL, protocol) for protocol in protocols]
-        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + lists:
+        files = [folder / _results.per_user(_results.MODEL, protocol) for protocol in protocols]
+        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.png")) + files:
             tracked.artifact(path, f"evaluation/{split}")
     title = f"{name} on {split}, {counts['users']:,} users"
     for protocol in protocols:

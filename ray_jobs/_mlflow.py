@@ -41,6 +41,7 @@ def client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
     import mlflow  # slow to import
 
@@ -116,6 +117,12 @@ def trouble_of(error: Exception) -> str:
     if isinstance(error, OperationalError):  # a locked file, before MLflow has made it its own error
         return "busy"
     return "away" if isinstance(error, RequestException) else "lasting"
+
+
+def complaint(tracking_uri: str, error: Exception) -> str:
+    """That nothing reached MLflow, in a line: it does not answer, or it refuses, as it does a password that has expired."""
+    did = "refuses" if trouble_of(error) == "lasting" else "does not answer"
+    return f"MLflow at {tracking_uri} {did} ({reason(error)})"
 
 
 def metric_name(name: str) -> str:

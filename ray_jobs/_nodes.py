@@ -1,4 +1,6 @@
-"""What every node of a cluster must be able to do, tried before any work: see the source, share storage, reach MLflow."""
+"""What every node of a cluster must be able to do, tried before any work: see the source, share storage, reach MLflow, use its
+GPUs.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.config import Recipe
+from components.data import locations
 from components.errors import InputError
 from ray_jobs import _credentials, _mlflow, _tracking
 
@@ -32,7 +35,9 @@ def check(recipe: Recipe) -> int:
     Raises:
         InputError: a line for each thing that some nodes cannot do, with their addresses.
     """
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
+    on_gpu = {node["NodeID"] for node in alive if recipe.scale.use_gpu and node["Resources"].get("GPU")}
     paths, server = _paths(recipe), "" if _tracking.is_local(recipe) else _tracking.uri(recipe)
     troubles: dict[str, set[str]] = defaultdict(set)
     views: dict[str, dict[str, str]] = {}
@@ -41,20 +46,22 @@ def check(recipe: Recipe) -> int:
         tasks = {}
         for node in nodes:
             there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-            tasks[there.remote(list(paths), str(probe / node), server, _credentials.here())] = node
+            tasks[there.remote(list(paths), str(probe / node), server, _credentials.here(), node in on_gpu)] = node
         ready, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER_SECONDS)
         for task in late:
             troubles[f"the cluster: no answer within {ANSWER_SECONDS:.0f} s"].add(nodes[tasks[task]])
         for task in ready:
             node = tasks[task]
             try:
-                views[node], mlflow = ray.get(task)
+                views[node], mlflow, torch = ray.get(task)
             except RayError as error:
                 troubles[f"the cluster: {type(error).__name__}"].add(nodes[node])
                 continue
             if mlflow:
                 what = f"tracking.uri: got {server}, takes a server that every node reaches: {mlflow}"
                 troubles[what].add(nodes[node])
+            if torch:
+                troubles[f"scale.use_gpu: got true, takes nodes whose torch knows CUDA: {torch}"].add(nodes[node])
             if not _appears(probe / node):
                 what = f"scale.storage_path: got {recipe.scale.storage_path}, takes one folder that every node shares"
                 troubles[f"{what} and writes to: it is not the driver's"].add(nodes[node])
@@ -93,8 +100,12 @@ def _probe(storage_path: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _look(paths: list[str], probe: str, server: str, credentials: dict[str, str]) -> tuple[dict[str, str], str]:
-    """On a node: (what it sees at each path, what is wrong with MLflow); and writes the probe, where its folder is."""
+def _look(
+    paths: list[str], probe: str, server: str, credentials: dict[str, str], on_gpu: bool
+) -> tuple[dict[str, str], str, str]:
+    """On a node: (what it sees at each path, what is wrong with MLflow, and with torch); and writes the probe, where its folder
+    is.
+    """
     until = time.monotonic() + VISIBLE_SECONDS
     while time.monotonic() < until:
         with contextlib.suppress(OSError):
@@ -102,19 +113,28 @@ def _look(paths: list[str], probe: str, server: str, credentials: dict[str, str]
             break
         time.sleep(0.2)
     os.environ |= {**credentials, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(MLFLOW_SECONDS)}
-    return {path: _view(Path(path)) for path in paths}, _mlflow.trouble(server) if server else ""
+    return {path: _view(path) for path in paths}, _mlflow.trouble(server) if server else "", _no_cuda() if on_gpu else ""
 
 
-def _view(path: Path) -> str:
+def _no_cuda() -> str:
+    """Why this node's torch could use no GPU: an image for CPUs has been given one. A task without a GPU sees none itself."""
+    import torch  # slow to import
+
+    return "" if torch.version.cuda else f"torch {torch.__version__} is there"
+
+
+def _view(path: str) -> str:
     """How many files and bytes are there, or why they cannot be read."""
     try:
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = locations.files(path)
         for file in files[:1]:
-            with file.open("rb") as stream:
+            with locations.open_file(file.path) as stream:
                 stream.read(1)
-        return f"{len(files)} files of {sum(file.stat().st_size for file in files):,} bytes"
+        return f"{len(files)} files of {sum(file.bytes for file in files):,} bytes"
     except OSError as error:
         return f"{error.strerror}"
+    except InputError as error:
+        return str(error)
 
 
 def _disagreements(path: str, views: dict[str, dict[str, str]], nodes: dict[str, str]) -> dict[str, set[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
+from components import storage
 from components.config import Scale
 from components.data.interactions import Interactions
 from components.evaluation.evaluate import Summary, Task, evaluate_protocols
@@ -32,6 +34,7 @@ LoadTask = Callable[[], tuple[Scorer, Task]]
 LoadSeen = Callable[[], tuple[Scorer, Interactions]]
 TILES_PER_BLOCK = 16
 BLOCKS_PER_WORKER = 4  # at least, where there are tiles enough
+PARTS = 16  # of all recommendations, likewise
 SECONDS = ("encode", "rank")  # what `Ranker` tells
 
 
@@ -85,24 +88,48 @@ def evaluate(
     ]
 
 
-def recommend(load: LoadSeen, users: Sequence[Path], raw_items: pa.Array, k: int, scale: Scale, out: Path) -> int:
+def recommend(load: LoadSeen, users: Sequence[Path], raw_items: pa.Array, k: int, scale: Scale, out: Path, done: Path) -> int:
     """Writes `out`/part-*.parquet with columns user, item (raw ids), rank (from 1) and score. Returns the number of rows.
+
+    Each part has a record in `done`, written after it; a part whose record is there and holds is not scored again. How users
+    are cut into parts depends on them alone, so that other workers may go on, and the bytes are the same.
 
     Args:
         users: Parquet files with columns id and raw; the driver reads their footers alone.
         raw_items: the raw id of each item.
     """
     counts = [(str(path), pq.read_metadata(path).num_rows) for path in users]
-    size = TILE * _block_size(sum(count for _, count in counts) // TILE, scale)
+    size = TILE * max(1, min(TILES_PER_BLOCK, sum(count for _, count in counts) // TILE // PARTS))
     pieces = [(path, start, min(size, count - start)) for path, count in counts for start in range(0, count, size)]
-    if not pieces:
-        return 0
+    kept = [_kept_rows(_part(out, n), _record(done, n)) for n in range(len(pieces))]
     blocks = [
         pa.table({"block": [n], "path": [path], "start": [start], "count": [count]})
         for n, (path, start, count) in enumerate(pieces)
+        if kept[n] is None
     ]
-    arguments = (load, ray.put(raw_items), k, out)
-    return sum(sum(done["rows"].to_pylist()) for done in _mapped(blocks, _Recommender, arguments, scale))
+    rows = sum(number for number in kept if number is not None)
+    if len(blocks) < len(pieces):
+        print(f"{len(pieces) - len(blocks)} of {len(pieces)} parts are there from before")
+    if not blocks:
+        return rows
+    arguments = (load, ray.put(raw_items), k, out, done)
+    return rows + sum(sum(table["rows"].to_pylist()) for table in _mapped(blocks, _Recommender, arguments, scale))
+
+
+def _part(out: Path, block: int) -> Path:
+    return out / f"part-{block:05d}.parquet"
+
+
+def _record(done: Path, block: int) -> Path:
+    return done / f"part-{block:05d}.json"
+
+
+def _kept_rows(part: Path, record: Path) -> int | None:
+    """The rows of a part that an earlier try has left whole; None of one that is to be written."""
+    if not (part.is_file() and record.is_file()):
+        return None
+    said = storage.read_json(record)
+    return said["rows"] if said["sha256"] == storage.digest(part) else None
 
 
 def _mapped(blocks: list[pa.Table], actor: type, arguments: tuple, scale: Scale) -> Iterator[pa.Table]:
@@ -156,9 +183,9 @@ class _Evaluator:
 class _Recommender:
     """An actor's part of `recommend`: users in, a file of their lists written, its number of rows out."""
 
-    def __init__(self, load: LoadSeen, raw_items: ray.ObjectRef, k: int, out: Path, threads: int) -> None:
+    def __init__(self, load: LoadSeen, raw_items: ray.ObjectRef, k: int, out: Path, done: Path, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.ranker, self.raw_items, self.out = Ranker(*load(), k), ray.get(raw_items), out
+        self.ranker, self.raw_items, self.out, self.done = Ranker(*load(), k), ray.get(raw_items), out, done
 
     def __call__(self, block: pa.Table) -> pa.Table:
         written = [self._write(**piece) for piece in block.to_pylist()]
@@ -167,9 +194,12 @@ class _Recommender:
     def _write(self, block: int, path: str, start: int, count: int) -> int:
         users = _users(path).slice(start, count)
         rows = pa.concat_tables(self._lists(users.slice(at, TILE)) for at in range(0, count, TILE))
-        part = self.out / f"part-{block:05d}.parquet"
-        pq.write_table(rows, _partial(part), compression="zstd")  # if this actor dies, another writes the block again
-        _partial(part).replace(part)
+        part = _part(self.out, block)
+        partial = part.with_name(f".{part.name}.{uuid.uuid4().hex}")  # an actor that was thought dead may write the block too
+        pq.write_table(rows, partial, compression="zstd")
+        digest = storage.digest(partial)
+        partial.replace(part)
+        storage.write_json(_record(self.done, block), {"rows": rows.num_rows, "sha256": digest})
         return rows.num_rows
 
     def _lists(self, users: pa.Table) -> pa.Table:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +32,8 @@ EXAMPLE_K = 10
 def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: int, k_name: str) -> _results.Recommended:
     """Writes the lists of all users, or of those given, to `run`/recommendations.
 
-    Whatever a user is known to have consumed, in train, valid or test, is not recommended again.
+    Whatever a user is known to have consumed, in train, valid or test, is not recommended again. After a kill the same request
+    goes on with the parts that it lacks.
 
     Raises:
         InputError: run and dataset do not belong together, K exceeds the catalogue, or a user is not in the dataset.
@@ -41,26 +45,43 @@ def recommend(recipe: Recipe, run: Path, dataset: Path, users: str | None, k: in
     out, scratch = run / "recommendations", run / ".recommending"
     items = pq.read_table(dataset / "items.parquet").sort_by("id")
     with storage.lock(scratch):
-        work = scratch / "lists"
-        shutil.rmtree(work, ignore_errors=True)  # of a program that was killed
-        work.mkdir()
+        ids = None if chosen is None else chosen["id"].to_pylist()
+        manifests = [storage.digest(folder / storage.MANIFEST) for folder in (run, dataset)]
+        own = _own(scratch, [manifests, ids, k, recipe.scale.cpus_per_worker])  # what decides the bytes
+        work, done = own / "lists", own / "done"
+        for folder in (work, done):
+            folder.mkdir(parents=True, exist_ok=True)
         if chosen is not None:
-            parts = [scratch / "users.parquet"]
+            parts = [own / "users.parquet"]
             pq.write_table(chosen, parts[0])
         num_users = sum(pq.read_metadata(part).num_rows for part in parts)
         with _program.cluster():
             load = functools.partial(_model, run, dataset)
-            rows = _ranking.recommend(load, parts, items["raw"].combine_chunks(), k, recipe.scale, work)
+            rows = _ranking.recommend(load, parts, items["raw"].combine_chunks(), k, recipe.scale, work, done)
+        for path in work.glob(".*"):  # what actors left unfinished
+            path.unlink()
         about = {"kind": "recommendations", "run": run.name, "dataset": trained.manifest["dataset"], "k": k, "rows": rows}
         storage.finish(work, about)
         shutil.rmtree(out, ignore_errors=True)
         work.rename(out)
-        (scratch / "users.parquet").unlink(missing_ok=True)
+        shutil.rmtree(own)
     with contextlib.suppress(OSError):  # the next one holds it already
         scratch.rmdir()
     _show(out, items, trained.manifest["name"])
     print(f"{rows:,} rows: {out}\nthe run in MLflow: {_tracking.how_to_open(run)}")
     return _results.Recommended(folder=str(out), users=num_users, k=k, rows=rows)
+
+
+def _own(scratch: Path, asked: Any) -> Path:
+    """The folder of one request, as a killed program may have left it; those of others are removed.
+
+    Not one for all: a killed program's actors write for some seconds more, and may do so where nobody takes it for his own.
+    """
+    own = scratch / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    for folder in scratch.iterdir():
+        if folder.is_dir() and folder != own:
+            shutil.rmtree(folder, ignore_errors=True)
+    return own
 
 
 def _chosen(parts: list[Path], users: str) -> pa.Table:

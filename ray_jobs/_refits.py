@@ -68,7 +68,7 @@ def _begun(folder: Path) -> dict[str, Any]:
 def recipe_of(trial: Path) -> Recipe:
     """Of a trial, that which fits on train and valid for the epochs after which it was best."""
     recipe = Recipe.from_json((trial / "recipe.json").read_text(encoding="utf-8"))
-    chosen_by = f"{recipe.training.select_on}_{recipe.training.metric}"
+    chosen_by = recipe.training.logged(recipe.training.metric)
     validated = [entry for entry in _tracking.read_history(trial) if chosen_by in entry["metrics"]]
     epochs = max(validated, key=lambda entry: entry["metrics"][chosen_by])["step"]
     training = {"fit_on": "train+valid", "select_on": "none", "epochs": epochs}

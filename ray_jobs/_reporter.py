@@ -16,6 +16,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from ray_jobs import _checkpoints, _credentials
+from ray_jobs._mlflow import complaint
 from ray_jobs._tracking import HISTORY, TrackedRun, append_history
 
 NOTICES = "notices.log"
@@ -62,7 +63,7 @@ class Reporter(UserCallback):
 
 
 class _Sender(threading.Thread):
-    """Sends epochs to MLflow, again and again where it does not answer; ends with its process."""
+    """Sends epochs to MLflow, again and again where it does not take them; ends with its process."""
 
     def __init__(self, tracked: TrackedRun, run: Path) -> None:
         super().__init__(daemon=True)
@@ -92,6 +93,6 @@ class _Sender(threading.Thread):
     def _say_away(self, error: Exception) -> None:
         _notice(
             self._run,
-            f"MLflow at {self._tracked.tracking_uri} does not answer ({type(error).__name__}): training goes on, "
-            f"metrics are kept in {self._run / HISTORY} and sent when it is back",
+            f"{complaint(self._tracked.tracking_uri, error)}: training goes on, metrics are kept in {self._run / HISTORY} "
+            "and sent when it takes them",
         )

@@ -93,6 +93,18 @@ class Evaluated(Result):
     mlflow_url: str | None
 
 
+class Registered(Result):
+    """A version of the registered model `name`, with the aliases that it has now, and why it is the champion or is not."""
+
+    run: str
+    name: str
+    version: str
+    aliases: list[str]
+    reason: str
+    uri: str
+    mlflow_url: str | None
+
+
 class Recommended(Result):
     folder: str
     users: int

@@ -16,6 +16,7 @@ from components import config, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError, TrackingError
 from components.search import Trial
+from components.split_rules import ShiftedSplit
 from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
@@ -56,8 +57,7 @@ def check(recipe: Recipe) -> None:
     if search.searcher == "grid":
         for answers in _searchers.grid(search):
             _trials.recipe_of(recipe, space.again(search.space, answers))
-    if recipe.training.select_on != "valid":
-        raise InputError(f"training.select_on: got {recipe.training.select_on}, takes valid: no test is searched on")
+    _check_selection(recipe)
     metrics = logged(recipe)
     for name, value in (("metric", search.metric), ("against", search.against)):
         if value is not None and value not in metrics:
@@ -68,10 +68,22 @@ def check(recipe: Recipe) -> None:
         )
 
 
+def _check_selection(recipe: Recipe) -> None:
+    """A search is chosen on a validation of the law of the tests that it is for."""
+    chosen = recipe.training.select_on
+    if not recipe.training.is_validated:
+        raise InputError(f"training.select_on: got {chosen!r}, takes valid or a valid_NAME in a search: no test is searched on")
+    if isinstance(recipe.data.split, ShiftedSplit) and chosen != "valid_shifted":
+        raise InputError(
+            f"training.select_on: got {chosen!r}, takes valid_shifted in a search under data.split shifted: in its tests "
+            f"popularity is shifted, as in valid_shifted, and in {chosen} it is not"
+        )
+
+
 def logged(recipe: Recipe) -> list[str]:
     """What validation logs."""
     k = recipe.training.metric.partition("@")[2]
-    return sorted({recipe.training.metric, f"recall@{k}", f"ndcg@{k}", f"shifted_recall@{k}"})
+    return sorted({recipe.training.metric, f"recall@{k}", f"ndcg@{k}", f"recall_snips@{k}"})
 
 
 def run(recipe: Recipe, dataset: Path) -> Path:

@@ -42,7 +42,8 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         pictures = draw(trials, recipe, folder / PLOTS)
         storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
         written += [folder / BEST, folder / PAGE]
-    Console().print(tables.trials(ranked(trials)[:SHOWN], _trials.metric_of(recipe), f"{recipe.name}: {_counts(trials)}"))
+    title = f"{recipe.name}, on {recipe.training.chosen_on}: {_counts(trials)}"
+    Console().print(tables.trials(ranked(trials)[:SHOWN], _trials.metric_of(recipe), title))
     with _tracking.saying(tracked, folder / TRIALS):
         for path in written:
             tracked.artifact(path)
@@ -51,7 +52,7 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         tracked.tag("mlflow.note.content", _note(trials, recipe))
         history = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.hours)
         so_far = itertools.accumulate((trial.score or 0.0 for trial in history), max)
-        name = f"best_{recipe.training.select_on}_{_trials.metric_of(recipe)}"
+        name = f"best_{recipe.training.logged(_trials.metric_of(recipe))}"
         began = (folder / "recipe.json").stat().st_mtime  # sent twice with the same times, points are there once
         times = [began + trial.hours * 3600 for trial in history]
         tracked.log(
@@ -142,7 +143,7 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
     page = Page(f"Search: {recipe.name}")
     page.text(
         f"{search.searcher} search with the scheduler {search.scheduler} for the highest {_trials.metric_of(recipe)} on "
-        f"{recipe.training.select_on}: {_counts(trials)}. The best trial is {best.name}, with {best.score:.4f}; "
+        f"{recipe.training.chosen_on}: {_counts(trials)}. The best trial is {best.name}, with {best.score:.4f}; "
         f"{BEST} beside this page is its recipe."
     )
     for path in pictures:
@@ -156,7 +157,8 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
 def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
     """The description of the search's MLflow run, in Markdown."""
     header, rows = _table(ranked(trials)[:SHOWN], recipe)
-    said = f"{_counts(trials)}. Artifacts: `{BEST}` is what train takes, `{PAGE}` has every trial, `{PLOTS}/`.\n\n"
+    artifacts = f"`{BEST}` is what train takes, `{PAGE}` has every trial, `{PLOTS}/`"
+    said = f"On {recipe.training.chosen_on}: {_counts(trials)}. Artifacts: {artifacts}.\n\n"
     for line in [header, ["---"] * len(header), *rows]:
         row = f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n"
         if len(said) + len(row) > LONGEST_VALUE:  # whole rows: MLflow would be given half of one

@@ -41,6 +41,7 @@ def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune
             scheduler=_asha(recipe, Path(plan.folder)) if search.scheduler == "asha" else None,
             num_samples=samples,
             max_concurrent_trials=slots(recipe.scale) + 1,  # the one more starts while the others train, and waits for a place
+            reuse_actors=True,  # a trial that begins where one has ended needs no new process, which would import torch anew
         ),
         run_config=tune.RunConfig(
             name=name,

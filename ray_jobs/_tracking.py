@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from components import storage
 from components.config import Recipe
 from components.errors import InputError, TrackingError
-from ray_jobs._mlflow import LONGEST_NAME, metric_name, metric_value, patiently, text
+from ray_jobs._mlflow import LONGEST_NAME, complaint, metric_name, metric_value, patiently, text
 from ray_jobs._mlflow import client as client  # for what a TrackedRun does not do
 
 HISTORY = "metrics.jsonl"
@@ -125,7 +125,7 @@ def create(
         "seed": str(recipe.seed),
         "folder": str(run),
         "ray_job_id": _ray_job_id(),
-        "protocol": f"fit on {recipe.training.fit_on}, epoch chosen on {recipe.training.chosen_on}",
+        "fitted": recipe.training.fitted,
         **(tags or {}),
     }
     schema = json.dumps({"mlflow_colspec": [{"name": name, "type": "integer", "required": True} for name in ("user", "item")]})
@@ -145,6 +145,8 @@ def create(
             patiently(where, lambda mlflow, batch=batch: mlflow.log_batch(begun.run_id, params=batch))
         patiently(where, lambda mlflow: mlflow.log_inputs(begun.run_id, inputs))
         tracked.artifact(dataset / storage.MANIFEST, "dataset")
+        if params is None and (dataset / storage.REPORT).is_dir():  # a trial is one of many: its search has it
+            tracked.artifact(dataset / storage.REPORT, "dataset")
         tracked.artifact(run / "recipe.json")
         patiently(where, lambda mlflow: beginning.delete_twins(mlflow, begun))
     except BaseException as error:
@@ -301,8 +303,7 @@ def saying(tracked: TrackedRun, kept: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        where = f"MLflow at {tracked.tracking_uri}"
-        print(f"{where} does not answer ({type(error).__name__}: {error}); what it lacks is kept in {kept}", file=sys.stderr)
+        print(f"{complaint(tracked.tracking_uri, error)}; what it lacks is kept in {kept}", file=sys.stderr)
 
 
 def is_running(run: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from components import storage
+from components import plan, storage
 from components.config import Recipe, parse
 from components.data import manifest
 from components.errors import InputError
@@ -42,8 +43,10 @@ def refit(recipe: Recipe, chosen: Path, seed: int | None = None) -> tuple[Recipe
     tried = Recipe.from_json((chosen / "recipe.json").read_text(encoding="utf-8"))
     if _apart_from_training(tried) != _apart_from_training(recipe):
         raise InputError(f"--refit: {chosen} is of another recipe, takes a run that differs in seed and training alone")
-    if about["select_on"] != "valid":
-        raise InputError(f"--refit: {chosen} chose its epoch on {about['select_on']}, takes a run that chose on valid")
+    if not tried.training.is_validated:
+        raise InputError(
+            f"--refit: {chosen} chose its epoch on {tried.training.select_on}, takes a run that chose on valid or a valid_NAME"
+        )
     dataset = _same_dataset(chosen, "--refit")
     training = {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
     tree = recipe.model_dump()
@@ -97,7 +100,9 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Map
     """Trains a new run, from where another ended if it is to extend that, and returns its folder. `tags` are MLflow's."""
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
-    _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
+    log, _ = _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
+    needs = plan.needs_of(recipe, log)
+    plan.check_fits(recipe, needs)
     folder = _runs.create(recipe)
     with storage.lock(folder):
         try:
@@ -108,7 +113,7 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Map
         except InputError:
             shutil.rmtree(folder)  # nothing has begun
             raise
-        _fit(recipe, dataset, folder, tracked)
+        _fit(recipe, dataset, folder, tracked, needs)
     return folder
 
 
@@ -144,10 +149,11 @@ def resume(recipe: Recipe, folder: Path) -> None:
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
         _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
-        _fit(began, dataset, folder, _tracking.attach(folder))
+        needs = plan.needs_of(began, _workers.open_data(began, dataset)[0])
+        _fit(began, dataset, folder, _tracking.attach(folder), needs)
 
 
-def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
+def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun, needs: plan.Needs) -> None:
     started = time.time()
     print(f"training {folder.name} on {recipe.scale.num_workers} workers, MLflow run {tracked.run_id}", flush=True)
     with _tracking.closing(tracked, folder):
@@ -156,11 +162,21 @@ def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Tracked
         with _Display(recipe) as display, _workers.Watching(folder, display.show, display.say):
             _workers.fit(recipe, dataset, folder, tracked)
         about = finish(recipe, dataset, folder, tracked)
-    best = (
-        f", best {about['metric']} on {about['select_on']} {about['best_value']:.4f}" if about["best_value"] is not None else ""
-    )
+    best = ""
+    if about["best_value"] is not None:
+        best = f", best {about['metric']} on {recipe.training.chosen_on} {about['best_value']:.4f}"
     epochs = f"trained {about['epochs']} epochs in {time.time() - started:.0f} s"
     print(f"{epochs}{best} (epoch {about['best_epoch'] + 1}): {folder}", flush=True)
+    print(f"{folder.name}: " + _beside(needs, _tracking.read_history(folder)[-1]["metrics"]), flush=True)
+
+
+def _beside(needs: plan.Needs, measured: Mapping[str, float]) -> str:
+    """Prediction and measurement, in one line."""
+    memory, received = (measured.get(name, math.nan) for name in (_workers.MEMORY, _workers.RECEIVED))  # nan of an old run
+    told = f"of a worker {needs.total / 2**20:,.1f} MiB of memory predicted, {memory * 2**10:,.1f} measured with Python's own"
+    if needs.received:
+        told += f"; received in a step {needs.received / 2**20:,.3f} MiB predicted, {received:,.3f} measured"
+    return told
 
 
 def finish(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
 
 def run(config: dict[str, Any], plan: Plan) -> None:
     """What Tune runs: trains the point that these answers give, or takes up where this trial was interrupted."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each trial: a drained node is a lost one
     if plan.keeper:
         os.environ |= ray.get(ray.get_actor(plan.keeper).read.remote())
     base, answers = plan.base(), config.get(ANSWERS, config)  # a list of points is one choice to Tune; Optuna's are flat
@@ -138,7 +139,7 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
             _training.finish(recipe, dataset, folder, tracked)
         if found := standing(_tracking.read_history(folder), base):
             with _tracking.saying(tracked, folder / _tracking.HISTORY):
-                tracked.metrics({f"best_{base.training.select_on}_{metric_of(base)}": found[SCORE]}, step=int(found[EPOCH]))
+                tracked.metrics({f"best_{base.training.logged(metric_of(base))}": found[SCORE]}, step=int(found[EPOCH]))
 
 
 def _has_all_epochs(folder: Path) -> bool:
@@ -169,13 +170,14 @@ class Teller(TuneReportCallback):
 
 def standing(history: list[dict[str, Any]], base: Recipe, until: float = math.inf) -> dict[str, float]:
     """Of the epoch that training would choose so far, or after epoch `until`: what is searched for. {} before a validation."""
-    split, chosen_by = base.training.select_on, f"{base.training.select_on}_{base.training.metric}"
+    logged = base.training.logged
+    chosen_by = logged(base.training.metric)
     history = [entry for entry in history if entry["step"] <= until]
     validated = [entry for entry in history if chosen_by in entry["metrics"]]
     if not validated:
         return {}
     best = max(validated, key=lambda entry: entry["metrics"][chosen_by])["metrics"]
-    score, against = best[f"{split}_{metric_of(base)}"], best[f"{split}_{against_of(base)}"]
+    score, against = best[logged(metric_of(base))], best[logged(against_of(base))]
     return {SCORE: score, AGAINST: against, EPOCH: history[-1]["step"]}
 
 
@@ -184,7 +186,7 @@ def metric_of(base: Recipe) -> str:
 
 
 def against_of(base: Recipe) -> str:
-    return base.search.against or f"shifted_recall@{base.training.metric.partition('@')[2]}"
+    return base.search.against or f"recall_snips@{base.training.metric.partition('@')[2]}"
 
 
 def ask_to_end(folder: Path, by: str, epoch: int | None = None) -> None:

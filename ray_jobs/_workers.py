@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import tempfile
 import threading
@@ -28,6 +29,7 @@ from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
 from ray_jobs import _checkpoints
+from ray_jobs._gauges import Gauges
 from ray_jobs._reporter import ERROR, Reporter, read_notices
 from ray_jobs._system import SystemSampler
 from ray_jobs._tracking import STOPPED, TrackedRun, read_history, write_history
@@ -43,6 +45,7 @@ LOST = (  # what workers say when another one is gone
     "failed to recv, got 0 bytes",
 )
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
+MEMORY, RECEIVED = "system/worker/memory_gib", "system/worker/received_mib_per_step"  # metrics, of the one with most
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
@@ -126,10 +129,17 @@ def _follow(
         raise
 
 
+def measured(trainer: Trainer) -> dict[str, float]:
+    """This worker's peak of memory so far, Python's own included, and what it received from others in a step of the epoch."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of kibibytes
+    return {MEMORY: peak, RECEIVED: trainer.received_per_step / 2**20}
+
+
 class Reports:
     """What Train hears of: epochs and checkpoints, at the end of an epoch every REPORT_SECONDS at most, from all workers alike.
 
-    The checkpoint of an epoch that is not told yet waits with the first worker: an end by an error tells it too.
+    The checkpoint of an epoch that is not told yet waits with the workers: an end by an error tells it too. Each reports the
+    files that it wrote, which Train brings together in one folder.
     """
 
     def __init__(
@@ -148,18 +158,22 @@ class Reports:
         self._is_due = self._has_checkpoint = False
 
     def add_epoch(self, progress: Progress, system: dict[str, float]) -> None:
-        """Of all nodes: each that is sampled gives what its system does."""
+        """Of all nodes: each that is sampled gives what its system does; of the workers the one that takes most."""
         assert progress.metrics is not None, "an epoch has metrics"
-        told = self._trainer.workers.gather_objects({"waited": self._clock() - self._sent_at, "system": system})
-        metrics = progress.metrics | {name: value for own in told for name, value in own["system"].items()}
+        own = {"waited": self._clock() - self._sent_at, "system": system, "worker": measured(self._trainer)}
+        told = self._trainer.workers.gather_objects(own)
+        of_workers = {name: max(each["worker"][name] for each in told) for name in own["worker"]}
+        metrics = progress.metrics | {name: value for each in told for name, value in each["system"].items()}
+        metrics |= of_workers
         self._history.append({"time": time.time(), "step": progress.epoch + 1, "metrics": metrics})
         self._is_due = progress.finished or told[0]["waited"] > REPORT_SECONDS  # by one clock: all report, or none
 
     def add_checkpoint(self, progress: Progress) -> None:
+        folder = Path(self._folder.name)
+        self._trainer.save(folder, self._fingerprint)
         if self._is_first:
-            self._trainer.save(Path(self._folder.name), self._fingerprint)
-            write_history(Path(self._folder.name), self._history)
-            self._has_checkpoint = True
+            write_history(folder, self._history)
+        self._has_checkpoint = any(folder.iterdir())
         if progress.metrics is None or self._is_due:
             self.send()
 
@@ -268,7 +282,7 @@ def fit(
             storage_path=str(run.parent),
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures, controller_failure_limit=tries),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[Reporter(tracked, run, scale.max_failures), *callbacks],
+            callbacks=[Reporter(tracked, run, scale.max_failures), Gauges(recipe.name, run.name), *callbacks],
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
     )

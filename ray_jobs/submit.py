@@ -1,6 +1,6 @@
 """Submits a program to a Ray cluster, follows it and leaves with its exit code; Ctrl-C detaches, the job goes on.
 
-python -m ray_jobs.submit {check,prepare,tune,train,evaluate,recommend} RECIPE.yaml --address http://HEAD:8265
+python -m ray_jobs.submit {check,prepare,tune,train,evaluate,register,recommend} RECIPE.yaml --address http://HEAD:8265
                           [--set KEY=VALUE ...] [--submission-id ID] [-- the program's own arguments]
 python -m ray_jobs.submit {follow,stop} ID --address http://HEAD:8265
 """
@@ -14,7 +14,7 @@ import sys
 from components import config
 from ray_jobs import _package, _program, _screen, _submission, _tracking
 
-PROGRAMS = ("check", "prepare", "tune", "train", "evaluate", "recommend")
+PROGRAMS = ("check", "prepare", "tune", "train", "evaluate", "register", "recommend")
 
 
 def parse(line: list[str]) -> argparse.Namespace:

@@ -60,7 +60,7 @@ def html(
 
 def _system(system: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     values = [_with_deviation(**{key: system["metrics"][name][key] for key in ("mean", "deviation")}) for name in metrics]
-    trained = (system["workers"], system["fit_on"], system["select_on"])
+    trained = (system["workers"], system["fit_on"], system["chosen_on"])
     return [system["name"], str(len(system["runs"])), *values, *_cost(system["cost"]), *trained]
 
 

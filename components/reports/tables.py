@@ -66,14 +66,15 @@ def systems(found: Sequence[Mapping[str, Any]], title: str) -> Group:
     """A row per system of a comparison, the baseline first: how it was trained, and what that cost, means over its runs.
 
     Args:
-        found: mappings with name, runs, fit_on, select_on, workers, cost {epochs, seconds_per_epoch, seconds (or None)}.
+        found: mappings with name, runs, fit_on, chosen_on, workers, cost {epochs, seconds_per_epoch, seconds (or None)}.
     """
     table = _table()
     table.add_column("", overflow="fold")
     for name in ("\nseeds", "\nfit on", "epoch\nchosen on", "\nepochs", "seconds\nper epoch", "\ntraining", "\nworkers"):
-        table.add_column(name, justify="right", no_wrap=True)
+        choice = name.endswith("chosen on")  # split and protocol, in lines
+        table.add_column(name, justify="right", no_wrap=not choice, max_width=14 if choice else None)
     for system in found:
-        trained = (str(len(system["runs"])), system["fit_on"], system["select_on"])
+        trained = (str(len(system["runs"])), system["fit_on"], system["chosen_on"])
         table.add_row(Text(system["name"]), *trained, *cost(system["cost"]), system["workers"])
     return _titled(title, table)
 
@@ -107,6 +108,17 @@ def differences(values: Mapping[str, Mapping[str, Any]], found: Mapping[str, Dif
             cells += [_interval(apart.over_users), _interval(apart.over_seeds_and_users)]
         table.add_row(Text(name), *cells)
     return _titled(metric, table)
+
+
+def promotion(found: Mapping[str, Difference], title: str) -> Group:
+    """A row per metric of a gate: the challenger's difference from the champion."""
+    table = _table()
+    table.add_column("")
+    for name in ("difference", "%", "interval over users"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric, apart in found.items():
+        table.add_row(metric, signed(apart.value), percent(apart.relative), _interval(apart.over_users))
+    return _titled(title, table)
 
 
 def _interval(bounds: Interval | None) -> str:

@@ -41,11 +41,11 @@ def given(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recip
     return worlds.recipe(scale={"storage_path": str(tmp_path)})
 
 
-def create(given: Recipe, name: str = "run") -> _tracking.TrackedRun:
+def create(given: Recipe, name: str = "run", params: dict[str, Any] | None = None) -> _tracking.TrackedRun:
     run = Path(given.scale.storage_path, "runs", name)
     run.mkdir(parents=True)
     storage.write_text(run / "recipe.json", given.to_json())
-    return _tracking.create(given, run, run.parents[1] / "dataset")
+    return _tracking.create(given, run, run.parents[1] / "dataset", params=params)
 
 
 def lose_answers(monkeypatch: pytest.MonkeyPatch, method: str, number: int) -> list[Any]:
@@ -125,3 +125,18 @@ def test_what_stays_away_is_said_and_leaves_no_run_open(given: Recipe, monkeypat
         create(given)
     tracked = _tracking.attach(Path(given.scale.storage_path, "runs", "run"))
     assert there(tracked) == {tracked.run_id: "FAILED"}
+
+
+def test_a_run_shows_the_report_of_its_dataset_and_a_trial_leaves_it_to_its_search(given: Recipe) -> None:
+    report = Path(given.scale.storage_path, "dataset", storage.REPORT)
+    report.mkdir()
+    names = ("report.html", "splits.png")
+    for name in names:
+        (report / name).write_text(name)
+    kept = {"dataset/manifest.json", "dataset/report"}
+    whole = create(given, "whole")
+    listed = _mlflow.client(whole.tracking_uri).list_artifacts
+    assert {entry.path for entry in listed(whole.run_id, "dataset")} == kept
+    assert {entry.path for entry in listed(whole.run_id, "dataset/report")} == {f"dataset/report/{name}" for name in names}
+    trial = create(given, "trial", {"loss.temperature": 0.2})
+    assert {entry.path for entry in listed(trial.run_id, "dataset")} == {"dataset/manifest.json"}

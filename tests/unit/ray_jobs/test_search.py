@@ -157,7 +157,7 @@ def test_trials_of_a_search_that_is_over_are_asked_to_end_and_waited_for(
 def test_a_trial_stands_where_the_epoch_that_it_would_choose_stood() -> None:
     base = recipe(metric="ndcg@20")
     history = [
-        {"step": n, "metrics": {"valid_recall@20": recall, "valid_ndcg@20": ndcg, "valid_shifted_recall@20": 0.5}}
+        {"step": n, "metrics": {"valid_recall@20": recall, "valid_ndcg@20": ndcg, "valid_recall_snips@20": 0.5}}
         for n, recall, ndcg in ((1, 0.3, 0.1), (2, 0.5, 0.2), (3, 0.4, 0.9))
     ]
     assert _trials.standing(history, base) == {"score": 0.2, "against": 0.5, "epoch": 3}
@@ -166,14 +166,43 @@ def test_a_trial_stands_where_the_epoch_that_it_would_choose_stood() -> None:
 
 def test_another_k_is_asked_for_throughout() -> None:
     base = recipe().model_copy(update={"training": recipe().training.model_copy(update={"metric": "recall@5"})})
-    metrics = {"valid_recall@5": 0.25, "valid_ndcg@5": 0.5, "valid_shifted_recall@5": 0.75}
+    metrics = {"valid_recall@5": 0.25, "valid_ndcg@5": 0.5, "valid_recall_snips@5": 0.75}
     assert _trials.standing([{"step": 1, "metrics": metrics}], base) == {"score": 0.25, "against": 0.75, "epoch": 1}
     assert set(metrics) == {f"valid_{name}" for name in _search.logged(base)}
     _search.check(base)
 
 
+def shifted(chosen: str, **changes: Any) -> Recipe:
+    data = {"source": "/logs/log.csv", "split": {"by": "shifted"}}
+    tree = recipe().model_dump()
+    return parse({**tree, "data": data, "training": {**tree["training"], "select_on": chosen, **changes}})
+
+
+def test_under_a_shifted_split_a_search_takes_its_shifted_validation_alone() -> None:
+    _search.check(shifted("valid_shifted"))
+    _search.check(shifted("valid_shifted", mask_seen=False))
+    for chosen in ("valid", "test", "none"):
+        with pytest.raises(InputError, match=rf"^training\.select_on: got '{chosen}', takes valid") as raised:
+            _search.check(shifted(chosen))
+        assert ("takes valid_shifted in a search under data.split shifted" in str(raised.value)) == (chosen == "valid")
+        assert ("no test is searched on" in str(raised.value)) == (chosen != "valid")
+
+
+@pytest.mark.parametrize(("mask_seen", "prefix"), [(True, "valid_shifted"), (False, "valid_shifted_not_masked")])
+def test_a_trial_stands_where_the_validation_that_is_searched_on_stood(mask_seen: bool, prefix: str) -> None:
+    """Not where another split's stood: `valid_recall_snips` is of valid, and so are names without `not_masked` masked."""
+    base = shifted("valid_shifted", mask_seen=mask_seen)
+    other = {f"{split}_{name}@20": 0.9 for split in ("valid", "test") for name in ("recall", "ndcg", "recall_snips")}
+    history = [
+        {"step": n, "metrics": {**other, f"{prefix}_recall@20": score, f"{prefix}_recall_snips@20": 0.25}}
+        for n, score in ((1, 0.3), (2, 0.5), (3, 0.4))
+    ]
+    assert _trials.standing(history, base) == {"score": 0.5, "against": 0.25, "epoch": 3}
+    assert _trials.standing([{"step": 1, "metrics": other}], base) == {}
+
+
 def history_of(*scores: float) -> list[dict[str, Any]]:
-    names = ("valid_recall@20", "valid_shifted_recall@20")
+    names = ("valid_recall@20", "valid_recall_snips@20")
     return [{"time": 0.0, "step": n, "metrics": dict.fromkeys(names, score)} for n, score in enumerate(scores, 1)]
 
 

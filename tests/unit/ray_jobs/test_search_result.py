@@ -34,7 +34,7 @@ def trial(folder: Path, name: str, temperature: float, recall: float | None, mar
     storage.write_json(run / _trials.POINT, {"loss.temperature": temperature})
     storage.write_json(run / mark, {})
     if recall is not None:
-        metrics = {"valid_recall@20": recall, "valid_ndcg@20": 1 - recall, "valid_shifted_recall@20": 0.1}
+        metrics = {"valid_recall@20": recall, "valid_ndcg@20": 1 - recall, "valid_recall_snips@20": 0.1}
         _tracking.write_history(run, [{"time": 0.0, "step": 1, "metrics": metrics}])
 
 

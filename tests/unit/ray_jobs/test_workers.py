@@ -58,7 +58,37 @@ def test_an_epoch_is_chosen_with_seen_items_masked_or_not(monkeypatch: pytest.Mo
             trainer.encoder.item_table.copy_(right.T[:, :8])
         told[masked] = trainer.validate()
     assert told[False]["recall@5"] < told[True]["recall@5"]
-    assert told[False]["shifted_recall@5"] < told[True]["shifted_recall@5"]
+    assert told[False]["recall_snips@5"] < told[True]["recall_snips@5"]
+
+
+@pytest.mark.parametrize(
+    ("section", "prefix"),
+    [
+        ({}, "valid"),
+        ({"mask_seen": False}, "valid_not_masked"),
+        ({"select_on": "valid_late"}, "valid_late"),
+        ({"select_on": "valid_late", "mask_seen": False}, "valid_late_not_masked"),
+    ],
+)
+def test_validation_is_asked_of_its_split_and_logged_by_split_and_protocol(
+    section: dict[str, Any], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, asked = small_log(), []
+
+    def task_of(dataset: Path, split: str, name: str) -> Task:
+        asked.append(split)
+        return world
+
+    monkeypatch.setattr(interactions, "load", lambda *_: world.seen)
+    monkeypatch.setattr(splits, "task_of", task_of)
+    data = {"source": "log.csv", "split": {"by": "given"}}
+    given = recipe(data=data, training={"metric": "mrr@5", "epochs": 1, "precision": "float64", **section})
+    _, task = _workers.open_data(given, Path("dataset"))
+    assert asked == [given.training.select_on]
+    (told,) = (each.metrics for each in Trainer(given, world.seen, task, Workers(), torch.device("cpu")).run() if each.metrics)
+    logged = {name for name in told if "@" in name}
+    assert logged == {f"{prefix}_{name}@5" for name in ("mrr", "recall", "ndcg", "recall_snips")}
+    assert given.training.logged("mrr@5") in logged
 
 
 def test_a_user_who_has_every_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,7 +120,7 @@ class Told:
         self._folder = folder
 
     def __call__(self, metrics: dict[str, Any], checkpoint: Checkpoint | None) -> None:
-        self.epochs.append([entry["step"] for entry in metrics["history"]])
+        self.epochs.append([entry["step"] for entry in metrics.get("history", [])])  # of the first worker alone
         kept = None
         if checkpoint is not None:
             kept = self._folder / f"{len(self.checkpoints)}"
@@ -141,6 +171,39 @@ def test_a_checkpoint_that_was_asked_for_inside_an_epoch_does_not_wait(tmp_path:
     told, trainer = follow(tmp_path, seconds_per_look=0.0, checkpoint_steps=4)
     assert told.epochs[:3] == [[], [1], [2]], "with the epochs before it"
     assert stands_at(trainer, told.checkpoints[1]) == (1, 1)
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_each_worker_reports_what_it_wrote(tmp_path: Path, stale: bool) -> None:
+    """Of a bank of vectors its share; of anything else the first worker alone."""
+    task, bank = small_log(), {"name": "memory_bank", "size": 50, "stale": stale}
+    trainer = Trainer(recipe(negatives=[bank]), task.seen, task, Workers(), torch.device("cpu"))
+    progress = next(trainer.run())
+    files = []
+    for trainer.workers.rank, trainer.workers.size in ((0, 2), (1, 2)):
+        told = Told(tmp_path / f"{trainer.workers.rank}")
+        _workers.Reports(trainer, "dataset", [], told).add_checkpoint(progress)
+        (checkpoint,) = told.checkpoints
+        files.append({file.name for file in checkpoint.iterdir()} if checkpoint else set())
+    shares = [{f"negatives.0.{rank}of2.safetensors"} if stale else set() for rank in (0, 1)]
+    assert files[1] == shares[1]
+    assert files[0] > shares[0] | {"position.json", "model.safetensors", "negatives.0.safetensors"}
+
+
+def test_an_epoch_tells_of_the_worker_with_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, history = small_log(), []
+    trainer = Trainer(recipe(training={"epochs": 1}), task.seen, task, Workers(), torch.device("cpu"))
+    (progress,) = [each for each in trainer.run() if each.metrics]
+    reports = _workers.Reports(trainer, "dataset", history, Told(tmp_path))
+    reports.add_epoch(progress, {})
+    trainer.received_per_step = 3 * 2**20
+    other = {"waited": 0.0, "system": {}, "worker": {_workers.MEMORY: 1e6, _workers.RECEIVED: 1.0}}
+    monkeypatch.setattr(trainer.workers, "gather_objects", lambda own: [own, other])
+    reports.add_epoch(progress, {})
+    alone, together = ([entry["metrics"][name] for name in (_workers.MEMORY, _workers.RECEIVED)] for entry in history)
+    assert 0.05 < alone[0] < 1e3, "Python and torch, in GiB"
+    assert alone[1] == 0
+    assert together == [1e6, 3]
 
 
 def test_what_waits_is_told_where_the_loss_diverges(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_every_picture_is_drawn(number: int, tmp_path: Path) -> None:
     search_plots.slices(given, tmp_path / "slices.png", "ndcg@20", IS_LOG)
     search_plots.heat_map(given, "loss.temperature", "loss", tmp_path / "heat.png", "ndcg@20", IS_LOG)
     search_plots.parallel_coordinates(given, tmp_path / "parallel.png", "ndcg@20", IS_LOG)
-    search_plots.pareto_front(given, tmp_path / "pareto.png", "ndcg@20", "shifted_recall@20")
+    search_plots.pareto_front(given, tmp_path / "pareto.png", "ndcg@20", "recall_snips@20")
     search_plots.importance({"loss": 0.7, "loss.temperature": 0.3}, tmp_path / "importance.png")
     pictures = list(tmp_path.glob("*.png"))
     assert len(pictures) == 6

@@ -49,10 +49,12 @@ def test_a_star_stands_where_zero_lies_outside():
 
 def test_what_a_system_cost():
     cost = {"epochs": 37.5, "seconds_per_epoch": 4.5678, "seconds": 3725.2}
-    system = {"name": "a [b]", "runs": [1, 2], "fit_on": "train+valid", "select_on": "test", "workers": "2 GPU", "cost": cost}
+    system = {"name": "a [b]", "runs": [1, 2], "fit_on": "train+valid", "workers": "2 GPU", "cost": cost}
+    system |= {"chosen_on": "test, seen items masked"}
     alone = {**system, "cost": {"epochs": 1, "seconds_per_epoch": None, "seconds": None}}
     text = drawn(tables.systems([system, alone], "title"))
     assert max(map(len, text.splitlines())) <= 80
     rows = [line.split() for line in text.splitlines() if "a [b]" in line]
-    assert rows[0][2:] == ["2", "train+valid", "test", "37.5", "4.57", "1:02:05", "2", "GPU"]
-    assert rows[1][5:8] == ["1", "-", "-"]
+    assert rows[0][2:] == ["2", "train+valid", "test,", "seen", "37.5", "4.57", "1:02:05", "2", "GPU"]
+    assert rows[1][6:9] == ["1", "-", "-"]
+    assert text.count("items masked") == 2
