@@ -2,19 +2,25 @@ PYTHON ?= python3
 RECIPE ?= pipelines/recipes/ml100k_mf_ssm.yaml
 BIN := .venv/bin
 
-.PHONY: help demo test slow check fix
+.PHONY: help demo cluster cluster-down test slow check fix
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: .venv/core  ## MovieLens-100K from raw log to ranked lists, on a Ray started here (4 minutes)
 	$(BIN)/python -m pipelines.movielens runs/sources
 	$(BIN)/python -m pipelines.local $(RECIPE)
 
-test: .venv/dev  ## the default tests (12 minutes at most; HARDNEG_DATA names the folder of real logs)
-	$(BIN)/python -m pytest
+cluster: .venv/cluster  ## Ray, MLflow, PostgreSQL and S3 on this machine, behind passwords (30 s; takes Linux and PostgreSQL)
+	$(BIN)/python -m infra.local.cluster up
 
-slow: .venv/dev  ## the slow tests (25 minutes at most)
-	$(BIN)/python -m pytest -m slow
+cluster-down:  ## ends them
+	$(BIN)/python -m infra.local.cluster down
+
+test: .venv/dev  ## the default tests (two at a time, 12 minutes; HARDNEG_DATA names the folder of real logs)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+slow: .venv/dev  ## the slow tests (two at a time, 25 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
 
 check: .venv/dev  ## ruff and pyright
 	$(BIN)/ruff check
@@ -30,6 +36,10 @@ fix: .venv/dev  ## what ruff can mend by itself
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch .venv/core
+
+.venv/cluster: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[cluster]
+	touch .venv/cluster
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]

@@ -153,7 +153,7 @@ def run_ids(search: Path, ended: str) -> dict[str, str]:
 def pictures(search: Path, folder: Path) -> None:
     """The table of runs, the search's page among its artifacts, and trials side by side."""
     recipe = Recipe.from_json((search / "recipe.json").read_text(encoding="utf-8"))
-    metric = _tracking.metric_name(f"{recipe.training.select_on}_{recipe.training.metric}")
+    metric = _tracking.metric_name(recipe.training.logged(recipe.training.metric))
     everywhere = run_ids(search, "finished") | run_ids(search, "stopped")
     with browser(require_chromium()) as opened:
         pages = Pages(opened, search)

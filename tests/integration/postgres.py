@@ -18,6 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from tests.integration import s3
 from tests.integration.training import free_port, kill_group, wait_for
 
 CONNECTIONS = 300
@@ -48,6 +49,13 @@ def programs() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)  # says what to install; in CI it has failed above
     return found[-1].parent
+
+
+def require_cluster() -> None:
+    """What `make cluster` takes. Skips or fails as `programs` does."""
+    programs()
+    for module in ("moto", "flask_wtf"):
+        s3.require(module)
 
 
 @contextlib.contextmanager

@@ -83,9 +83,10 @@ def test_recommendations_are_the_rankers_lists_in_the_sources_ids(tmp_path, work
         ids = range(start, (1500, 2300)[n])
         parts.append(tmp_path / f"users-{n}.parquet")
         pq.write_table(pa.table({"id": pa.array(ids, pa.int32()), "raw": [10 * i for i in ids]}), parts[-1])
-    out = tmp_path / "out"
+    out, done = tmp_path / "out", tmp_path / "done"
     out.mkdir()
-    rows = _ranking.recommend(load_seen, parts, raw_items, 7, Scale(num_workers=workers), out)
+    done.mkdir()
+    rows = _ranking.recommend(load_seen, parts, raw_items, 7, Scale(num_workers=workers), out, done)
     table = pa.concat_tables(pq.read_table(part) for part in sorted(out.glob("part-*.parquet")))
     assert table.num_rows == rows == 7 * 2300
     assert table.schema.names == ["user", "item", "rank", "score"]
@@ -103,4 +104,4 @@ def test_recommendations_are_the_rankers_lists_in_the_sources_ids(tmp_path, work
 
 def test_no_users_no_rows(tmp_path):
     pq.write_table(pa.table({"id": pa.array([], pa.int32()), "raw": pa.array([], pa.int64())}), tmp_path / "u.parquet")
-    assert _ranking.recommend(load_seen, [tmp_path / "u.parquet"], pa.array([1]), 7, Scale(), tmp_path) == 0
+    assert _ranking.recommend(load_seen, [tmp_path / "u.parquet"], pa.array([1]), 7, Scale(), tmp_path, tmp_path) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,8 @@ def in_a_loop(spec: Any, item: Any, loop: str, made: Any = task_spec_utils.creat
     return own
 
 
-def run_here(
-    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe | None = None, seeds: Sequence[int] = SEEDS
-) -> str:
-    """Runs the pipeline by kfp's SubprocessRunner, of the world's recipe or another, its outputs in `folder`; the run's id."""
+def run_here(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> str:
+    """Runs the pipeline by kfp's SubprocessRunner, its outputs in `folder`; the run's id."""
     run_id = new_run()
     monkeypatch.setenv("KFP_RUN_ID", run_id)
     monkeypatch.setattr(task_spec_utils, "create_parameter_loop_iteration_task_spec", in_a_loop)
@@ -92,7 +90,7 @@ def run_here(
     monkeypatch.setattr("kfp.local.config.LocalExecutionConfig.instance", None)
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(folder), enable_caching=True, cache_root=str(folder.parent / "kfp_cache"))
-    pipeline.build()(recipe=(recipe or world.recipe).to_json(), target=world.address, seeds=list(seeds))
+    pipeline.build()(recipe=recipe.to_json(), target=world.address, seeds=SEEDS)
     return run_id
 
 
@@ -114,9 +112,13 @@ def artifacts(folder: Path, step: str, artifact: str) -> list[dict[str, Any]]:
 def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a search; its best is trained from each seed."""
+    space = {"optimizer.learning_rate": {"choice": [1e-6, 0.05]}}
+    search = {"space": space, "searcher": "grid", "metric": "ndcg@20"}
+    asked = Recipe.model_validate({**world.recipe.model_dump(), "search": search})
     first = tmp_path / "first"
-    run_id = run_here(world, first, monkeypatch)
-    ran = ["check", "prepare", "train-1", "train-2", "evaluate-1", "evaluate-2", "recommend"]
+    run_id = run_here(world, first, monkeypatch, asked)
+    ran = ["check", "prepare", "tune", "train-1", "train-2", "evaluate-1", "evaluate-2", "register", "recommend"]
     assert world.jobs(run_id) == dict.fromkeys(ran, "SUCCEEDED")
 
     (dataset,) = artifacts(first, "prepare", "dataset")
@@ -127,15 +129,31 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     assert dataset["rows_train"] == manifest["rows"]["train"]
     (fingerprints,) = outputs(first, "check")
     assert fingerprints["parameterValues"] == {
-        "recipe_fingerprint": world.recipe.fingerprint(),
+        "recipe_fingerprint": asked.fingerprint(),
         "data_fingerprint": folder.name,
     }
+
+    (found,) = artifacts(first, "tune", "search")
+    searched = Path(found["uri"].removeprefix("file://"))
+    assert searched.parent == world.folder / "store" / "searches"
+    trials = {each["name"]: each for each in storage.read_json(searched / "trials.json")}
+    assert [each["ended"] for each in trials.values()] == ["finished", "finished"]
+    best = trials[found["trial"]]
+    assert best["score"] == found["best_value"] == max(each["score"] for each in trials.values())
+    tracked = Tracked(searched)
+    assert (tracked.status, tracked.run_id) == ("FINISHED", found["mlflow_run_id"])
+    assert tracked.tags["ray_job_id"] == name(run_id, "tune")
 
     models = {model["seed"]: model for model in artifacts(first, "train", "run")}
     assert set(models) == set(SEEDS)
     page = Path(outputs(first, "summary")[0]["artifacts"]["page"]["artifacts"][0]["uri"]).read_text()
     for seed, model in models.items():
         run = Path(model["uri"].removeprefix("file://"))
+        trained = Recipe.from_json((run / "recipe.json").read_text())
+        assert trained.optimizer.learning_rate == best["values"]["optimizer.learning_rate"]
+        assert trained == Recipe.model_validate(
+            {**asked.model_dump(exclude={"search"}), "seed": seed, "optimizer": trained.optimizer.model_dump()}
+        )
         assert storage.open_finished(run, "run")["best_value"] == model["best_value"]
         tracked = Tracked(run)
         assert (tracked.status, tracked.run_id) == ("FINISHED", model["mlflow_run_id"])
@@ -150,55 +168,27 @@ def test_the_pipeline_from_a_raw_log_to_a_page_and_from_the_cache(
     assert {"recall_at_5", "recall_at_20", "ndcg_at_20"} <= set(shown[0])
     assert "2 seeds: mean ± standard deviation" in page
     assert "| recall@20 |" in page
-    assert "Search" not in page, "the recipe has no space"
+    assert f"| {found['trial']} | {found['best_value']:.4f} | 2 finished | [open](" in page
+    assert f"/runs/{found['mlflow_run_id']}" in page
 
     (recommended,) = artifacts(first, "recommend", "recommendations")
-    best = max(models.values(), key=lambda model: model["best_value"])
-    assert recommended["uri"].startswith(best["uri"])
+    chosen = max(models.values(), key=lambda model: model["best_value"])
+    (registered,) = artifacts(first, "register", "registered")
+    assert registered["uri"] == f"models:/{world.recipe.name}/1"
+    version = _mlflow.client(world.server.uri).get_model_version_by_alias(world.recipe.name, "champion")
+    assert (str(version.version), version.run_id) == (registered["version"], chosen["mlflow_run_id"])
+    assert recommended["uri"].startswith(chosen["uri"])
     lists = Path(recommended["uri"].removeprefix("file://")).glob("*.parquet")
     assert sum(pq.read_table(part).num_rows for part in lists) == recommended["rows"] == 5 * dataset["users"]
     experiment = _mlflow.client(world.server.uri).get_experiment_by_name("hardneg")
     assert experiment is not None
-    assert len(mlflow.MlflowClient(world.server.uri).search_runs([experiment.experiment_id])) == 2
-
-    again = run_here(world, tmp_path / "second", monkeypatch)
-    assert world.jobs(again) == {"check": "SUCCEEDED"}, "all else is in the cache"
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:You may be attemping to run a task that uses custom")
-def test_the_pipeline_searches_and_trains_what_it_found(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = world.recipe.model_dump()
-    space = {"optimizer.learning_rate": {"choice": [1e-6, 0.05]}}
-    search = {"space": space, "searcher": "grid", "metric": "ndcg@20"}
-    asked = Recipe.model_validate({**tree, "name": "searched", "training": {**tree["training"], "epochs": 1}, "search": search})
-    first = tmp_path / "first"
-    run_id = run_here(world, first, monkeypatch, asked, [3])
-    ran = ["check", "prepare", "tune", "train-3", "evaluate-3", "recommend"]
-    assert world.jobs(run_id) == dict.fromkeys(ran, "SUCCEEDED")
-
-    (found,) = artifacts(first, "tune", "search")
-    folder = Path(found["uri"].removeprefix("file://"))
-    assert folder.parent == world.folder / "store" / "searches"
-    trials = {each["name"]: each for each in storage.read_json(folder / "trials.json")}
-    assert [each["ended"] for each in trials.values()] == ["finished", "finished"]
-    best = trials[found["trial"]]
-    assert best["score"] == found["best_value"] == max(each["score"] for each in trials.values())
-    (model,) = artifacts(first, "train", "run")
-    trained = Recipe.from_json((Path(model["uri"].removeprefix("file://")) / "recipe.json").read_text())
-    assert trained.optimizer.learning_rate == best["values"]["optimizer.learning_rate"]
-    assert trained == Recipe.model_validate(
-        {**asked.model_dump(exclude={"search"}), "seed": 3, "optimizer": trained.optimizer.model_dump()}
+    assert len(mlflow.MlflowClient(world.server.uri).search_runs([experiment.experiment_id])) == 5, (
+        "a search, two trials, two runs"
     )
-    tracked = Tracked(folder)
-    assert (tracked.status, tracked.run_id) == ("FINISHED", found["mlflow_run_id"])
-    assert tracked.tags["ray_job_id"] == name(run_id, "tune")
-    page = Path(outputs(first, "summary")[0]["artifacts"]["page"]["artifacts"][0]["uri"]).read_text()
-    assert f"| {found['trial']} | {found['best_value']:.4f} | 2 finished | [open](" in page
-    assert f"/runs/{found['mlflow_run_id']}" in page
 
-    again = run_here(world, tmp_path / "second", monkeypatch, asked, [3])
-    assert world.jobs(again) == {"check": "SUCCEEDED"}, "the search is in the cache, too"
+    again = run_here(world, tmp_path / "second", monkeypatch, asked)
+    assert world.jobs(again) == {"check": "SUCCEEDED", "register": "SUCCEEDED"}, "all else is in the cache"
+    assert artifacts(tmp_path / "second", "register", "registered")[0]["version"] == "1", "a run has one version"
 
 
 @pytest.mark.slow

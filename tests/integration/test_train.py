@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ from tests.integration.training import (
 
 @pytest.fixture(scope="module")
 def given(source: Path, store: Path) -> Recipe:
-    return training.recipe(source, store)
+    """With a bank of which each worker keeps a share, in checkpoints too."""
+    bank = {"name": "memory_bank", "size": 301, "stale": True}
+    return training.recipe(source, store, negatives=[{"name": "in_batch"}, {"name": "uniform", "count": 20}, bank])
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,26 @@ def dataset(cluster: None, given: Recipe) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(given: Recipe, dataset: Path) -> Path:
-    """The run of a training that nothing disturbed."""
-    return _training.train(given, dataset)
+def scraped(given: Recipe, dataset: Path) -> tuple[Path, set[tuple[str, str, float]]]:
+    """The run of a training that nothing disturbed, and the gauges that were scraped meanwhile."""
+    found, ended = set(), threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(0.2):
+            with contextlib.suppress(OSError):  # a busy machine's port may be slow; a later scrape will do
+                found.update(training.gauges(given.name))
+
+    with meanwhile(scrape):
+        try:
+            run = _training.train(given, dataset)
+        finally:
+            ended.set()
+    return run, found
+
+
+@pytest.fixture(scope="module")
+def calm(scraped: tuple[Path, set[tuple[str, str, float]]]) -> Path:
+    return scraped[0]
 
 
 def under_way(store: Path, before: list[Path]) -> Path:
@@ -83,7 +104,24 @@ def test_a_run_and_what_mlflow_has_of_it(calm: Path, given: Recipe, dataset: Pat
     (data,) = tracked.run.inputs.dataset_inputs
     assert (data.dataset.digest, str(dataset) in data.dataset.source) == (fingerprint, True)
     assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
-    assert tracked.artifacts() == {"recipe.json", "dataset/manifest.json", "plots/learning_curves.png"}
+    pictures = {f"dataset/report/{path.name}" for path in (dataset / storage.REPORT).iterdir()}
+    assert "dataset/report/report.html" in pictures
+    assert tracked.artifacts() == {"recipe.json", "dataset/manifest.json", "plots/learning_curves.png"} | pictures
+
+
+def test_prometheus_sees_what_the_history_has(scraped: tuple[Path, set[tuple[str, str, float]]]) -> None:
+    run, found = scraped
+    metrics = {
+        "ray_hardneg_rows_per_second": "rows_per_second",
+        "ray_hardneg_step_seconds": "step_seconds",
+        "ray_hardneg_exchange_share": "exchange_share",
+        "ray_hardneg_bank_age_steps": "negatives.2_age",
+    }
+    assert {name for name, _, _ in found} == set(metrics)
+    history = _tracking.read_history(run)
+    for name, of, value in found:
+        assert of == run.name
+        assert value in [entry["metrics"][metrics[name]] for entry in history], name
 
 
 def test_a_killed_worker_costs_nothing_but_time(calm: Path, given: Recipe, dataset: Path, store: Path, capfd: Any) -> None:
@@ -139,11 +177,11 @@ def stopping_epoch(values: list[float], patience: int, min_epochs: int) -> int:
 
 
 def test_each_seed_is_a_run_that_stops_early(given: Recipe, dataset: Path, store: Path, tmp_path: Path) -> None:
-    """As a program that starts its own Ray; also what it prints."""
+    """As a program; also what it prints."""
     before = runs(store)
     limits = {"training": {"batch_size": 256, "epochs": 40, "patience": 2, "min_epochs": 5}}
     file = recipe_file(tmp_path / "r.yaml", Recipe.model_validate({**given.model_dump(), **limits}))
-    own = {"RAY_ADDRESS": None, "RAY_AUTH_MODE": None}
+    own = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     driver = program("train", str(file), "--seeds", "1", "2", "--set", "scale.num_workers=1", out=tmp_path / "train", **own)
     assert training.code(driver) == 0, (tmp_path / "train.err").read_text()
     trained = [run for run in runs(store) if run not in before]
@@ -167,6 +205,16 @@ def test_what_cannot_be_placed_is_refused_at_once(given: Recipe, dataset: Path, 
         wide = given.model_copy(update={"scale": given.scale.model_copy(update=scale)})
         with pytest.raises(InputError, match=rf"scale.num_workers: got {scale['num_workers']} of .*takes at most"):
             _training.train(wide, dataset)
+    assert runs(store) == before
+
+
+def test_what_does_not_fit_a_worker_is_refused_with_the_figure(given: Recipe, dataset: Path, store: Path) -> None:
+    before = runs(store)
+    narrow = given.model_copy(update={"scale": given.scale.model_copy(update={"memory_per_worker_gib": 1e-4})})
+    with pytest.raises(
+        InputError, match=r"^scale\.memory_per_worker_gib: got 0\.0001, takes at least 0\.00\d+ for what each of 2"
+    ):
+        _training.train(narrow, dataset)
     assert runs(store) == before
 
 
@@ -266,7 +314,8 @@ def test_evaluate_and_recommend_as_programs(calm: Path, given: Recipe, dataset: 
     assert code == 0, said
     found = storage.read_json(calm / "evaluation" / "test" / "metrics.json")
     assert set(found["metrics"]) == {"model", "most popular", "ease"}
-    assert found["protocol"] == "fit on train, epoch chosen on valid"
+    assert found["fitted"] == "fit on train, epoch chosen on valid, seen items masked"
+    assert set(found["protocol"].values()) == {"seen items masked"}
     names = {"metrics.json", "groups.json", "per_user.parquet", "popularity_groups.png", "scores.png"}
     assert {f"evaluation/test/{name}" for name in names} <= Tracked(calm).artifacts()
     assert ended("evaluate", str(calm), "--split", "train") == (

@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
+from prometheus_client.parser import text_string_to_metric_families
 
 from components import config, storage
 from components.config import Recipe
 from ray_jobs import _checkpoints, _mlflow, _tracking
 from tests.integration.preparing import ROOT, RULES
 
-CLOCK = ("rows_per_second", "validation_seconds")  # differ from run to run, as what is below system/ does
+CLOCK = (
+    "rows_per_second",
+    "step_seconds",
+    "exchange_share",
+    "validation_seconds",
+)
+"""Differ from run to run, as what is below system/ does."""
 LIMIT_SECONDS = 300.0  # of waiting for anything: a test fails rather than hangs
 
 
@@ -128,6 +136,18 @@ def train_workers() -> list[psutil.Process]:
     return found
 
 
+def gauges(recipe: str) -> Iterator[tuple[str, str, float]]:
+    """What the node's metrics port has of trainings of that name now: (gauge, run, value)."""
+    (node,) = ray.nodes()
+    port = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(port, timeout=10) as answer:
+        text = answer.read().decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("recipe") == recipe:
+                yield sample.name, sample.labels["run"], sample.value
+
+
 def kill_group(process: subprocess.Popen[Any]) -> None:
     """SIGKILL to a process that leads its own session, and to what it started there."""
     with contextlib.suppress(ProcessLookupError):
@@ -145,6 +165,7 @@ def outcome(run: Path) -> dict[str, Any]:
         "last": (last / "model.safetensors").read_bytes(),
         "optimizer": (last / "model_optimizer.safetensors").read_bytes(),
         "position": storage.read_json(last / "position.json"),
+        "banks": {path.name: path.read_bytes() for path in last.glob("negatives.*")},
         "steps": [entry["step"] for entry in history],
         "metrics": [
             {name: value for name, value in entry["metrics"].items() if name not in CLOCK and not name.startswith("system/")}
@@ -186,13 +207,15 @@ def has_all_epochs(run: Path, tracked: Tracked) -> None:
     """Every metric of every epoch is in MLflow, once."""
     history = _tracking.read_history(run)
     names = {name for entry in history for name in entry["metrics"]}
-    assert {"loss", "valid_recall@20", "valid_ndcg@20", "rows_per_second", "system/node_0/cpu_percent"} <= names
+    of_workers = {"system/worker/memory_gib", "system/worker/received_mib_per_step"}
+    assert {"loss", "valid_recall@20", "valid_ndcg@20", "rows_per_second", "system/node_0/cpu_percent"} | of_workers <= names
     for name in names:
         expected = [(entry["step"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
         assert tracked.history(name) == expected
 
 
-PORTS = iter(range(7000 + os.getpid() % 1000, 10000))  # Ray keeps those above for its workers
+BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3  # which of the processes that test at once
+PORTS = iter(range(7000 + 1000 * BESIDE + os.getpid() % 500, 8000 + 1000 * BESIDE))  # Ray keeps those above for its workers
 
 
 def free_port() -> int:

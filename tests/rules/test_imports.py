@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 OURS = ("components", "pipelines", "ray_jobs", "infra", "tests")
@@ -58,6 +64,33 @@ def test_ray_jobs_import_components_and_no_pipelines() -> None:
     for file, modules in found("ray_jobs", least=12).items():
         assert not tops(modules) & {"kfp", "kubernetes", "pipelines", "infra", "tests"}, file
         assert not any(module.startswith("components.steps") for module in modules), file
+
+
+def test_no_recipe_needs_an_extra() -> None:
+    """What programs and components import, at their top or inside, is the project's own: every image runs every recipe."""
+    modules = set().union(*found("ray_jobs", least=12).values())
+    modules |= set().union(*(own for file, own in found("components", least=30).items() if "steps" not in file.parts))
+    names = tops(modules) - sys.stdlib_module_names - {*OURS, ""}
+    assert {"ray", "mlflow", "torch", "optuna"} <= names
+    installed, known = importlib.metadata.packages_distributions(), _own_distributions()
+    assert "kfp" not in known and "boto3" not in known, "these are of extras"
+    assert {name for name in names if not known & set(map(canonicalize_name, installed[name]))} == set()
+
+
+def _own_distributions() -> set[str]:
+    """The project's dependencies, without its extras, and theirs."""
+    seen: set[tuple[str, ...]] = set()
+    left = [Requirement(each) for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    while left:
+        wanted = left.pop()
+        name = canonicalize_name(wanted.name)
+        if (name, *sorted(wanted.extras)) in seen:
+            continue
+        seen.add((name, *sorted(wanted.extras)))
+        for each in map(Requirement, importlib.metadata.requires(name) or ()):
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}):
+                left.append(each)
+    return {name for name, *_ in seen}
 
 
 def test_pipelines_start_programs_and_import_none() -> None:
