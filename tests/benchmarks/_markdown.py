@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.evaluation.protocols import PROTOCOLS
+
 ROOT = Path(__file__).parents[2]
+MASKED = f"valid, {PROTOCOLS['masked']}"  # where the epoch was chosen, of results that were kept before they told it
 Result = dict[str, Any]
 
 

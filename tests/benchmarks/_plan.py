@@ -11,7 +11,7 @@ from tests.benchmarks.systems import COMPARISONS
 
 
 class Planned(NamedTuple):
-    """A benchmark's trainings for one seed, as recipe and changes."""
+    """A benchmark's trainings for one seed, as recipe and changes; none where they are another benchmark's."""
 
     seeds: int
     trainings: tuple[tuple[str, tuple[str, ...]], ...]
@@ -33,33 +33,36 @@ def _search(name: str, hours: float) -> dict[str, Searched]:
     return {f"search {name}": Searched(len(asked.seeds), len(asked.seeds) * asked.trials, hours)}
 
 
-def _both_protocols(recipe: str, seeds: int) -> dict[str, Planned]:
+def _both_choices(recipe: str, seeds: int) -> dict[str, Planned]:
     return {f"classic_split {recipe}": Planned(seeds, ((recipe, ()), (recipe, ("training.select_on=none",))))}
 
 
 def _compared(*names: str) -> dict[str, Planned]:
+    """Comparisons; those of both protocols have the same trainings."""
     found = {}
     for name in names:
         asked = COMPARISONS[name]
         trainings = tuple((system.recipe, (*asked.changes, *system.changes)) for system in asked.systems)
         found[f"systems {name}"] = Planned(len(asked.seeds), trainings)
+        if (other := f"{name}_not_masked") in COMPARISONS:
+            found[f"systems {other}"] = Planned(len(asked.seeds), ())
     return found
 
 
 NOISES = 1 + len(noise.SHARES) * len(KINDS)
 
 PLANNED = {
-    **_both_protocols("gowalla_lightgcn_ssm", 3),
-    **_both_protocols("yelp2018_lightgcn_ssm", 1),
+    **_both_choices("gowalla_lightgcn_ssm", 3),
+    **_both_choices("yelp2018_lightgcn_ssm", 1),
     **_compared("coat_mf", "coat_lightgcn", "coat_passes", "yahoo_mf", "gowalla_margins_10", "gowalla_margins_100"),
     "magnitudes": Planned(3, tuple((magnitudes.RECIPE.stem, magnitudes.changes(model)) for model in magnitudes.MODELS)),
     **_compared("gowalla_lightgcn"),
-    **_both_protocols("gowalla_mf_bsl", 3),
-    **_both_protocols("gowalla_lightgcn_bsl", 3),
-    **_both_protocols("yelp2018_lightgcn_bsl", 1),
-    **_both_protocols("gowalla_mf_ssm", 3),
-    **_both_protocols("yelp2018_mf_ssm", 3),
-    **_compared("beauty"),
+    **_both_choices("gowalla_mf_bsl", 3),
+    **_both_choices("gowalla_lightgcn_bsl", 3),
+    **_both_choices("yelp2018_lightgcn_bsl", 1),
+    **_both_choices("gowalla_mf_ssm", 3),
+    **_both_choices("yelp2018_mf_ssm", 3),
+    **_compared("beauty_sampled", "beauty", "beauty_published"),
     "noise test": Planned(1, tuple((recipe, ()) for recipe in noise.MODELS.values())),
     "noise train": Planned(1, NOISES * tuple((recipe, ()) for recipe in noise.MODELS.values())),
     **_compared("kuairec", "tiktok", "beauty_ccl4rec", "beauty_mclrec", "sports_mclrec"),
@@ -76,7 +79,6 @@ SEARCHED = {
     "overhead": Searched(1, overhead.TRIALS, 0.8),
     "memory": Searched(1, 1 + memory.TRIALS, 0.2),
 }
-SPEED = ("negatives", "prepare", "sequential", "views")  # beside those that are kept
 
 NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
@@ -86,5 +88,6 @@ NO_BENCHMARK_YET = (
     "quality by the size and kind of the pool of negatives, the bias of stale vectors, one worker against two, bytes by the "
     "size of the catalogue, and everything on a GPU",
     "preparation on several nodes, beside RecBole's and RePlay's own, and at 100,000,000 rows",
+    "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",
 )

@@ -11,9 +11,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from components.evaluation.comparison import Difference
+from components.evaluation.protocols import PROTOCOLS
 from components.reports import plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import ROOT, Result, spread, table
+from tests.benchmarks._markdown import MASKED, ROOT, Result, spread, table
 
 WITHIN = {"mf": 0.98, "lightgcn": 0.99}  # of the published level
 PUBLISHED_CURVE = {  # of BSL's logs, (p), by epoch from 0
@@ -38,7 +39,7 @@ def classic(result: Result) -> Iterator[str]:
         for what, text in says.items()
     ]
     rows.append([f"published, (p): {published['source']}", *(f"{published[m]:.4f}" for m in metrics), ""])
-    yield from table(["protocol", *metrics, "epochs"], rows)
+    yield from table(["choice", *metrics, "epochs"], rows)
     yield ""
     ratios = figures["p_over_published"]
     yield f"(p) over published: recall {ratios['recall@20']:.4f}, ndcg {ratios['ndcg@20']:.4f}."
@@ -88,17 +89,20 @@ def systems(result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield f"## {figures['title']}"
     yield ""
-    metrics, protocol = figures.get("metrics", ["recall@20", "ndcg@20"]), figures.get("protocol", "seen items masked")
-    yield f"Chosen on validation, tested once on {figures['split']} ({figures['users']:,} users), {protocol}."
+    metrics, protocol = figures.get("metrics", ["recall@20", "ndcg@20"]), figures.get("protocol", PROTOCOLS["masked"])
+    chosen = sorted({system.get("chosen_on", MASKED) for system in figures["systems"]})
+    yield f"Epoch chosen on {' or '.join(chosen)}; tested once on {figures['split']} ({figures['users']:,} users), {protocol}."
     if figures["changes"]:
         yield f"Changed in every recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
     yield ""
     rows = []
     adversarial = any(run["told"] for system in figures["systems"] for run in system["runs"])
     measured = any((system["cost"] or {}).get("parameters") for system in figures["systems"])
+    f1 = _f1(figures, metrics)
     for system in figures["systems"]:
-        cells = [spread(list(system["metrics"][m]["by_seed"].values())) for m in metrics]
         runs = system["runs"]
+        cells = [spread(list(system["metrics"][m]["by_seed"].values())) for m in metrics]
+        cells += [spread([run["f1"][name] for run in runs]) for name in f1]
         validation = spread([run["validation"] for run in runs])
         told = [run["told"] for run in runs if run["told"]]
         kl, *rates = (
@@ -106,14 +110,16 @@ def systems(result: Result) -> Iterator[str]:
         )
         passes = f"{statistics.fmean(run['adversarial_passes'] for run in runs):.1f}" if told else ""
         epochs = ", ".join(str(run["best_epoch"]) for run in runs)
-        seconds = (system["cost"] or {}).get("seconds_per_epoch")
-        cost = "" if seconds is None else f"{seconds:.2g}"
+        cost = [_number(system["cost"], "seconds_per_epoch", ".2g"), _number(system["cost"], "seconds")]
         hardness = [passes, kl, *rates] if adversarial else []
         inference = [_number(system["cost"], name) for name in ("parameters", "encode", "rank")] if measured else []
-        rows.append([system["label"], *cells, validation, epochs, *hardness, cost, *inference])
-    header = ["system", *metrics, "validation", "chosen epochs"]
+        rows.append([system["label"], *cells, validation, epochs, *hardness, *cost, *inference])
+    header = ["system", *metrics, *f1, "validation", "chosen epochs"]
     header += ["passes by then", "KL", "false negatives found", "as many at random"] if adversarial else []
-    header += ["s/epoch", *(["parameters", "µs per user to encode", "to rank"] if measured else [])]
+    header += ["s/epoch", "s of training", *(["parameters", "µs per user to encode", "to rank"] if measured else [])]
+    for published in figures.get("published", ()):
+        cells = [f"{published['metrics'][m]:.4f}" for m in metrics]
+        rows.append([f"elsewhere: {published['label']}", *cells, *[""] * (len(header) - 1 - len(cells))])
     yield from table(header, rows)
     yield ""
     first = figures["systems"][0]["label"]
@@ -193,9 +199,17 @@ def _passes(figures: dict[str, Any]) -> Path:
     return path
 
 
-def _number(cost: dict[str, float | None] | None, name: str) -> str:
+def _f1(figures: dict[str, Any], metrics: list[str]) -> list[str]:
+    """F1 at each K whose precision and recall are told, where every run has it."""
+    cut_offs = [m.partition("@")[2] for m in metrics if m.startswith("precision@")]
+    names = [f"f1@{k}" for k in cut_offs if f"recall@{k}" in metrics]
+    runs = [run for system in figures["systems"] for run in system["runs"]]
+    return [name for name in names if all(name in run.get("f1", {}) for run in runs)]
+
+
+def _number(cost: dict[str, float | None] | None, name: str, form: str = ",.0f") -> str:
     value = (cost or {}).get(name)
-    return "" if value is None else f"{value:,.0f}"
+    return "" if value is None else f"{value:{form}}"
 
 
 def _bounds(interval: list[float]) -> str:

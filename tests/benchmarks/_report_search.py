@@ -10,7 +10,7 @@ from typing import Any
 
 from components.reports import plots, search_plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import ROOT, Result, spread, table
+from tests.benchmarks._markdown import MASKED, ROOT, Result, spread, table
 from tests.benchmarks.asha import band
 from tests.benchmarks.search import as_trial, by_point
 
@@ -26,7 +26,8 @@ def search(result: Result) -> Iterator[str]:
     how = "every point of a grid" if figures["searcher"] == "grid" else f"{len(points)} random points"
     yield f"## {figures['title']}"
     yield ""
-    yield f"`{figures['recipe']}`, {how}; epoch and trial by {metric} on {figures['split']}, no test was looked at;"
+    chosen_on = figures.get("chosen_on", MASKED)
+    yield f"`{figures['recipe']}`, {how}; epoch and trial by {metric} on {chosen_on}; no test was looked at;"
     yield f"{figures['epochs']} epochs at most."
     if figures["changes"]:
         yield f"Changed in the recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from components.evaluation.protocols import PROTOCOLS
 from components.reports import plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import ROOT, Result, table, threads
+from tests.benchmarks._markdown import ROOT, Result, spread, table, threads
 
 METRIC = "ndcg@10"
 WHERE = {
-    "test": "those in the histories of the test; models are trained on the log as it is. Means over draws",
-    "train": "those that models are trained on; the histories that they read in the test are as they were. Means over seeds",
+    "test": "those in the histories of the test; models are trained on the log as it is",
+    "train": "those that models are trained on; the histories that they read in the test are as they were",
 }
 
 
@@ -91,7 +91,7 @@ def noise(result: Result) -> Iterator[str]:
     yield f"## Noise in {figures['where']} histories: what {METRIC} loses"
     yield ""
     yield "A share of the behaviours is replaced by random or by popular items that the user has nowhere:"
-    yield f"{WHERE[figures['where']]}."
+    yield f"{WHERE[figures['where']]}. {_over(figures)}."
     if figures["changes"]:
         yield f"Changed in every recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
     for protocol, name in PROTOCOLS.items():
@@ -101,9 +101,10 @@ def noise(result: Result) -> Iterator[str]:
         rows = []
         for model in figures["models"]:
             for kind in model["noise"]:
-                clean, *noisy = _means(model, kind, protocol, shares)
-                cells = [f"{value:.4f} ({value / clean - 1:+.1%})" if clean else f"{value:.4f}" for value in noisy]
-                rows.append([model["label"], kind, f"{clean:.4f}", *cells])
+                found = _values(model, kind, protocol, shares)
+                clean, *noisy = map(statistics.fmean, found)
+                less = [f" ({value / clean - 1:+.1%})" if clean else "" for value in noisy]
+                rows.append([model["label"], kind, *map("".join, zip(map(spread, found), ["", *less], strict=True))])
         yield from table(["model", "items", "no noise", *(f"{share:.0%}" for share in shares)], rows)
     yield ""
     yield f"![{METRIC} left by the share of noise]({_picture(figures, shares).relative_to(ROOT)})"
@@ -119,10 +120,13 @@ def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
         for row, (protocol, name) in zip(grid, PROTOCOLS.items(), strict=True):
             for axes, kind in zip(row, kinds, strict=True):
                 for model, colour in zip(figures["models"], plots.COLOURS, strict=False):
-                    clean, *noisy = _means(model, kind, protocol, shares)
-                    left = [100.0, *(100 * value / clean if clean else 0.0 for value in noisy)]
+                    found = _values(model, kind, protocol, shares)
+                    clean = statistics.fmean(found[0])
+                    left = [100 * statistics.fmean(each) / clean if clean else 0.0 for each in found]
+                    apart = [100 * statistics.stdev(each) / clean if clean and len(each) > 1 else 0.0 for each in found]
                     places = [0.0, *(100 * share for share in shares)]
-                    axes.plot(places, left, marker="o", markersize=3.5, color=colour, label=model["label"])
+                    style = {"marker": "o", "markersize": 3.5, "capsize": 2, "color": colour}
+                    axes.errorbar(places, left, apart, label=model["label"], **style)
                 axes.set_title(f"{kind} items, {name}")
         for axes in grid[-1]:
             axes.set_xlabel("behaviours replaced (%)")
@@ -134,7 +138,16 @@ def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
     return path
 
 
-def _means(model: dict[str, Any], kind: str, protocol: str, shares: list[float]) -> list[float]:
-    """Without noise, then at each share."""
+def _over(figures: dict[str, Any]) -> str:
+    """What means and deviations are of: a seed has one clean value, and one for each draw of noise."""
+    model = figures["models"][0]
+    seeds, values = len(model["clean"]), len(next(iter(next(iter(model["noise"].values())).values())))
+    draws = f", each with {values // seeds} draws of noise" if values > seeds else ", each with one draw of noise"
+    deviations = " ± standard deviations" if values > 1 else ""
+    return f"Means{deviations} over {'one seed' if seeds == 1 else f'{seeds} seeds'}{draws}"
+
+
+def _values(model: dict[str, Any], kind: str, protocol: str, shares: list[float]) -> list[list[float]]:
+    """Of every seed and draw: without noise, then at each share."""
     found = [model["clean"], *(model["noise"][kind][str(share)] for share in shares)]
-    return [statistics.fmean(each[protocol][METRIC] for each in values) for values in found]
+    return [[each[protocol][METRIC] for each in values] for values in found]

@@ -122,6 +122,23 @@ def ranking(result: Result) -> Iterator[str]:
     yield f"Ratio {figures['ratio_median']:.2f} ({low:.2f} to {high:.2f}), {verdict} the limit of {figures['limit']}."
 
 
+def recommend(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    users = max(figures["runs"], key=int)
+    yield f"## Lists for {int(users):,} users out of {figures['items']:,} items ({figures['workers']} workers of one thread)"
+    yield ""
+    yield f"d {figures['width']}, K {figures['k']}, random vectors, by the actors of `recommend`. Bare is the product and top-k"
+    yield f"on {figures['workers']} threads in the same run; starting is apart from users per second and within seconds."
+    yield ""
+    header = ["users", "users / s", "bare", "ratio", "seconds", "peak GiB", "of it tables"]
+    rows = []
+    for number, told in figures["runs"].items():
+        ours, bare = told["users_per_second"], told["bare_users_per_second"]
+        speed = [f"{ours:,.0f}", f"{bare:,.0f}", f"{ours / bare:.2f}", f"{told['seconds']:.0f}"]
+        rows.append([f"{int(number):,}", *speed, *(f"{told[what]:.2f}" for what in ("peak_gib", "tables_gib"))])
+    yield from table(header, rows)
+
+
 def negatives(result: Result) -> Iterator[str]:
     figures = result["figures"]
     dense, limits = figures["cross_entropy"], figures["limits"]

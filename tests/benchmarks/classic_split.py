@@ -1,11 +1,11 @@
-"""Gowalla and Yelp2018, the classic split, under both protocols, by the project's own programs.
+"""Gowalla and Yelp2018, the classic split, both choices of the epoch, by the project's own programs.
 
 python -m tests.benchmarks.classic_split RECIPE [--seeds 1 2 3] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
 
 RECIPE is the name of one of pipelines/recipes, such as gowalla_lightgcn_ssm.
 (h) epochs chosen on validation (a tenth of each user's training rows), then refit on train + valid for as many, tested once.
-(p) fit on train + valid, best epoch on test: the protocol of published logs, for comparison with them alone.
-Both fit the same rows from the same seed, and what is looked at changes no weight (tests/unit/training/test_protocols.py): the
+(p) fit on train + valid, best epoch on test: how published logs choose, for comparison with them alone.
+Both fit the same rows from the same seed, and what is looked at changes no weight (tests/unit/training/test_choices.py): the
 refit of (h) is (p)'s run at that epoch, bit for bit. So (h) is read off (p)'s history instead of being trained a second time.
 Finished runs of the same recipe and seed on the storage path are taken as they are. Needs HARDNEG_DATA.
 """
@@ -79,7 +79,7 @@ def _of_seed(path: Path, changes: list[str], seed: int) -> dict[str, Any]:
     _programs.start("evaluate", path, on_test, "--run", str(published))
     evaluated = storage.read_json(published / "evaluation" / "test" / "metrics.json")
     about = {what: storage.read_json(run / storage.MANIFEST) for what, run in (("h", chosen), ("p", published))}
-    epochs = {protocol: manifest["best_epoch"] + 1 for protocol, manifest in about.items()}
+    epochs = {what: manifest["best_epoch"] + 1 for what, manifest in about.items()}
     history = _tracking.read_history(published)
     tested = {entry["step"]: entry["metrics"] for entry in history}
     if epochs["h"] not in tested:

@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "hours": planned.seeds * sum(priced(*training)["hours"] for training in planned.trainings),
         }
         for name, planned in PLANNED.items()
-        if _log(planned.trainings[0][0]) in logs
+        if planned.trainings and _log(planned.trainings[0][0]) in logs
     }
     losses = {}
     for loss in LOSSES:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 
-from tests.benchmarks import _report_models, _report_search, _report_sequential, _report_speed
+from tests.benchmarks import _logs, _report_models, _report_search, _report_sequential, _report_speed, costs
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result
-from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED, SPEED
+from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED
 
 SECTIONS = {
     "costs": _report_speed.costs,
@@ -22,6 +23,7 @@ SECTIONS = {
     "epoch": _report_speed.epoch,
     "negatives": _report_speed.negatives,
     "ranking": _report_speed.ranking,
+    "recommend": _report_speed.recommend,
     "startup": _report_speed.startup,
     "prepare": _report_speed.prepare,
     "search": _report_search.search,
@@ -71,10 +73,20 @@ def _not_run(results: dict[str, Result]) -> Iterator[str]:
         yield "- LightGCN's time to recall@20 .183: `python -m tests.benchmarks.lightgcn --to-recall .183 --keep`"
     if not any("to_ndcg" in result["figures"] for name, result in results.items() if name.startswith("sequential")):
         yield "- SASRec's time to ndcg@10 beside RecBole's: `python -m tests.benchmarks.sequential --to-ndcg --keep`"
-    told = {result["benchmark"] for result in results.values()}
-    yield from (f"- `python -m tests.benchmarks.{name} --keep`" for name in SPEED if name not in told)
+    told = {result["benchmark"] for result in results.values()} | {name.split()[0] for name in (*PLANNED, *SEARCHED)}
+    yield from (f"- `python -m tests.benchmarks.{name} --keep`" for name in SECTIONS if name not in told)
+    if without := _without_cost(results):
+        logs = ", ".join(f"{number} of {log}" for log, number in without.items())
+        yield f"- What recipes cost that came since ({logs}): `python -m tests.benchmarks.costs --keep`"
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
+
+
+def _without_cost(results: dict[str, Result]) -> Counter[str]:
+    """Recipes that no kept result of `costs` has, though it would measure them, by their logs."""
+    told = {name for each in results.values() if each["benchmark"] == "costs" for name in each["figures"]["recipes"]}
+    logs = [path.stem.partition("_")[0] for path in sorted(costs.RECIPES.glob("*.yaml")) if path.stem not in told]
+    return Counter(log for log in logs if log in {*_logs.FILES, *_logs.SEQUENCES})
 
 
 if __name__ == "__main__":

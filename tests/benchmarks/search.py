@@ -3,7 +3,7 @@
 python -m tests.benchmarks.search NAME [--seeds 1 2 3] [--quick] [--keep] [--storage DIR]
 
 Grids are repeated with every seed; a random search draws other points with another seed. Epoch and trial are chosen by ndcg@20
-on validation; beside it stands shifted recall@20 (what recall would be if held-out rows were as many for every item), at the
+on validation; beside it stands recall_snips@20 (what recall would be if held-out rows were as many for every item), at the
 same epoch. Finished searches of the same recipe and seed on the storage path are taken as they are, interrupted ones are
 continued. Needs HARDNEG_DATA.
 """
@@ -24,7 +24,7 @@ from components.search import Trial
 from ray_jobs import _search_report, _trials
 from tests.benchmarks import _common, _programs, _spans
 
-METRIC, AGAINST = "ndcg@20", "shifted_recall@20"
+METRIC, AGAINST = "ndcg@20", "recall_snips@20"
 BY_METRIC = (f"training.metric={METRIC}", f"search.against={AGAINST}")
 QUICK = ("training.epochs=2", "training.validate_every=1", "training.min_epochs=0", "search.trials=3")
 MARGINS = {"ordered": [0.3, 0.98], "count": 3}
@@ -149,7 +149,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "changes": [*asked.changes],
             "space": asked.space,
             "searcher": base.search.searcher,
-            "split": base.training.select_on,
+            "chosen_on": base.training.chosen_on,
             "epochs": base.training.epochs,
             "metric": METRIC,
             "against": AGAINST,

@@ -143,12 +143,13 @@ def test_the_report_says_what_is_lost_and_by_which_protocol(tmp_path: Path, monk
         return {"masked": {"ndcg@10": masked}, "not_masked": {"ndcg@10": masked / 2}}
 
     model = {"label": "SASRec", "clean": [quality(0.05)], "noise": {"random": {"0.3": [quality(0.03), quality(0.05)]}}}
-    still = {"label": "popular", "clean": [quality(0.0)], "noise": {"random": {"0.3": [quality(0.0)]}}}
+    still = {"label": "popular", "clean": [quality(0.0)], "noise": {"random": {"0.3": [quality(0.0)] * 2}}}
     figures = {"where": "test", "changes": ["training.epochs=7"], "shares": [0.3], "models": [model, still]}
     text = "\n".join(_report_sequential.noise({"figures": figures}))
-    assert "| SASRec | random | 0.0500 | 0.0400 (-20.0%) |" in text
-    assert "| SASRec | random | 0.0250 | 0.0200 (-20.0%) |" in text
-    assert "| popular | random | 0.0000 | 0.0000 |" in text
+    assert "| SASRec | random | 0.0500 | 0.0400 ± 0.0141 (-20.0%) |" in text
+    assert "| SASRec | random | 0.0250 | 0.0200 ± 0.0071 (-20.0%) |" in text
+    assert "| popular | random | 0.0000 | 0.0000 ± 0.0000 |" in text
+    assert "Means ± standard deviations over one seed, each with 2 draws of noise." in text
     assert text.index("Seen items masked:") < text.index("0.0400") < text.index("Not masked:") < text.index("0.0200")
     assert "`training.epochs=7`" in text
     assert (tmp_path / "noise_test.png").is_file()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import statistics
+from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
+from components import storage
 from tests.benchmarks import report
+from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT
 
 
@@ -16,9 +21,86 @@ def test_results_are_made_from_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == report.page()
 
 
-def test_readmes_figures_are_among_the_results() -> None:
-    readme, results = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "RESULTS.md"))
-    (first,) = re.findall(r"## First results\n(.*?)\n## ", readme, re.DOTALL)
-    told = re.findall(r"(?<![\d.])(\.\d{4}|\d+\.\d{2}(?=x)|\d+\.\d(?= s\b))", first)
-    assert len(told) > 20
-    assert not [figure for figure in told if figure not in results]
+def kept(name: str) -> Any:
+    return storage.read_json(RESULTS / f"{name}.json")["figures"]
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def of_metric(*values: float) -> list[str]:
+    return [f"{value:.4f}".lstrip("0") for value in values]
+
+
+def of_choices(name: str, *choices: str) -> list[str]:
+    """recall and ndcg of the one seed, of each choice of the epoch."""
+    (run,) = kept(f"classic_split_{name}")["runs"]
+    return of_metric(*(run[choice][metric] for choice in choices for metric in ("recall@20", "ndcg@20")))
+
+
+def test_readmes_figures_are_those_of_their_results() -> None:
+    """Row by row of the table's second column, and in the order of the sentences on Coat."""
+    (first,) = re.findall(r"## First results\n(.*?)\n## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    epoch, startup = kept("epoch_1_threads"), kept("startup")
+    of_threads = {name: [kept(f"{name}_{n}_threads") for n in (1, 2)] for name in ("lightgcn", "ranking")}
+    yelp = of_choices("yelp2018_mf_ssm", "h", "p")
+    assert yelp[:2] == yelp[2:], "both chose the same epoch"
+    rows = {
+        "MF + SSM epoch on Gowalla": [times(epoch["ratio"]), times(epoch["ratio_masked"])],
+        "LightGCN + SSM epoch on Gowalla": [times(each["ratio"]) for each in of_threads["lightgcn"]],
+        "full ranking of Gowalla": [times(each["ratio_median"]) for each in of_threads["ranking"]],
+        "from program start": [f"{startup['median_seconds']['total']:.1f}"],
+        "Gowalla, classic split, LightGCN + SSM, (p)": of_choices("gowalla_lightgcn_ssm", "p"),
+        "the same, (h): epoch chosen on validation, which": of_choices("gowalla_lightgcn_ssm", "h"),
+        "Gowalla, classic split, MF + softmax loss, (h)": of_choices("gowalla_mf_ssm", "h"),
+        "the same, (p): best epoch on test": of_choices("gowalla_mf_ssm", "p"),
+        "Yelp2018, the same, (h) and (p)": yelp[:2],
+    }
+    table = [line.split("|")[1:3] for line in first.splitlines() if line.startswith("| ")][1:]
+    assert len(table) == len(rows) + 1  # the line below the header
+    for (what, told), (name, figures) in zip(table[1:], rows.items(), strict=True):
+        assert what.strip().startswith(name)
+        assert re.findall(r"\.\d{4}|\d+\.\d{2}x|\d+\.\d(?= s\b)", told) == figures
+    values = {
+        (log, system["label"]): list(system["metrics"]["ndcg@20"]["by_seed"].values())
+        for log in ("mf", "lightgcn")
+        for system in kept(f"systems_coat_{log}")["systems"]
+    }
+    order = [(log, label) for log in ("mf", "lightgcn") for label in ("AdvInfoNCE", "InfoNCE")]
+    order += [(log, label) for label in ("CCL", "BPR") for log in ("mf", "lightgcn")]
+    wanted = [tuple(of_metric(statistics.fmean(values[each]), statistics.stdev(values[each]))) for each in order]
+    assert re.findall(r"(\.\d{4}) ± (\.\d{4})", first) == wanted
+
+
+def test_a_result_without_a_section_is_no_result_that_is_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_json(tmp_path / "shuffling.json", {"benchmark": "shuffling", "figures": {}})
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(AssertionError, match="no section for {'shuffling'}"):
+        report.page()
+
+
+def test_every_benchmark_has_a_section_and_is_not_run_or_told() -> None:
+    """Of those that write results: what _common.main is given as a name."""
+    files = sorted((ROOT / "tests" / "benchmarks").glob("[a-z]*.py"))
+    found = [re.findall(r'_common\.main\("(\w+)"', file.read_text(encoding="utf-8")) for file in files]
+    benchmarks = {name for names in found for name in names}
+    assert len(benchmarks) > 12
+    assert benchmarks == {*report.SECTIONS}
+    lines = "\n".join(report._not_run({}))
+    assert all(f"python -m tests.benchmarks.{name} " in lines for name in benchmarks)
+    assert {*report.PLANNED, *report.SEARCHED} == {name for name in (*report.PLANNED, *report.SEARCHED) if name in lines}
+
+
+def test_what_a_kept_result_has_is_not_told_as_not_run() -> None:
+    costs = {"benchmark": "costs", "seeds": [1], "figures": {"recipes": {"beauty_sasrec": {}}}}
+    none, some = ("\n".join(report._not_run(results)) for results in ({}, {"costs_1_threads": costs}))
+    told = [int(re.findall(r"(\d+) of beauty", lines)[0]) for lines in (none, some)]
+    assert told[1] == told[0] - 1
+    assert "`python -m tests.benchmarks.costs --keep`\n" in f"{none}\n"
+    kept = {"systems_beauty": {"benchmark": "systems", "seeds": [1, 2], "figures": {}}}
+    lines = [*report._not_run(kept)]
+    assert not [line for line in lines if "systems beauty " in line]
+    assert [line for line in lines if "systems beauty_not_masked " in line]

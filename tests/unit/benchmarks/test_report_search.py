@@ -29,10 +29,10 @@ def searched(trials: list[dict[str, Any]]) -> dict[str, Any]:
             "recipe": "coat_mf_infonce",
             "changes": ["training.epochs=7"],
             "searcher": "grid",
-            "split": "valid",
+            "chosen_on": "valid, not masked",
             "epochs": 7,
             "metric": "ndcg@20",
-            "against": "shifted_recall@20",
+            "against": "recall_snips@20",
             "logarithmic": ["loss.temperature"],
             "importance": {},
             "hours": {"1": 0.5, "2": 0.25},
@@ -50,6 +50,7 @@ def test_a_search_shows_every_point_over_seeds_and_names_what_failed(results: Pa
     assert "| 0.4 | none | none | 10 | 1 failed |" in text
     assert "1 of 5 trials have no score, the first for: diverged." in text
     assert "5 trials in 0.75 hours" in text
+    assert "epoch and trial by ndcg@20 on valid, not masked; no test was looked at;" in text
     assert "at an end" not in text
     assert (results / "search_named_slices.png").is_file()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components import config, storage
-from tests.benchmarks import _programs, _report_models, _report_sequential, systems
+from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, systems
 from tests.benchmarks.systems import COMPARISONS, Comparison
 from tests.worlds import recipe
 
@@ -68,14 +68,45 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_report_names_the_protocol_its_metrics_and_the_cost(results: Path) -> None:
+@pytest.mark.parametrize("log", ["beauty", "sports"])
+def test_what_is_left_out_is_told_at_every_published_k_by_both_protocols(log: str) -> None:
+    asked = [each for name, each in COMPARISONS.items() if name.startswith(log)]
+    assert len(asked) >= 2
+    for each in asked:
+        assert set(each.metrics) == {f"{name}@{k}" for name in ("hit", "ndcg") for k in (5, 10, 20)}
+    assert {each.protocol for each in asked} == {"masked", "not_masked"}
+
+
+def test_published_figures_stand_beside_runs_that_chose_as_they_did() -> None:
+    for name, protocol in (("beauty_published", "masked"), ("beauty_published_not_masked", "not_masked")):
+        asked = COMPARISONS[name]
+        assert asked.changes == ("training.mask_seen=false",)
+        assert {"SASRec", "SASRec, two updates", "MCLRec"} == {each.label for each in asked.systems}
+        told = [dict(zip(asked.metrics, each.values, strict=True)) for each in asked.published if each.protocol == protocol]
+        assert told, "of either protocol"
+        for values in told:
+            for metric in ("hit", "ndcg"):
+                assert values[f"{metric}@5"] < values[f"{metric}@10"] < values[f"{metric}@20"]
+            assert all(values[f"ndcg@{k}"] < values[f"hit@{k}"] for k in (5, 10, 20)), "one item is held out"
+
+
+def test_both_protocols_are_planned_and_trained_once() -> None:
+    both = [name for name in COMPARISONS if f"{name}_not_masked" in COMPARISONS]
+    assert len(both) >= 5
+    for name in both:
+        assert _plan.PLANNED[f"systems {name}"].trainings
+        other = _plan.PLANNED[f"systems {name}_not_masked"]
+        assert (other.seeds, other.trainings) == (_plan.PLANNED[f"systems {name}"].seeds, ())
+
+
+def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) -> None:
     def system(label: str, value: float, **cost: float) -> dict[str, Any]:
         values = {m: {"by_seed": {"1": value, "2": value + 0.02}} for m in ("ndcg@10", "hit@10")}
         run = {"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0}
         apart = {"value": 0.1, "relative": 0.5, "over_users": [0.05, 0.2], "over_seeds_and_users": None}
         differences = None if label == "first" else dict.fromkeys(("ndcg@10", "hit@10"), apart)
         about = {"label": label, "metrics": values, "runs": [run, run], "differences": differences}
-        return {**about, "cost": {"seconds_per_epoch": 7.0, **cost}}
+        return {**about, "chosen_on": "valid, seen items masked", "cost": {"seconds_per_epoch": 7.0, **cost}}
 
     figures = {
         "title": "Named",
@@ -85,15 +116,38 @@ def test_a_report_names_the_protocol_its_metrics_and_the_cost(results: Path) -> 
         "protocol": "not masked",
         "metrics": ["ndcg@10", "hit@10"],
         "changes": [],
-        "systems": [system("first", 0.1, parameters=1234.0, encode=5.4, rank=67.6), system("second", 0.2)],
+        "published": [{"label": "theirs", "metrics": {"ndcg@10": 0.3, "hit@10": 0.5}}],
+        "systems": [system("first", 0.1, seconds=1234.5, parameters=1234.0, encode=5.4, rank=67.6), system("second", 0.2)],
     }
     text = "\n".join(_report_models.systems({"figures": figures}))
-    assert "tested once on test (1,000 users), not masked." in text
-    assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 | 1,234 | 5 | 68 |" in text
-    assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 |  |  |  |" in text
+    assert "Epoch chosen on valid, seen items masked; tested once on test (1,000 users), not masked." in text
+    assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 | 1,234 | 1,234 | 5 | 68 |" in text
+    assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 |  |  |  |  |" in text
+    assert "| elsewhere: theirs | 0.3000 | 0.5000 |  |  |  |  |  |  |  |" in text
+    table = [line for line in text.splitlines() if line.startswith(("| system", "| first", "| second | 0", "| elsewhere"))]
+    assert [line.count("|") for line in table] == [11] * 4
     assert "recall@20" not in text
+    assert "f1" not in text
     assert "KL" not in text, "what only an adversary has is no column here"
     assert "| second | hit@10 | +0.1000 (+50.0%) | +0.0500 to +0.2000 * | one seed |" in text
+
+
+def test_f1_stands_beside_precision_and_recall_where_every_run_has_it(results: Path) -> None:
+    metrics = ["recall@50", "precision@50", "ndcg@50"]
+
+    def told(*f1: dict[str, float]) -> str:
+        runs = [{"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0, "f1": each} for each in f1]
+        values = {m: {"by_seed": {str(n): 0.25 for n, _ in enumerate(f1)}} for m in metrics}
+        about = {"label": "one", "metrics": values, "runs": runs, "differences": None, "cost": None}
+        apart = {"value": 0.1, "relative": 0.5, "over_users": [0.05, 0.2], "over_seeds_and_users": None}
+        other = {**about, "label": "other", "differences": dict.fromkeys(metrics, apart)}
+        figures = {"title": "T", "comparison": "t", "split": "test", "users": 9, "metrics": metrics, "changes": []}
+        return "\n".join(_report_models.systems({"figures": {**figures, "systems": [about, other]}}))
+
+    both = told({"f1@50": 0.1, "f1@20": 0.7}, {"f1@50": 0.3})
+    assert "| system | recall@50 | precision@50 | ndcg@50 | f1@50 | validation |" in both
+    assert "| 0.2500 ± 0.0000 | 0.2000 ± 0.1414 | 0.5000 ± 0.0000 |" in both
+    assert "f1" not in told({"f1@50": 0.1}, {})
 
 
 def test_a_sequential_result_says_what_was_reached_and_what_was_not(results: Path) -> None:
@@ -123,7 +177,6 @@ def test_a_sequential_result_says_what_was_reached_and_what_was_not(results: Pat
 
 
 def test_a_run_tells_f1_by_the_comparisons_protocol(tmp_path: Path) -> None:
-
     run = tmp_path / "run"
     (run / "evaluation" / "test").mkdir(parents=True)
     storage.write_text(run / "recipe.json", recipe(seed=3).to_json())
