@@ -103,10 +103,9 @@ def sweep(folder: Path) -> None:
 def close(folder: Path) -> None:
     """Ends the MLflow run of every trial that did not end its own, as its folder says: none stays RUNNING."""
     for run in runs(folder):
-        how = ended(run)
         if not (run / _tracking.LINKS).exists() or not _tracking.is_running(run):
             continue
-        if how == "failed":
+        if ended(run) == "failed":
             _tracking.end(_tracking.attach(run), run, "FAILED", (failure(run) or {})["reason"])
-        elif how in ("stopped", ""):
+        else:
             _tracking.end_left(run)

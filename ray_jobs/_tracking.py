@@ -315,9 +315,11 @@ def is_running(run: Path) -> bool:
 
 
 def end_left(run: Path) -> None:
-    """Ends the run of a driver that is gone: as stopped where its folder says that a search ended it, else as killed."""
+    """Ends the run of a driver that is gone as its folder says: finished, stopped where a search ended it, else killed."""
     tracked = attach(run)
-    if (run / STOPPED).exists():
+    if storage.is_finished(run):  # killed after its last file, before MLflow heard of it
+        end(tracked, run, "FINISHED")
+    elif (run / STOPPED).exists():
         tell_stopped(tracked, run)
         end(tracked, run, "FINISHED")
     else:

@@ -140,3 +140,19 @@ def test_a_run_shows_the_report_of_its_dataset_and_a_trial_leaves_it_to_its_sear
     assert {entry.path for entry in listed(whole.run_id, "dataset/report")} == {f"dataset/report/{name}" for name in names}
     trial = create(given, "trial", {"loss.temperature": 0.2})
     assert {entry.path for entry in listed(trial.run_id, "dataset")} == {"dataset/manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("left", "status"),
+    [({}, "KILLED"), ({storage.MANIFEST: {}}, "FINISHED"), ({_tracking.STOPPED: {"by": "asha", "epoch": 2}}, "FINISHED")],
+    ids=["in the middle", "finished", "stopped"],
+)
+def test_who_was_killed_before_mlflow_heard_of_its_end_has_the_end_of_its_folder(
+    left: dict[str, Any], status: str, given: Recipe
+) -> None:
+    tracked = create(given)
+    run = Path(given.scale.storage_path, "runs", "run")
+    for name, about in left.items():
+        storage.write_json(run / name, about)
+    _tracking.end_left(run)
+    assert there(tracked) == {tracked.run_id: status}
