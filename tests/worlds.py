@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -59,9 +60,14 @@ def recipe(**sections: Any) -> Recipe:
 
 
 def in_processes(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
-    """`function(*arguments)` in each of `world_size` gloo processes; their results in the order of ranks."""
+    """`function(*arguments)` in each of `world_size` gloo processes; their results in the order of ranks.
+
+    They are forked by a server that has imported torch, which each of them would take seconds for.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_process, (world_size, str(folder), function, arguments), nprocs=world_size)  # pyright: ignore
+    multiprocessing.set_forkserver_preload(["components.training.loop"])
+    given = (world_size, str(folder), function, arguments)
+    mp.start_processes(_process, given, nprocs=world_size, start_method="forkserver")  # pyright: ignore
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
@@ -70,4 +76,5 @@ def _process(rank: int, world_size: int, folder: str, function: Callable[..., An
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+    dist.barrier()  # who leaves while another still connects breaks its connection
     dist.destroy_process_group()
