@@ -52,6 +52,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         optimizer={"learning_rate": 0.01},
         training={"batch_size": 64, "epochs": 8, "metric": "mrr@10", "checkpoint_steps": 8},
         evaluation={"ks": [5, 10], "baselines": ["most_popular"]},
+        scale={"storage_path": str(source.parent), "num_workers": 1},
     )
 
 

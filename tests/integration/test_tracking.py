@@ -83,6 +83,7 @@ def test_a_server_that_is_killed_and_comes_back_has_every_epoch(
     assert capfd.readouterr().err.count(f"MLflow at {server.uri} does not answer") == 1, "said once, while it trained"
 
 
+@pytest.mark.slow
 def test_training_ends_well_without_the_server_and_what_it_lacks_is_sent_later(
     given: Recipe, dataset: Path, server: MlflowServer, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ import ray
 from components import storage
 from components.config import Recipe
 from components.errors import DivergedError, InputError
-from ray_jobs import _checkpoints, _dataflow, _evaluation, _runs, _tracking, _training
+from ray_jobs import _checkpoints, _dataflow, _evaluation, _recommendation, _runs, _tracking, _training
 from tests.integration import training
 from tests.integration.preparing import ROOT, RULES, parts
 from tests.integration.training import (
@@ -54,7 +54,7 @@ def scraped(given: Recipe, dataset: Path) -> tuple[Path, set[tuple[str, str, flo
     found, ended = set(), threading.Event()
 
     def scrape() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(1):
             with contextlib.suppress(OSError):  # a busy machine's port may be slow; a later scrape will do
                 found.update(training.gauges(given.name))
 
@@ -247,6 +247,7 @@ def test_resuming_what_was_never_started_or_from_another_recipe_is_refused(given
         _training.resume(given, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_the_longer_run(given: Recipe, calm: Path, dataset: Path, tmp_path: Path) -> None:
     def shorter(**training: Any) -> Recipe:
         return given.model_copy(update={"training": given.training.model_copy(update=training)})
@@ -318,10 +319,8 @@ def test_evaluate_and_recommend_as_programs(calm: Path, given: Recipe, dataset: 
     assert set(found["protocol"].values()) == {"seen items masked"}
     names = {"metrics.json", "groups.json", "per_user.parquet", "popularity_groups.png", "scores.png"}
     assert {f"evaluation/test/{name}" for name in names} <= Tracked(calm).artifacts()
-    assert ended("evaluate", str(calm), "--split", "train") == (
-        2,
-        "error: --split: got 'train', takes one of valid, test\n",
-    )
+    with pytest.raises(InputError, match=r"^--split: got 'train', takes one of valid, test$"):
+        _evaluation.evaluate(given, calm, dataset, "train")
     users = sorted(parts(dataset / "users.parquet")["raw"])[:3]
     code, said = ended("recommend", str(calm), "--users", f"{users[2]},{users[0]}", "--k", "4")
     assert code == 0, said
@@ -329,8 +328,8 @@ def test_evaluate_and_recommend_as_programs(calm: Path, given: Recipe, dataset: 
     assert lists.columns == ["user", "item", "rank", "score"]
     assert set(lists["user"]) == {users[0], users[2]}
     assert lists["rank"].to_list() == [1, 2, 3, 4] * 2
-    code, said = ended("recommend", str(calm), "--users", f"{users[0]},nobody")
-    assert (code, said) == (2, "error: --users: got nobody, takes ids of users in the dataset\n")
+    with pytest.raises(InputError, match=r"^--users: got nobody, takes ids of users in the dataset$"):
+        _recommendation.recommend(given, calm, dataset, f"{users[0]},nobody", 4, "--k")
     assert parts(calm / "recommendations").equals(lists), "a mistake leaves the lists as they were"
 
 
