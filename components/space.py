@@ -29,6 +29,7 @@ from components.errors import InputError
 KINDS = ("uniform", "loguniform", "int", "choice", "ordered", "simplex")
 TAKES = "takes one of uniform, loguniform, int: [low, high], choice: [...], ordered: [low, high] with count, simplex: n"
 NEARLY = 1e-3  # of a share: at 0 and 1 ascending numbers would meet
+FEW = 16  # whole numbers that are all tried
 Answers = dict[str, float | int]
 
 
@@ -96,7 +97,9 @@ def _walk(space: Mapping[str, Any], answers: list[int]) -> list[tuple[Question, 
 
 
 def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Points that between them have every option of every choice, and both ends of every range: what a recipe must take."""
+    """Points that between them have every option of every choice, both ends of every range, and of whole numbers all where
+    they are few: what a recipe must take.
+    """
     values = {key: _corners(distribution) for key, distribution in space.items()}
     return [
         {key: each[n % len(each)] for key, each in values.items()} for n in range(max(map(len, values.values()), default=0))
@@ -207,7 +210,10 @@ def _corners(distribution: Mapping[str, Any]) -> list[Any]:
         return [ascending(low, high, [share] * distribution["count"]) for share in (NEARLY, 1 - NEARLY)]
     if kind == "simplex":
         return [simplex([share] * (given - 1)) for share in (0.0, 1.0)]
-    return [*given] if kind == "int" else [*map(float, given)]
+    low, high = given
+    if kind == "int":
+        return [*range(low, high + 1)] if high - low < FEW else [low, high]
+    return [float(low), float(high)]
 
 
 def _corners_inside(option: Any) -> list[Any]:

@@ -12,12 +12,12 @@ from typing import Any
 
 from ray import tune
 
-from components import config, space, storage
+from components import config, plan, space, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError, TrackingError
 from components.search import Trial
 from components.split_rules import ShiftedSplit
-from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials
+from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials, _workers
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
 JUDGES = {
@@ -36,7 +36,7 @@ SETTINGS = {
 
 
 def check(recipe: Recipe) -> None:
-    """Tries the corners of the space, before any trial starts.
+    """Tries the corners of the space, or all of a grid, before any trial starts: each takes a step on a small log.
 
     Raises:
         InputError: there is no space, a key names nothing that trials may differ in, or a part refuses a value.
@@ -52,11 +52,10 @@ def check(recipe: Recipe) -> None:
         if key.partition(".")[0] in APART:
             takes = sorted({*Recipe.model_fields} - APART)
             raise InputError(f"search.space.{key}: is the same for all trials, takes keys of {', '.join(takes)}")
-    for point in space.corners(search.space):
-        _trials.recipe_of(recipe, point)
+    points = space.corners(search.space)
     if search.searcher == "grid":
-        for answers in _searchers.grid(search):
-            _trials.recipe_of(recipe, space.again(search.space, answers))
+        points = [space.again(search.space, answers) for answers in _searchers.grid(search)]
+    recipes = [_trials.recipe_of(recipe, point) for point in points]
     _check_selection(recipe)
     metrics = logged(recipe)
     for name, value in (("metric", search.metric), ("against", search.against)):
@@ -66,6 +65,18 @@ def check(recipe: Recipe) -> None:
         raise InputError(
             f"search.grace_epochs: got {search.grace_epochs}, takes less than training.epochs, {recipe.training.epochs}"
         )
+    for point, tried in zip(points, recipes, strict=True):
+        _try_parts(point, tried)
+
+
+def _try_parts(point: dict[str, Any], recipe: Recipe) -> None:
+    """Raises an InputError, of the point, where its parts do not go together. Lack of memory fails a trial, not the search."""
+    try:
+        with _trials.blaming(point):
+            plan._try_parts(recipe)
+    except (MemoryError, RuntimeError) as error:
+        if not _workers.is_no_memory(error):
+            raise
 
 
 def _check_selection(recipe: Recipe) -> None:
@@ -133,11 +144,11 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
             tracked.reopen()  # of a search that is resumed
         (folder / _trials.OVER).unlink(missing_ok=True)
         os.environ |= SETTINGS
-        plan = _trials.Plan(recipe.to_json(), str(dataset), str(folder), keeper)
+        shared = _trials.Plan(recipe.to_json(), str(dataset), str(folder), keeper)
         if tune.Tuner.can_restore(path):
-            tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(plan), resume_unfinished=True)
+            tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(shared), resume_unfinished=True)
         else:
-            tuner = _searchers.tuner(recipe, plan, Stopper(folder, recipe.search.hours), Watch(folder, recipe), TUNE)
+            tuner = _searchers.tuner(recipe, shared, Stopper(folder, recipe.search.hours), Watch(folder, recipe), TUNE)
         try:
             tuner.fit()
         finally:

@@ -80,8 +80,15 @@ def recipe_of(base: Recipe, point: Mapping[str, Any]) -> Recipe:
         InputError: a part refuses a value; names the point.
     """
     tree = space.apply(base.model_dump(exclude={"search"}), point)
-    try:
+    with blaming(point):
         return parse(tree)
+
+
+@contextlib.contextmanager
+def blaming(point: Mapping[str, Any]) -> Iterator[None]:
+    """What is refused in it is a mistake of the space that has this point."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"search.space: has {json.dumps(point)}, which is refused: {error}") from error
 

@@ -85,14 +85,14 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
         return {"error": f"{type(error).__name__}: {error}", "input": isinstance(error, InputError)}
     except Exception as error:
-        if _is_no_memory(error) or not any(said in str(error) for said in LOST):  # NCCL lacks memory too
-            kind = "out of memory" if _is_no_memory(error) else "error"
+        if is_no_memory(error) or not any(said in str(error) for said in LOST):  # NCCL lacks memory too
+            kind = "out of memory" if is_no_memory(error) else "error"
             storage.write_json(run / ERROR, {"kind": kind, "text": traceback.format_exc()})
         raise
     return {}
 
 
-def _is_no_memory(error: Exception) -> bool:
+def is_no_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)
 
 

@@ -165,12 +165,18 @@ def test_corners_have_every_option_and_both_ends() -> None:
     points = space.corners(SPACE)
     losses = [point["loss"] for point in points]
     assert {loss["name"] for loss in losses} == {"ccl", "multi_margin", "bpr"}
-    assert {point["encoder.dim"] for point in points} == {2, 4}
+    assert {point["encoder.dim"] for point in points} == {2, 3, 4}
     assert {point["optimizer.learning_rate"] for point in points} == {1e-4, 1e-2}
     assert {loss["margin"] for loss in losses if "margin" in loss} == {0.5, 0.9}
     assert {loss["negative_weight"] for loss in losses if "negative_weight" in loss} == {100.0, 300.0}
     for loss in losses:
         assert recipe(loss=loss).loss["name"] == loss["name"], "the part takes it"
+
+
+def test_corners_have_every_whole_number_where_they_are_few() -> None:
+    points = space.corners({"encoder.heads": {"int": [1, 4]}, "encoder.dim": {"int": [8, 4096]}})
+    assert [point["encoder.heads"] for point in points] == [1, 2, 3, 4]
+    assert {point["encoder.dim"] for point in points} == {8, 4096}
 
 
 def test_the_single_values_of_a_point() -> None:

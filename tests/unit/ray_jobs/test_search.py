@@ -172,6 +172,49 @@ def test_another_k_is_asked_for_throughout() -> None:
     _search.check(base)
 
 
+def spaced(space: dict[str, Any], searcher: str = "tpe", **sections: Any) -> Recipe:
+    tree = recipe().model_dump()
+    return parse({**tree, **sections, "search": {"space": space, "searcher": searcher}})
+
+
+SASREC = {"name": "sasrec", "dim": 64, "layers": 1, "inner_dim": 8, "max_length": 5}
+ORDERED = {"source": "/logs/log.csv", "columns": {"user": "u", "item": "i", "time": "t"}, "split": {"by": "leave_one_out"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (  # an end of neither range is wrong
+            spaced({"encoder.heads": {"int": [1, 4]}}, encoder=SASREC, data=ORDERED, negatives=[{"name": "all_items"}]),
+            r'has {"encoder\.heads": 3}, which is refused: encoder\.heads: got 3, takes a number that divides',
+        ),
+        (
+            spaced({"negatives.0.hardest": {"choice": [4, 9]}}, negatives=[{"name": "uniform", "count": 8, "hardest": 2}]),
+            r'has {"negatives\.0\.hardest": 9}, which is refused: negatives\.0\.hardest: got 9, takes at most count, 8',
+        ),
+        (
+            spaced({"objective": {"choice": [{"name": "supervised"}, {"name": "adv_infonce"}]}}),
+            r'has {"objective": {"name": "adv_infonce"}}, which is refused: negatives',
+        ),
+        (  # of a grid every point: here the second of hardest with the first of count
+            spaced(
+                {"negatives.0.count": {"choice": [8, 16]}, "negatives.0.hardest": {"choice": [4, 9]}},
+                "grid",
+                negatives=[{"name": "uniform", "count": 8, "hardest": 2}],
+            ),
+            r'has {"negatives\.0\.count": 8, "negatives\.0\.hardest": 9}, which is refused: negatives\.0\.hardest: got 9',
+        ),
+    ],
+)
+def test_a_value_that_a_part_refuses_only_with_the_others_is_no_trials_failure(given: Recipe, says: str) -> None:
+    with pytest.raises(InputError, match=rf"^search\.space: {says}"):
+        _search.check(given)
+
+
+def test_more_memory_than_there_is_fails_a_trial_and_no_search() -> None:
+    _search.check(spaced({"encoder.dim": {"choice": [8, 10**12]}}))
+
+
 def shifted(chosen: str, **changes: Any) -> Recipe:
     data = {"source": "/logs/log.csv", "split": {"by": "shifted"}}
     tree = recipe().model_dump()
