@@ -108,6 +108,9 @@ CCL4REC = (  # each of our design's parts alone, and all but one
     _ccl4rec("A5: CCL4Rec-style, whole"),
     _ccl4rec("A6: near negatives pushed hardest", strengths="hard"),
     System("A7: sharpness 0, no curriculum", "beauty_ccl4rec", ("views.0.sharpness=0", "views.1.sharpness=0")),
+    _ccl4rec("B1: without importance", importance="false"),
+    _ccl4rec("B2: without relatedness", relatedness="false"),
+    _ccl4rec("B3: equal strengths", strengths="equal"),
 )
 MCLREC = (  # Qin et al. 2023, table 4; on Beauty, lambda is 0
     System("A: MCLRec", "sports_mclrec"),

@@ -42,6 +42,9 @@ def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.Monke
         "A4": {"ranking_weight": 0},
         "A6": {"strengths": "hard"},
         "A7": {"sharpness": [0, 0]},
+        "B1": {"importance": False},
+        "B2": {"relatedness": False},
+        "B3": {"strengths": "equal"},
     }
     for letter, wanted in differ.items():
         found = objective("beauty_ccl4rec", letter)
