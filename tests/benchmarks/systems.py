@@ -123,7 +123,10 @@ BEAUTY_MCLREC = (
     System("A: MCLRec", "beauty_mclrec"),
     System("C: without L_cl2", "beauty_sasrec_twice"),
     System("D: without R", "beauty_mclrec_no_r"),
+    System("E: one augmenter", "beauty_mclrec_shared"),
     System("random views alone", "beauty_mclrec", ("objective.lambda_=0.1", "objective.beta=0")),
+    System("MCLRec-J: one update of all at once", "beauty_mclrec_joint"),
+    System("by its paper, not its code", "beauty_mclrec_paper"),
 )
 MICRO = ("recall@50", "precision@50", "ndcg@50")
 

@@ -53,6 +53,11 @@ def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.Monke
     assert (whole["lambda_"], whole["beta"]) == (0.04, 0.4)  # Qin et al. 2023, section 4.5.2
     for letter, wanted in {"B": {"lambda_": 0}, "C": {"beta": 0}, "D": {"gamma": 0}, "E": {"shared_augmenter": True}}.items():
         assert objective("sports_mclrec", letter) == whole | wanted
+    whole = objective("beauty_mclrec", "A")
+    assert objective("beauty_mclrec", "E") == whole | {"shared_augmenter": True}
+    assert objective("beauty_mclrec", "MCLRec-J") == whole | {"updates": "joint"}
+    paper = {"updates": "encoder_once", "pairs": "learned", "margin": "global", "augmenter_gamma": "times_beta"}
+    assert objective("beauty_mclrec", "by its paper") == whole | paper | {"normalise": False}
 
 
 def test_the_other_protocol_has_the_same_trainings() -> None:
