@@ -1,11 +1,12 @@
-"""The magnitude study: what norms do to rankings after training on cosine, on Gowalla.
+"""The magnitude study: what norms do to rankings after training on cosine and on inner products, on Gowalla.
 
 python -m tests.benchmarks.magnitudes [--quick] [--keep] [--epochs 12] [--seeds 1]
 
 Sampled softmax on in-batch negatives as in gowalla_lightgcn_ssm, for a fixed number of epochs and so without a choice, with no
-layer (MF), one layer on both sides, on users or items alone, and other exponents of the degrees. Each ranks the test split
-twice, by inner product and by cosine. Beside recall and ndcg: the correlation (Spearman) of items' norms with their degree,
-the mean popularity of what is recommended, and the share of recall from the five less popular groups. Needs HARDNEG_DATA.
+layer (MF), one to three on both sides, one on users or items alone, and other exponents of the degrees; MF and one layer are
+trained on inner products too. Each ranks the test split twice, by inner product and by cosine. Beside recall and ndcg: the
+correlation (Spearman) of items' norms with their degree, the mean popularity of what is recommended, and the share of recall
+from the five less popular groups. Needs HARDNEG_DATA.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "items alone": {"layers": 1, "side": "items"},
     "exponents 0, 1 (popular neighbours less)": {"layers": 1, "left": 0.0, "right": 1.0},
     "exponents 1, 0 (mean of neighbours)": {"layers": 1, "left": 1.0, "right": 0.0},
+    "LightGCN, 2 layers": {"layers": 2},
+    "LightGCN, 3 layers": {"layers": 3},
+    "MF, trained on inner products": {"layers": 0, "train_similarity": "dot"},
+    "LightGCN, 1 layer, trained on inner products": {"layers": 1, "train_similarity": "dot"},
 }
 
 
