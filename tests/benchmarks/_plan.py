@@ -84,8 +84,8 @@ NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
     "is left where the baseline is tuned is not settled here",
     "the noise study on micro-videos: `noise` is of Beauty",
-    "quality by the size and kind of the pool of negatives, the bias of stale vectors, one worker against two, bytes by the "
-    "size of the catalogue, and everything on a GPU",
+    "quality by the size and kind of the pool of negatives, the bias of stale vectors, bytes by the size of the catalogue, and "
+    "everything on a GPU",
     "preparation on several nodes, beside RecBole's and RePlay's own, and at 100,000,000 rows",
     "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",

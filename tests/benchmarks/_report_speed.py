@@ -162,6 +162,38 @@ def negatives(result: Result) -> Iterator[str]:
     yield f"{verdict} the limits: {softmax} (sampled softmax), {limits['growth']} (every loss)."
 
 
+def scaling(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield f"## One worker against two, one thread each: global batch {figures['batch']:,}"
+    yield ""
+    yield f"Sampled softmax in-batch, d 64, on {figures['log']}, over gloo on one machine. Milliseconds of a step; exchange is"
+    yield "in collectives, waiting for the other included."
+    yield ""
+    rows = []
+    for model, told in figures["models"].items():
+        for workers, step in told["workers"].items():
+            parts = [f"{1000 * step[what]:.0f}" for what in ("seconds", "compute", "exchange", "data")]
+            sent, times = f"{step['received'] / 2**20:.1f}", told["speedup"] if int(workers) > 1 else 1.0
+            rows.append([model, workers, f"{figures['batch'] / step['seconds']:,.0f}", f"{times:.2f}", *parts, sent])
+    header = ["model", "workers", "rows / s", "times", "a step, ms", "compute", "exchange", "data", "MiB received"]
+    yield from table(header, rows)
+    yield ""
+    mf = figures["models"]["MF"]["speedup"]
+    yield f"MF at {mf:.2f} times, {'within' if mf >= figures['limit'] else '**not within**'} the limit of {figures['limit']}."
+    yield ""
+    yield "More than two are on paper (`tests.benchmarks.scaling.seconds`): times the rows per second of one worker at the same"
+    yield "global batch, from these parts, by what a round and a byte of a ring take; all workers alike, nothing overlapped."
+    yield "Where the network is free, what every worker repeats (Adam on whole tables, LightGCN's graph) is the bound."
+    yield ""
+    counts = list(figures["models"]["MF"]["on_paper"]["a free one"])
+    rows = [
+        [model, network, *(f"{speedups[count]:.1f}" for count in counts)]
+        for model, told in figures["models"].items()
+        for network, speedups in told["on_paper"].items()
+    ]
+    yield from table(["model", "network", *(f"W {count}" for count in counts)], rows)
+
+
 def _hours(plan: Result) -> str:
     return f"{sum(cost['hours'] for cost in plan.values()):.0f}"
 

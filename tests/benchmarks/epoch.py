@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
-    name, train = _log()
+    name, train = log()
 
     def trainer_of(exclude: str) -> Trainer:
         return Trainer(_recipe(exclude), train, None, Workers(), torch.device("cpu"))
@@ -128,7 +128,8 @@ def _largest_difference(plain: Plain, trainer: Trainer, order: list[tuple[torch.
     return apart
 
 
-def _log() -> tuple[str, Interactions]:
+def log() -> tuple[str, Interactions]:
+    """Gowalla's training rows, or as many of a law like theirs; and which."""
     path = _common.data("gowalla_lightgcn.parquet")
     if path is not None:
         table = pq.read_table(path, columns=["user_id", "item_id"], filters=[("split", "=", "train")])

@@ -22,6 +22,7 @@ SECTIONS = {
     "lightgcn": _report_speed.lightgcn,
     "epoch": _report_speed.epoch,
     "negatives": _report_speed.negatives,
+    "scaling": _report_speed.scaling,
     "ranking": _report_speed.ranking,
     "recommend": _report_speed.recommend,
     "startup": _report_speed.startup,
