@@ -62,6 +62,7 @@ PLANNED = {
     **_both_choices("yelp2018_lightgcn_bsl", 1),
     **_both_choices("gowalla_mf_ssm", 3),
     **_both_choices("yelp2018_mf_ssm", 3),
+    **_compared("gowalla_pools", "gowalla_pool_terms", "gowalla_lazy", "gowalla_precision"),
     **_compared("beauty_sampled", "beauty", "beauty_published"),
     "noise test": Planned(1, tuple((recipe, ()) for recipe in noise.MODELS.values())),
     "noise train": Planned(1, NOISES * tuple((recipe, ()) for recipe in noise.MODELS.values())),
@@ -84,8 +85,7 @@ NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
     "is left where the baseline is tuned is not settled here",
     "the noise study on micro-videos: `noise` is of Beauty",
-    "quality by the size and kind of the pool of negatives, the bias of stale vectors, bytes by the size of the catalogue, and "
-    "everything on a GPU",
+    "the bias of stale vectors on a real log, bytes by the size of the catalogue, and everything on a GPU",
     "preparation on several nodes, beside RecBole's and RePlay's own, and at 100,000,000 rows",
     "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",

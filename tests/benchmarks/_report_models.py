@@ -155,10 +155,34 @@ def systems(result: Result) -> Iterator[str]:
         yield "KL, and the share of held-out positives (those that the epoch is chosen on) that hardness takes for"
         yield "false negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more,"
         yield "hence the rate of items at random beside it."
+    if figures["comparison"].endswith("_pools"):
+        yield ""
+        yield f"![by the size of the pool]({_pools(figures).relative_to(ROOT)})"
     if figures["comparison"].endswith("_passes"):
         yield ""
         yield "Bars are standard deviations over seeds."
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
+
+
+def _pools(figures: dict[str, Any]) -> Path:
+    """recall@20 on test by the size of the pool, a curve for each kind; all items are a line."""
+    path = RESULTS / f"systems_{figures['comparison']}_curve.png"
+    curves: dict[str, dict[int, float]] = {}
+    for system in figures["systems"]:
+        kind, _, size = system["label"].partition(", ")
+        value = statistics.fmean(system["metrics"]["recall@20"]["by_seed"].values())
+        curves.setdefault(kind, {})[int(size.replace(",", "") or 0)] = value
+    with plots.figure(path, figures["title"], wide=8.2) as (axes,):
+        for (kind, curve), colour in zip(curves.items(), plots.COLOURS, strict=False):
+            if 0 in curve:
+                axes.axhline(curve[0], color=colour, linestyle="--", label=kind)
+            else:
+                axes.plot(list(curve), list(curve.values()), marker="o", color=colour, label=kind)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("candidates of a row")
+        axes.set_ylabel("recall@20 on test")
+        axes.legend(loc="lower right")
+    return path
 
 
 def _passes(figures: dict[str, Any]) -> Path:

@@ -9,6 +9,7 @@ ray_jobs.compare. Finished runs of the same recipe and seed on the storage path 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +137,55 @@ def _micro_videos(title: str, **labels: str) -> Comparison:
     return Comparison(title, "test", (1, 2, 3), tuple(System(labels[name], name) for name in labels), (), MICRO)
 
 
+TERMS = ((True, True), (True, False), (False, True), (False, False))  # with logQ, with masks
+BATCH, POOL_EPOCHS = 512, 8  # of a batch that is no pool, and how often it meets all rows
+POOLS = (512, 2048, 8192, 32_768)
+
+
+def _pool(kind: str, size: int, *, logq: bool = True, masks: bool = True) -> System:
+    """InfoNCE against `size` candidates: as many steps whatever the batch."""
+    of_batch = {"name": "in_batch", "exclude": "seen" if masks else "nothing"}
+    uniform, bank = {"name": "uniform", "exclude": of_batch["exclude"]}, {"name": "memory_bank"}
+    sources: dict[str, list[dict[str, Any]]] = {
+        "in-batch": [of_batch],
+        "uniform": [{**uniform, "count": size}],
+        "fresh bank": [of_batch, {**bank, "size": size - BATCH}],
+        "stale bank": [of_batch, {**bank, "size": size - BATCH, "stale": True}],
+        "mixture": [of_batch, {**bank, "size": (size - BATCH) // 2}, {**uniform, "count": (size - BATCH) // 2}],
+    }
+    changes = [f"negatives={json.dumps(sources[kind])}", f"loss.logq={json.dumps(logq)}"]
+    if kind == "in-batch":
+        times = size // BATCH
+        changes += [
+            f"training.{key}" for key in (f"batch_size={size}", f"epochs={POOL_EPOCHS * times}", f"validate_every={times}")
+        ]
+    terms = {(True, True): "", (True, False): ", no masks", (False, True): ", no logQ", (False, False): ", neither"}
+    return System(f"{kind}, {size:,}{terms[logq, masks]}", "gowalla_mf_bank", tuple(changes))
+
+
+def _pools(title: str, *systems: System) -> Comparison:
+    stopping = ("validate_every=1", f"patience={POOL_EPOCHS}", "metric=recall@20")
+    same = tuple(f"training.{key}" for key in (f"batch_size={BATCH}", f"epochs={POOL_EPOCHS}", *stopping))
+    return Comparison(title, "test", (1,), systems, same)
+
+
+BY_SIZE = (
+    System("all items", "gowalla_mf_bank", ('negatives=[{"name": "all_items", "exclude": "seen"}]',)),
+    *(_pool("in-batch", size) for size in POOLS[:-1]),
+    *(_pool("uniform", size) for size in POOLS),
+    *(_pool(kind, size) for kind in ("fresh bank", "stale bank", "mixture") for size in POOLS[1:]),
+)
+BY_TERMS = (
+    *(_pool(kind, POOLS[1], logq=logq, masks=masks) for kind in ("in-batch", "uniform") for logq, masks in TERMS),
+    *(_pool(kind, POOLS[1], logq=logq) for kind in ("fresh bank", "stale bank") for logq in (True, False)),  # which mask always
+)
+
+
+def _against(title: str, recipe: str, first: str, second: str, *changes: str) -> Comparison:
+    """A recipe, and what a switch of it does."""
+    return Comparison(title, "test", (1, 2, 3), (System(first, recipe), System(second, recipe, changes)))
+
+
 COMPARISONS = {
     "coat_mf": Comparison(
         "Coat, MF: AdvInfoNCE against InfoNCE, BPR and CCL",
@@ -170,6 +220,14 @@ COMPARISONS = {
     ),
     "gowalla_margins_10": _margins("gowalla", 700, 0.865, 10),
     "gowalla_margins_100": _margins("gowalla", 700, 0.865, 100),
+    "gowalla_pools": _pools("Gowalla, MF: InfoNCE by the size and kind of its pool, at equal steps", *BY_SIZE),
+    "gowalla_pool_terms": _pools("Gowalla, MF: InfoNCE with and without logQ and masks, at equal steps", *BY_TERMS),
+    "gowalla_lazy": _against(
+        "Gowalla, MF: Adam of the rows in use against Adam of all", "gowalla_mf_ssm", "dense", "lazy", "optimizer.lazy=true"
+    ),
+    "gowalla_precision": _against(
+        "Gowalla, MF: bfloat16 against float32", "gowalla_mf_ssm", "float32", "bfloat16", "training.precision=bfloat16"
+    ),
     **_by_both_protocols("beauty", Comparison("Beauty: models on histories", "test", (1, 2), CONTROLS, (), LEFT_OUT)),
     **_by_both_protocols(
         "beauty_published",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components import config, storage
+from components import config, plan, storage
+from components.training.batches import steps_per_epoch
 from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, systems
 from tests.benchmarks.systems import COMPARISONS, Comparison
 from tests.worlds import recipe
@@ -58,6 +60,28 @@ def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.Monke
     assert objective("beauty_mclrec", "MCLRec-J") == whole | {"updates": "joint"}
     paper = {"updates": "encoder_once", "pairs": "learned", "margin": "global", "augmenter_gamma": "times_beta"}
     assert objective("beauty_mclrec", "by its paper") == whole | paper | {"normalise": False}
+
+
+@pytest.mark.parametrize("name", ["gowalla_pools", "gowalla_pool_terms"])
+def test_pools_are_of_their_size_and_take_as_many_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    asked, rows, found = COMPARISONS[name], 729_115, set()
+    for system in asked.systems:
+        recipe = config.load(_programs.recipe(system.recipe), [*asked.changes, *system.changes])
+        plan._try_parts(recipe)
+        kind, _, size = system.label.partition(", ")
+        training = recipe.training
+        steps = steps_per_epoch(rows, training.batch_size) * training.epochs
+        assert abs(steps / 11_400 - 1) < 0.02
+        assert training.epochs == training.patience * training.validate_every, "validated as often, and none stops early"
+        sizes = {"in_batch": training.batch_size, "all_items": 0}
+        pool = sum(spec.get("size", spec.get("count", sizes.get(spec["name"]))) for spec in recipe.negatives)
+        assert pool == int(re.sub(r"\D", "", size) or 0)
+        masks = [spec["exclude"] == "seen" for spec in recipe.negatives if "exclude" in spec]
+        assert masks == [not system.label.endswith(("no masks", "neither"))] * len(masks)
+        assert recipe.loss["logq"] == (not system.label.endswith(("no logQ", "neither")))
+        found |= {(kind, any(spec.get("stale") for spec in recipe.negatives))}
+    assert {kind for kind, stale in found if stale} == {"stale bank"}
 
 
 def test_the_other_protocol_has_the_same_trainings() -> None:
@@ -138,6 +162,20 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
     assert "f1" not in text
     assert "KL" not in text, "what only an adversary has is no column here"
     assert "| second | hit@10 | +0.1000 (+50.0%) | +0.0500 to +0.2000 * | one seed |" in text
+
+
+def test_pools_are_curves_by_their_size(results: Path) -> None:
+    def system(label: str, value: float) -> dict[str, Any]:
+        return {"label": label, "metrics": {"recall@20": {"by_seed": {"1": value}}}}
+
+    told = [
+        system("all items", 0.2),
+        *(system(f"uniform, {size:,}", 0.1) for size in (512, 2048)),
+        system("in-batch, 512", 0.1),
+    ]
+    path = _report_models._pools({"comparison": "gowalla_pools", "title": "T", "systems": told})
+    assert path == results / "systems_gowalla_pools_curve.png"
+    assert path.stat().st_size > 10_000
 
 
 def test_f1_stands_beside_precision_and_recall_where_every_run_has_it(results: Path) -> None:
