@@ -22,7 +22,9 @@ HELD_OUT = 2  # last rows of each user
 
 
 def read(log: str, split: str) -> Interactions:
-    """The rows of a split; ids are the file's own. Of a log of sequences: train, in order, valid and test, users' last rows."""
+    """The rows of a split, or of train+valid; ids are the file's own. Of a log of sequences: train, in order, valid and test,
+    users' last rows.
+    """
     name = SEQUENCES[log] if log in SEQUENCES else FILES[log][0]
     path = _common.data(name)
     if path is None:
@@ -30,7 +32,7 @@ def read(log: str, split: str) -> Interactions:
     if log in SEQUENCES:
         return _sequences(pq.read_table(path), split)
     _, users, items = FILES[log]
-    table = pq.read_table(path, columns=["user_id", "item_id"], filters=[("split", "=", split)])
+    table = pq.read_table(path, columns=["user_id", "item_id"], filters=[("split", "in", split.split("+"))])
     return Interactions.of(np.asarray(table["user_id"]), np.asarray(table["item_id"]), users, items)
 
 
@@ -39,5 +41,5 @@ def _sequences(table: Any, split: str) -> Interactions:
     order = np.lexsort([position, user])
     user, item = np.unique(user[order], return_inverse=True)[1], np.unique(item[order], return_inverse=True)[1]
     after = np.cumsum(np.bincount(user))[user] - np.arange(len(user))  # of a user's rows, this one and those that follow
-    kept = {"train": after > HELD_OUT, "valid": after == HELD_OUT, "test": after == 1}[split]
+    kept = {"train": after > HELD_OUT, "train+valid": after > 1, "valid": after == HELD_OUT, "test": after == 1}[split]
     return Interactions.of(user[kept], item[kept], int(user.max()) + 1, int(item.max()) + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.benchmarks import asha, magnitudes, memory, noise, overhead
+from tests.benchmarks import asha, gpu_train, magnitudes, memory, noise, overhead
 from tests.benchmarks._noise import KINDS
 from tests.benchmarks.search import SEARCHES
 from tests.benchmarks.systems import COMPARISONS
@@ -66,6 +66,7 @@ PLANNED = {
     **_compared("beauty_sampled", "beauty", "beauty_published"),
     "noise test": Planned(1, tuple((recipe, ()) for recipe in noise.MODELS.values())),
     "noise train": Planned(1, NOISES * tuple((recipe, ()) for recipe in noise.MODELS.values())),
+    **{f"gpu_train {name}": Planned(1, ()) for name in gpu_train.GOALS},  # elsewhere: not of the hours here
     **_compared("kuairec", "tiktok", "beauty_ccl4rec", "beauty_mclrec", "sports_mclrec"),
 }
 SEARCHED = {
@@ -85,7 +86,7 @@ NO_BENCHMARK_YET = (
     "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
     "is left where the baseline is tuned is not settled here",
     "the noise study on micro-videos: `noise` is of Beauty",
-    "the bias of stale vectors on a real log, bytes by the size of the catalogue, and everything on a GPU",
+    "the bias of stale vectors on a real log, bytes by the size of the catalogue, tiles on a GPU, and several GPUs",
     "preparation on several nodes, beside RecBole's and RePlay's own, and at 100,000,000 rows",
     "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from components.evaluation.protocols import PROTOCOLS
 from tests.benchmarks._markdown import Result, table, threads
 from tests.benchmarks._plan import SEARCHED
 
@@ -192,6 +193,26 @@ def scaling(result: Result) -> Iterator[str]:
         for network, speedups in told["on_paper"].items()
     ]
     yield from table(["model", "network", *(f"W {count}" for count in counts)], rows)
+
+
+def gpu_train(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    goal, device = figures["goal"], figures["device"]
+    yield f"## {figures['recipe']} on a GPU: {device}"
+    yield ""
+    changed = f", with {', '.join(f'`{change}`' for change in figures['changes'])}" if figures["changes"] else ""
+    yield f"One process without Ray, torch {figures['torch']}, {figures['precision']}{changed}. Seconds are without validation."
+    yield ""
+    wanted = "none published" if goal["value"] is None else f"{goal['value']:.4f}"
+    numbers = [f"{figures['seconds']:,.0f}", str(figures["epochs"]), f"{figures['seconds_per_epoch']:.3g}"]
+    numbers += [f"{figures[what]:,.0f}" for what in ("rows_per_second", "peak_mib", "parameters")]
+    header = [f"{goal['metric']} on {goal['split']}", "goal", "s of training", "epochs", "s per epoch", "rows / s", "peak MiB"]
+    yield from table([*header, "parameters"], [[f"{figures['best']:.4f}", wanted, *numbers]])
+    yield ""
+    reached = {True: "Reached", False: "**Not reached**", None: "Trained until validation no longer improved"}[
+        figures["reached"]
+    ]
+    yield f"{reached}. The goal is of {goal['source']}; {PROTOCOLS[goal['protocol']]}."
 
 
 def _hours(plan: Result) -> str:
