@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,9 @@ def systems(result: Result) -> Iterator[str]:
         yield "KL, and the share of held-out positives (those that the epoch is chosen on) that hardness takes for"
         yield "false negatives, are those of the last adversarial pass before the chosen epoch. Chance is .5 or somewhat more,"
         yield "hence the rate of items at random beside it."
+    if cheap := _priced(figures):
+        yield ""
+        yield f"![{metrics[0]} against cost]({_frontier(figures, cheap, metrics[0]).relative_to(ROOT)})"
     if figures["comparison"].endswith("_pools"):
         yield ""
         yield f"![by the size of the pool]({_pools(figures).relative_to(ROOT)})"
@@ -162,6 +166,34 @@ def systems(result: Result) -> Iterator[str]:
         yield ""
         yield "Bars are standard deviations over seeds."
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
+
+
+PRICES = ("parameters", "seconds of training", "µs per user to encode and rank")
+
+
+def _priced(figures: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """What each system costs, by PRICES, of those of which all is known; none where that is one alone."""
+    found = {}
+    for system in figures["systems"]:
+        cost = system["cost"] or {}
+        if all(cost.get(of) for of in ("parameters", "seconds", "rank")):
+            found[system["label"]] = (cost["parameters"], cost["seconds"], (cost.get("encode") or 0.0) + cost["rank"])
+    return found if len(found) > 1 else {}
+
+
+def _frontier(figures: dict[str, Any], costs: dict[str, tuple[float, ...]], metric: str) -> Path:
+    """A metric against each of PRICES: what is up and to the left is better and costs less."""
+    path = RESULTS / f"systems_{figures['comparison']}_cost.png"
+    values = {system["label"]: statistics.fmean(system["metrics"][metric]["by_seed"].values()) for system in figures["systems"]}
+    with plots.figure(path, figures["title"], panels=len(PRICES)) as panels:
+        for n, (axes, price) in enumerate(zip(panels, PRICES, strict=True)):
+            for (label, cost), colour in zip(costs.items(), itertools.cycle(plots.COLOURS)):
+                axes.plot(cost[n], values[label], "o", color=colour, markersize=8, label=label)
+            axes.set_xscale("log")
+            axes.set_xlabel(price)
+        panels[0].set_ylabel(f"{metric} on {figures['split']}")
+        panels[-1].legend(loc="best", fontsize=8.5)
+    return path
 
 
 def _pools(figures: dict[str, Any]) -> Path:

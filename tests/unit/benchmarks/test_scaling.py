@@ -37,7 +37,9 @@ def test_rounds_grow_with_the_workers_and_bytes_do_not() -> None:
 
 
 def test_two_that_are_no_faster_share_nothing() -> None:
-    assert parts_of(ONE, {**TWO, "compute": 1.2}, **HERE) == Parts(1.05, 0.0, pytest.approx(0.075), 8e6, 10.0)
+    parts = parts_of(ONE, {**TWO, "compute": 1.2}, **HERE)
+    assert (parts.repeated, parts.shared) == (1.05, 0.0)
+    assert seconds(parts, 64, 0.0, math.inf) == pytest.approx(1.05 + 0.075)
 
 
 def test_a_steps_seconds_are_its_parts() -> None:

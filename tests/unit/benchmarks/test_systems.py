@@ -164,6 +164,21 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
     assert "| second | hit@10 | +0.1000 (+50.0%) | +0.0500 to +0.2000 * | one seed |" in text
 
 
+def test_quality_stands_against_what_it_costs_where_all_of_it_is_known(results: Path) -> None:
+    def system(label: str, **cost: float | None) -> dict[str, Any]:
+        return {"label": label, "metrics": {"recall@50": {"by_seed": {"1": 0.25}}}, "cost": cost or None}
+
+    whole = {"parameters": 1000.0, "seconds": 60.0, "rank": 5.0}
+    told = [system("a", **whole, encode=2.0), system("b", **whole), system("c"), system("d", parameters=9.0, seconds=None)]
+    figures = {"comparison": "tiktok", "title": "T", "split": "test", "systems": told}
+    costs = _report_models._priced(figures)
+    assert costs == {"a": (1000, 60, 7), "b": (1000, 60, 5)}
+    path = _report_models._frontier(figures, costs, "recall@50")
+    assert path.name == "systems_tiktok_cost.png"
+    assert path.stat().st_size > 10_000
+    assert not _report_models._priced({**figures, "systems": told[1:]}), "one alone is no comparison"
+
+
 def test_pools_are_curves_by_their_size(results: Path) -> None:
     def system(label: str, value: float) -> dict[str, Any]:
         return {"label": label, "metrics": {"recall@20": {"by_seed": {"1": value}}}}
