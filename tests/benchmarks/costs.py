@@ -33,6 +33,7 @@ RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 LOSSES = ("sampled_softmax", "bsl", "bpr", "bce", "ccl", "multi_margin")
 COUNTS = (64, 256, 1024, 2048, 4096, 8192)
 WARM_UP, STEPS = 3, 15
+OF_A_STEP = ("training.batch_size", "training.precision")  # what else is changed of training leaves a step as it is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         """What a training takes at most; steps are measured once for all lengths of it."""
         settings = config.load(RECIPES / f"{recipe}.yaml", changes)
         trainer = Trainer(settings, logs[_log(recipe)], None, Workers(), torch.device("cpu"))
-        what = (recipe, *(change for change in changes if not change.startswith("training.")))
+        what = (recipe, *(change for change in changes if change.startswith(OF_A_STEP) or not change.startswith("training.")))
         if what not in known:
             known[what] = _seconds_per_pass(trainer)
             _common.say(f"{' '.join(what)}: {known[what]['model']:.2f} s an epoch")
