@@ -180,7 +180,8 @@ def scaling(result: Result) -> Iterator[str]:
     yield from table(header, rows)
     yield ""
     mf = figures["models"]["MF"]["speedup"]
-    yield f"MF at {mf:.2f} times, {'within' if mf >= figures['limit'] else '**not within**'} the limit of {figures['limit']}."
+    verdict = "reached" if mf >= figures["limit"] else "**not reached**"
+    yield f"MF at {mf:.2f} times; the target of {figures['limit']} is {verdict}."
     yield ""
     yield "More than two are on paper (`tests.benchmarks.scaling.seconds`): times the rows per second of one worker at the same"
     yield "global batch, from these parts, by what a round and a byte of a ring take; all workers alike, nothing overlapped."

@@ -4,7 +4,7 @@ python -m tests.benchmarks.scaling [--quick] [--keep]
 
 MF and LightGCN (1 layer) with sampled softmax in-batch, d 64, global batch 8,192, on Gowalla or a log of its size: real
 processes over gloo, each with the loop that ships, Trainer.run(). A step's seconds are split into data (the next batch),
-exchange (in collectives, waiting for the other included) and compute (the rest); turns of one and of two alternate. Limit: MF
+exchange (in collectives, waiting for the other included) and compute (the rest); turns of one and of two alternate. Target: MF
 at 1.6 times the rows per second. Collectives of one number and of 8 MiB give what a round and a byte cost here.
 
 `seconds` is the model of more workers: what of compute and data two workers halve is shared by W, the rest each repeats; a

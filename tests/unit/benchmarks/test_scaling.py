@@ -49,10 +49,10 @@ def test_a_steps_seconds_are_its_parts() -> None:
     assert (told["exchange"], told["received"], told["rounds"]) == (0, 0, 0), "there is no other"
 
 
-def test_a_report_says_whether_it_is_within_the_limit() -> None:
+def test_a_report_says_whether_its_target_is_reached() -> None:
     models = {model: scaling.told_of({1: [ONE], 2: [TWO]}, HERE) for model in scaling.MODELS}
     figures = {"log": "gowalla", "batch": 8192, "threads": 1, "limit": 1.6, "here": HERE, "models": models}
     text = "\n".join(_report_speed.scaling({"figures": figures}))
     assert "| MF | 2 | 10,923 | 1.40 | 750 | 600 | 125 | 25 | 3.8 |" in text
-    assert "MF at 1.40 times, **not within** the limit of 1.6" in text
+    assert "MF at 1.40 times; the target of 1.6 is **not reached**." in text
     assert "| LightGCN | this machine's | 1.0 | 1.4 |" in text
