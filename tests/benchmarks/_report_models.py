@@ -168,6 +168,7 @@ def systems(result: Result) -> Iterator[str]:
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
 
 
+FAR = 10  # times as dear: on a logarithmic scale
 PRICES = ("parameters", "seconds of training", "µs per user to encode and rank")
 
 
@@ -189,10 +190,12 @@ def _frontier(figures: dict[str, Any], costs: dict[str, tuple[float, ...]], metr
         for n, (axes, price) in enumerate(zip(panels, PRICES, strict=True)):
             for (label, cost), colour in zip(costs.items(), itertools.cycle(plots.COLOURS)):
                 axes.plot(cost[n], values[label], "o", color=colour, markersize=8, label=label)
-            axes.set_xscale("log")
+            prices = [cost[n] for cost in costs.values()]
+            if max(prices) > FAR * min(prices):
+                axes.set_xscale("log")
             axes.set_xlabel(price)
         panels[0].set_ylabel(f"{metric} on {figures['split']}")
-        panels[-1].legend(loc="best", fontsize=8.5)
+        panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return path
 
 
@@ -213,7 +216,7 @@ def _pools(figures: dict[str, Any]) -> Path:
         axes.set_xscale("log", base=2)
         axes.set_xlabel("candidates of a row")
         axes.set_ylabel("recall@20 on test")
-        axes.legend(loc="lower right")
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return path
 
 
