@@ -35,7 +35,7 @@ NODE_UP = "This command will now block forever"
 NODE_GAVE_UP, NODE_ATTEMPTS = "timed out during startup", 3  # Ray waits for 30 s, little on a busy machine
 S3_POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 UNSIGNED_CALLS = 3  # those that make S3's user; after them moto takes none without that user's signature
-CLIENTS = {  # bytes go by MLflow's server: its signed links are not for moto, which looks for a signature in headers alone
+CLIENTS = {  # as ray_jobs._mlflow, for other clients: moto looks for a signature in headers alone, and so refuses signed links
     f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}": "false" for way in ("DOWNLOAD", "UPLOAD")
 }
 
@@ -207,7 +207,7 @@ def _start_node(number: int, arguments: list[str], folders: Folders, token: Path
     command += ["--temp-dir", str(folders.ray / str(number)), "--dashboard-agent-listen-port", str(_port())]
     command += ["--min-worker-port", "0", "--max-worker-port", "0"]  # any that are free
     command += ["--object-store-memory", str(psutil.virtual_memory().total // 10)]
-    own = _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0", **CLIENTS)
+    own = _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
     for attempt in range(1, NODE_ATTEMPTS + 1):
         node = start(f"ray-{number}", command, own)
         try:
