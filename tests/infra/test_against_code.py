@@ -18,7 +18,19 @@ from components.config import Recipe
 from components.steps import PASSWORDS, SECRET, rayjob
 from pipelines.stages import STAGES
 from ray_jobs import _submission
-from tests.infra.manifests import DEPLOYED, INFRA, JOBS, amount, cluster, containers, name, of_kind, render, requested
+from tests.infra.manifests import (
+    DEPLOYED,
+    INFRA,
+    JOBS,
+    amount,
+    cluster,
+    containers,
+    name,
+    of_kind,
+    render,
+    requested,
+    templates,
+)
 
 ROOT = INFRA.parent
 RAY = ["kuberay/overlays/cpu", "kuberay/overlays/gpu", "kuberay/overlays/autoscaling", *JOBS]
@@ -125,6 +137,9 @@ def test_names_are_those_that_steps_know(folder: str) -> None:
             continue
         secret = [e["valueFrom"]["secretKeyRef"] for e in container["env"] if "secretKeyRef" in e.get("valueFrom", {})]
         assert {(each["name"], each["key"]) for each in secret} == {(SECRET, key) for key in PASSWORDS}
+    accounts = {template["spec"]["serviceAccountName"] for template, _ in templates(one(folder))}
+    assert rayjob.ACCOUNT in accounts
+    assert rayjob.ACCOUNT in {each["metadata"]["name"] for each in of_kind("kuberay/base", "ServiceAccount")}
     claims = [each for each in render("kuberay/base") if each["kind"] == "PersistentVolumeClaim"]
     assert [each["metadata"]["name"] for each in claims] == [rayjob.CLAIM]
     assert claims[0]["spec"]["accessModes"] == ["ReadWriteMany"]

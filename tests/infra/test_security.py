@@ -5,10 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from components.steps import rayjob
+from components.steps.job import Job
+from pipelines.stages import STAGES
 from tests.infra.manifests import DEPLOYED, JOBS, Object, cluster, containers, name, of_kind, render, templates
+from tests.integration import training
 
 EVERY = [*DEPLOYED, *JOBS]
 RUNS = ("Deployment", "StatefulSet", "RayCluster", "RayJob")
@@ -63,6 +68,13 @@ def problems(it: Object) -> Iterator[str]:
 def test_nothing_that_runs_has_more_than_it_needs(folder: str) -> None:
     for it in (each for each in render(folder) if each["kind"] in RUNS):
         assert [p for p in problems(it) if not _is_a_file(p)] == [], name(it)
+
+
+@pytest.mark.parametrize("program", [stage.name for stage in STAGES])
+def test_a_steps_rayjob_has_no_more_either(program: str) -> None:
+    recipe = training.recipe(Path("/log.csv"), Path("/store"), tracking={"uri": "http://mlflow:5000"})
+    made = rayjob.body(Job("01234567-89ab-4def-8123-456789abcdef", program, "", recipe, []))
+    assert list(problems(made)) == []
 
 
 def _is_a_file(problem: str) -> bool:

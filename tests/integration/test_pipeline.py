@@ -234,6 +234,7 @@ def test_a_rayjob_runs_is_found_again_and_deleted(world: World, tmp_path: Path) 
     run_id, target = new_run(), f"rayjob:{NAMESPACE}"
     kubernetes = FakeKubernetes(tmp_path, world.address, {"MLFLOW_TRACKING_PASSWORD": "s3cret"})
     environment = {"KUBECONFIG": str(kubernetes.kubeconfig), "MLFLOW_TRACKING_PASSWORD": "the step's own"}
+    environment["RAY_AUTH_TOKEN"] = "its token"  # RAY_AUTH_MODE is disabled here: nobody is asked for it
     lost = Step(tmp_path / "lost", run_id, "check", world.recipe.to_json(), target, **environment)
     lost.says("Initializing")
     lost.kill()

@@ -214,7 +214,8 @@ def test_artifacts_come_by_the_server_though_it_offers_signed_links(tmp_path: Pa
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            info = {"run_id": run_id, "experiment_id": "1", "status": "FINISHED", "artifact_uri": f"mlflow-artifacts:/1/{run_id}"}
+            where = f"mlflow-artifacts:/1/{run_id}"
+            info = {"run_id": run_id, "experiment_id": "1", "status": "FINISHED", "artifact_uri": where}
             answers = {
                 "server-info": {"multipart_downloads_enabled": True, "multipart_uploads_enabled": True},
                 "presigned": {"url": "http://127.0.0.1:9/s3", "headers": {}, "file_size": 4},
