@@ -122,7 +122,7 @@ def resume(recipe: Recipe, folder: Path) -> None:
     _program.require_server(_tracking.uri(began))
     _program.require_slots(scale, scale.num_workers, scale.use_gpu)
     with storage.lock(folder):
-        _search(began.model_copy(update={"scale": scale}), dataset, folder, _tracking.attach(folder))
+        _search(began.model_copy(update={"scale": scale}), dataset, folder, _tracking.attach_by(recipe, folder))
 
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from components import storage
 from components.config import Recipe
 from components.errors import InputError, TrackingError
+from ray_jobs import _credentials
 from ray_jobs._mlflow import LONGEST_NAME, complaint, metric_name, metric_value, patiently, text
 from ray_jobs._mlflow import client as client  # for what a TrackedRun does not do
 
@@ -209,6 +210,22 @@ def attach(run: Path) -> TrackedRun:
     """The MLflow run of a training's folder."""
     saved = storage.read_json(run / LINKS)
     return TrackedRun(saved["tracking_uri"], saved["run_id"])
+
+
+def attach_by(recipe: Recipe, run: Path) -> TrackedRun:
+    """The same, where it is on the MLflow that the recipe means, or no credentials are here: they would be sent to whatever
+    server somebody wrote into the folder.
+
+    Raises:
+        InputError: it is elsewhere.
+    """
+    tracked, here = attach(run), uri(recipe)
+    if _credentials.here() and tracked.tracking_uri.rstrip("/") != here.rstrip("/"):
+        raise InputError(
+            f"tracking.uri: got {here}, takes {tracked.tracking_uri}, where {run} is tracked (its {LINKS}); "
+            "the credentials that are set here go to no other server"
+        )
+    return tracked
 
 
 def url(run: Path) -> str | None:

@@ -143,14 +143,14 @@ def resume(recipe: Recipe, folder: Path) -> None:
     if began.model_copy(update={"seed": recipe.seed}).fingerprint() != recipe.fingerprint():
         raise InputError(f"--resume: {folder} was started from another recipe than this, takes the one in its recipe.json")
     if storage.is_finished(folder):
-        _tracking.end(_tracking.attach(folder), folder, "FINISHED")
+        _tracking.end(_tracking.attach_by(recipe, folder), folder, "FINISHED")
         print(f"{folder}: finished already; its metrics were sent to MLflow again")
         return
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
         _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
         needs = plan.needs_of(began, _workers.open_data(began, dataset)[0])
-        _fit(began, dataset, folder, _tracking.attach(folder), needs)
+        _fit(began, dataset, folder, _tracking.attach_by(recipe, folder), needs)
 
 
 def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun, needs: plan.Needs) -> None:
