@@ -365,10 +365,14 @@ def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def commit() -> str:
-    """The commit of the project, `+` behind it where files differ; a submitted job has no repository: HARDNEG_COMMIT."""
+    """The commit of the project, `+` behind it where files differ; a submitted job has no repository, but HARDNEG_COMMIT, or a
+    file COMMIT in its tree.
+    """
     if "HARDNEG_COMMIT" in os.environ:
         return os.environ["HARDNEG_COMMIT"]
     here = Path(__file__).parent
+    with contextlib.suppress(FileNotFoundError):
+        return (here.parent / "COMMIT").read_text(encoding="utf-8").strip()
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     with contextlib.suppress(FileNotFoundError):  # git itself, in a slim image
         known = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False)
