@@ -87,12 +87,16 @@ def logged(recipe: Recipe) -> list[str]:
 
 
 def run(recipe: Recipe, dataset: Path) -> Path:
-    """Searches, and returns the search's folder.
+    """Searches, and returns the search's folder. A named attempt (ray_jobs._runs) that has begun goes on; one that is finished
+    is what it is.
 
     Raises:
         FailedError: over half of its trials failed, or none was validated once.
     """
     check(recipe)
+    if (folder := _runs.begun(recipe, "searches")) is not None:
+        resume(recipe, folder, _runs.ATTEMPT)
+        return folder
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     folder = _runs.create(recipe, "searches")
@@ -102,7 +106,7 @@ def run(recipe: Recipe, dataset: Path) -> Path:
     return folder
 
 
-def resume(recipe: Recipe, folder: Path) -> None:
+def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     """Continues an interrupted search: trials that ended stay, the others go on from their checkpoints, with the workers that
     the recipe has now: the cluster may be another.
 
@@ -110,10 +114,10 @@ def resume(recipe: Recipe, folder: Path) -> None:
         InputError: it was started from another recipe; names the differences.
     """
     if not (folder / _tracking.LINKS).is_file():
-        raise InputError(f"--resume: got {folder}, takes the folder of a search that was started")
+        raise InputError(f"{asked_by}: got {folder}, takes the folder of a search that was started")
     began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     if differ := list(_differences(began, recipe)):
-        raise InputError(f"--resume: {folder} was started from another recipe: {'; '.join(differ)}")
+        raise InputError(f"{asked_by}: {folder} was started from another recipe: {'; '.join(differ)}")
     if storage.is_finished(folder):
         print(f"{folder}: finished already")
         return

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import Recipe
 from components.errors import InputError, reason
-from ray_jobs import _credentials, _package, _results, _tracking
+from ray_jobs import _credentials, _package, _results, _runs, _tracking
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -191,10 +191,12 @@ def submit(
     *,
     submission_id: str,
     working_dir: Path | None,
+    attempt: str = "",
 ) -> bool:
     """Starts a job, and returns True; or finds the job of that id, of whoever started it, and returns False.
 
-    `working_dir` is the tree to ship; None where the cluster's nodes have the project.
+    `working_dir` is the tree to ship; None where the cluster's nodes have the project. `attempt` names the run that it is to go
+    on with, if an earlier job has begun it.
 
     Raises:
         InputError: the id belongs to a job of something else, the tree is too large, or Ray refuses the job.
@@ -206,7 +208,7 @@ def submit(
     if (found := find(client, submission_id)) is not None:
         return _is_new(found, asked)
     sealed, pad = _credentials.seal(_credentials.here())
-    runtime_env: dict[str, Any] = {"env_vars": variables | sealed}
+    runtime_env: dict[str, Any] = {"env_vars": variables | ({_runs.ATTEMPT: attempt} if attempt else {}) | sealed}
     if working_dir is not None:
         _package.measure(working_dir)
         runtime_env["working_dir"] = str(working_dir)

@@ -217,7 +217,7 @@ def test_a_step_that_was_lost_finds_its_job_and_the_exit_handler_stops_what_is_l
 
 
 @pytest.mark.slow
-def test_a_step_that_is_told_to_stop_stops_its_job_and_a_retry_starts_anew(world: World, tmp_path: Path) -> None:
+def test_a_step_that_is_told_to_stop_stops_its_job_and_a_retry_goes_on(world: World, tmp_path: Path) -> None:
     run_id = new_run()
     arguments = ["train", world.longer("cancelled"), world.address, "7", "a", "b", "no dataset", "no run"]
     for attempt, job in ((1, "train-7"), (2, "train-7-2")):
@@ -227,6 +227,9 @@ def test_a_step_that_is_told_to_stop_stops_its_job_and_a_retry_starts_anew(world
         assert step.tell_to_stop() == 143
         assert "Traceback" not in step.text
         assert world.jobs(run_id)[job] == "STOPPED"
+    folders = [path.name for path in (world.folder / "store" / "runs").glob("cancelled-*")]
+    assert len(folders) <= 1, "if the first came as far as a run, the second went on with it"
+    assert all(each.endswith(name(run_id, "train-7")) for each in folders)
 
 
 @pytest.mark.slow
