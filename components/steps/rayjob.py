@@ -18,7 +18,7 @@ from typing import Any
 from components.errors import InputError
 from components.steps import IMAGE, IMAGE_VARIABLE, PASSWORDS, SECRET
 from components.steps.job import Job, say
-from ray_jobs import _runs, _submission
+from ray_jobs import _submission
 from ray_jobs._submission import Ended
 
 WHAT: dict[str, Any] = {"group": "ray.io", "version": "v1", "plural": "rayjobs", "_request_timeout": 30}
@@ -73,7 +73,7 @@ def body(job: Job) -> dict[str, Any]:
             "submissionMode": "HTTPMode",  # by the operator: no pod that only submits
             "entrypoint": _submission.entry_point(job.program, job.arguments),
             "entrypointNumCpus": scale.driver_cpus,
-            "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe) | {_runs.ATTEMPT: job.name}}),
+            "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe, job.name)}),
             "backoffLimit": 0,  # the pipeline retries, and knows what for
             "preRunningDeadlineSeconds": COMING_SECONDS,
             "shutdownAfterJobFinishes": True,

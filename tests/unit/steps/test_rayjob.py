@@ -147,6 +147,7 @@ def test_the_recipe_travels_in_the_jobs_environment() -> None:
     body = made()
     variables = json.loads(body["spec"]["runtimeEnvYAML"])["env_vars"]
     assert Recipe.from_json(variables["HARDNEG_RECIPE"]) == recipe()
+    assert variables["HARDNEG_ATTEMPT"] == body["metadata"]["name"], "a retry's job goes on with its run"
     assert body["spec"]["entrypoint"] == "python -m ray_jobs.train env:HARDNEG_RECIPE --seeds 1"
     assert (body["spec"]["backoffLimit"], body["spec"]["shutdownAfterJobFinishes"]) == (0, True)
     assert body["spec"]["ttlSecondsAfterFinished"] > 0
