@@ -28,11 +28,11 @@ def create(recipe: Recipe, kind: str = "runs") -> Path:
         InputError: HARDNEG_ATTEMPT is no name.
     """
     while True:
-        named = _of_attempt(recipe, kind)
-        folder = named or _folder(recipe, kind, time.strftime("%Y%m%d-%H%M%S", time.gmtime()))
+        kept = _of_attempt(recipe, kind)
+        folder = kept or _folder(recipe, kind, time.strftime("%Y%m%d-%H%M%S", time.gmtime()))
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            folder.mkdir(exist_ok=named is not None)
+            folder.mkdir(exist_ok=kept is not None)
             break
         except FileExistsError:
             time.sleep(1)
