@@ -19,7 +19,7 @@ cluster-down:  ## ends them
 test: .venv/dev  ## the default tests (two at a time, 12 minutes; HARDNEG_DATA names the folder of real logs)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-slow: .venv/dev .venv/linters  ## the slow tests (two at a time, 25 minutes)
+slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, 25 minutes)
 	PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
 
 check: .venv/dev  ## ruff and pyright
@@ -45,7 +45,7 @@ fix: .venv/dev  ## what ruff can mend by itself
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
 	touch .venv/dev
 
-.venv/linters: .venv/dev tests/infra/linters.txt  # what they take excludes what the project takes
+.venv/linters/done: .venv/dev tests/infra/linters.txt  # what they take excludes what the project takes
 	$(PYTHON) -m venv .venv/linters
 	.venv/linters/bin/python -m pip install --quiet --disable-pip-version-check -r tests/infra/linters.txt
-	touch .venv/linters
+	touch .venv/linters/done

@@ -31,7 +31,7 @@ class FullError(InputError):
 
 
 class TrackingError(InputError):
-    """MLflow does not answer where a run is to begin: a wrong address, or an outage."""
+    """MLflow does not answer, or refuses, where nothing can go on without it: a wrong address or password, an outage."""
 
 
 class DivergedError(ArithmeticError):

@@ -26,10 +26,12 @@ def keep(run: Path) -> None:
 
 
 def copy_last(finished: Path, run: Path) -> None:
-    """A new run begins where a finished one ended: with its newest checkpoint and its best weights so far."""
-    shutil.copytree(_last(finished), run / BEGUN)
+    """A new run begins where a finished one ended: with its newest checkpoint and its best weights so far. A copy that a kill
+    cut short is made whole.
+    """
+    shutil.copytree(_last(finished), run / BEGUN, dirs_exist_ok=True)
     shutil.copy2(finished / "recipe.json", run / BEGUN)
-    shutil.copytree(finished / "model", run / "model")
+    shutil.copytree(finished / "model", run / "model", dirs_exist_ok=True)
 
 
 def last_position(finished: Path) -> dict[str, Any]:

@@ -33,9 +33,10 @@ def evaluate(recipe: Recipe, run: Path, dataset: Path, split: str) -> _results.E
 
     Raises:
         InputError: run and dataset do not belong together, there is no such split, the run was fitted on it, K exceeds the
-            catalogue, or another evaluation of it is under way.
+            catalogue, another evaluation of it is under way, or it is tracked elsewhere than by the recipe's MLflow.
     """
     trained, task = checkpoint.open_run(run, dataset), splits.task_of(dataset, split)
+    _tracking.attach_by(recipe, run)
     if split in trained.recipe.training.fit_on.split("+"):
         fitted = trained.recipe.training.fit_on
         raise InputError(f"--split: got {split}, takes a split that {run.name} was not fitted on ({fitted})")

@@ -35,8 +35,11 @@ _away: dict[str, float] = {}  # tracking URIs that answer nothing, and since whe
 def client(tracking_uri: str) -> Any:
     """An MLflow client that gives up within half a minute where a server hangs, at once where there is none.
 
-    It tries once: a request that it sent again by itself, as creating a run, could be carried out twice.
+    It tries once: a request that it sent again by itself, as creating a run, could be carried out twice. Artifacts come and go
+    by the server: its signed links lead past it to S3, which a job's network need not reach.
     """
+    for way in ("DOWNLOAD", "UPLOAD"):
+        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

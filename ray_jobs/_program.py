@@ -60,6 +60,9 @@ def has_cluster() -> bool:
 def cluster() -> Iterator[None]:
     """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs;
     within another, that.
+
+    Raises:
+        InputError: its Ray or Python is another one.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # reports wait for the controller's poll: 2 s by default
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -73,7 +76,15 @@ def cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING, log_to_driver=False)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        raise InputError(
+            f"RAY_ADDRESS: got {address}, takes a cluster of this Ray and Python: {' '.join(str(error).split())}"
+        ) from error
     try:
         yield
     finally:

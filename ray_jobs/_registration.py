@@ -9,48 +9,54 @@ import importlib.metadata
 import logging
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
 import components
 from components import serving, storage
+from components.config import Recipe
 from components.data import interactions
-from components.errors import InputError
+from components.errors import InputError, TrackingError
 from components.evaluation import gate, splits
 from components.evaluation.gate import Measured, Verdict
 from components.reports import tables
 from components.training import checkpoint
 from components.training.checkpoint import TrainedRun
 from ray_jobs import _results, _tracking
-from ray_jobs._mlflow import metric_name, patiently, text
+from ray_jobs._mlflow import complaint, metric_name, patiently, text
 from ray_jobs._tracking import TrackedRun
 
 SPLIT = "test"
 CHALLENGER, CHAMPION = "challenger", "champion"
 LISTS = _results.per_user(_results.MODEL, "masked")
+EVALUATED = ("metrics.json", LISTS)  # what a version is judged by
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "scipy", "torch")  # of _served.py
-EXAMPLE_ROWS = 2
+EXAMPLE_ROWS, EXAMPLE_LENGTH = 2, 3
 
 
-def register(run: Path, dataset: Path, name: str) -> _results.Registered:
-    """Makes a run's model the challenger of that name, and the champion if the gate lets it.
+def register(recipe: Recipe, run: Path, dataset: Path, name: str) -> _results.Registered:
+    """Makes a run's model the challenger of that name, and the champion if the gate lets it. `recipe` says which MLflow.
 
     Raises:
         InputError: run and dataset do not belong together, the run was not evaluated on the test, its evaluation lacks the
-            recipe's metric, or MLflow takes no such name.
+            recipe's metric, or MLflow takes no such name, refuses, as it does an expired password, or does not answer.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name: got {name!r}, takes letters, digits and . _ - (a letter or digit first)")
-    trained, tracked = checkpoint.open_run(run, dataset), _tracking.attach(run)
+    trained, tracked = checkpoint.open_run(run, dataset), _tracking.attach_by(recipe, run)
     folder, metric = run / "evaluation" / SPLIT, trained.recipe.training.metric
-    if not all((folder / file).is_file() for file in ("metrics.json", LISTS)):
+    if not all((folder / file).is_file() for file in EVALUATED):
         raise InputError(f"--run: {run} was not evaluated on {SPLIT}, takes a run that was; run python -m ray_jobs.evaluate")
     degrees_I = interactions.load(dataset, "train").item_degrees()
     own = gate.measured(run.name, folder / "metrics.json", folder / LISTS, metric, degrees_I)
+    for file in EVALUATED:  # again, for evaluate may have found MLflow away: by them this version is judged as a champion
+        _ask(tracked, lambda mlflow, file=file: mlflow.log_artifact(tracked.run_id, str(folder / file), f"evaluation/{SPLIT}"))
     version = _version(trained, tracked, name)
     _send(tracked, "set_registered_model_alias", name, CHALLENGER, version)
     champion = _champion(tracked, name)
@@ -78,24 +84,23 @@ def register(run: Path, dataset: Path, name: str) -> _results.Registered:
 
 
 def _version(trained: TrainedRun, tracked: TrackedRun, name: str) -> str:
-    """The run's version of that name: the one there is, else a new one."""
+    """The run's version of that name: the one there is, its tags as the run is now, else a new one."""
+    found, tags = _found(tracked, name), _lineage(trained)
+    if found is not None:
+        has = _send(tracked, "get_model_version", name, found).tags
+        for key, value in tags.items():
+            if has.get(key) != value:  # it was evaluated again
+                _send(tracked, "set_model_version_tag", name, found, key, value)
+        return found
+    where = f"models/{name}"
+    with tempfile.TemporaryDirectory() as scratch:
+        _save(trained, Path(scratch, "model"), tracked, where)
+        _ask(tracked, lambda mlflow: mlflow.log_artifacts(tracked.run_id, str(Path(scratch, "model")), where))
+    source = f"{_send(tracked, 'get_run', tracked.run_id).info.artifact_uri}/{where}"
+    _ask(tracked, lambda mlflow: _create_name(mlflow, name))
+    _ask(tracked, lambda mlflow: _found(tracked, name) or mlflow.create_model_version(name, source, tracked.run_id, tags))
     found = _found(tracked, name)
-    if found is None:
-        where = f"models/{name}"
-        with tempfile.TemporaryDirectory() as scratch:
-            _save(trained, Path(scratch, "model"), tracked, where)
-            patiently(
-                tracked.tracking_uri, lambda mlflow: mlflow.log_artifacts(tracked.run_id, str(Path(scratch, "model")), where)
-            )
-        source = f"{_send(tracked, 'get_run', tracked.run_id).info.artifact_uri}/{where}"
-        patiently(tracked.tracking_uri, lambda mlflow: _create_name(mlflow, name))
-        tags = _lineage(trained)
-        patiently(
-            tracked.tracking_uri,
-            lambda mlflow: _found(tracked, name) or mlflow.create_model_version(name, source, tracked.run_id, tags),
-        )
-        found = _found(tracked, name)
-        assert found is not None, "it was created"
+    assert found is not None, "it was created"
     return found
 
 
@@ -131,7 +136,9 @@ def _save(trained: TrainedRun, folder: Path, tracked: TrackedRun, where: str) ->
         taken, example = ColSpec(user, serving.OfUsers.column), users[:EXAMPLE_ROWS].to_pylist()
     else:
         taken = ColSpec(Array(item), serving.OfHistories.column)
-        example = [items.take(pa.array(known.items_of(row))).to_pylist() for row in range(min(EXAMPLE_ROWS, len(users)))]
+        popular = np.argsort(-known.item_degrees(), kind="stable")  # nobody's own history: who may read models sees it
+        lengths = range(EXAMPLE_LENGTH, EXAMPLE_LENGTH - EXAMPLE_ROWS, -1)
+        example = [items.take(pa.array(popular[:length])).to_pylist() for length in lengths]
     k = min(trained.recipe.evaluation.recommend_k, len(items))
     given = Schema([ColSpec(Array(item), "items"), ColSpec(Array("float"), "scores")])
     with tempfile.TemporaryDirectory() as scratch:
@@ -188,9 +195,10 @@ def _judge(tracked: TrackedRun, name: str, champion: str, own: Measured, metric:
     run_id, where = _send(tracked, "get_model_version", name, champion).run_id, f"evaluation/{SPLIT}"
     called = f"version {champion}"
     kept = {entry.path for entry in _send(tracked, "list_artifacts", run_id, where)} if run_id else set()
-    files = [f"{where}/{file}" for file in ("metrics.json", LISTS)]
+    files = [f"{where}/{file}" for file in EVALUATED]
     if missing := sorted(set(files) - kept):
-        return Verdict(False, f"not comparable: of {called}, the champion, MLflow's run {run_id or 'none'} has no {missing[0]}")
+        lacks = f"MLflow's run {run_id or 'none'} has no {missing[0]}: register that run again, which sends it"
+        return Verdict(False, f"not comparable: of {called}, the champion, {lacks}")
     with tempfile.TemporaryDirectory() as scratch:
         about, lists = (Path(_send(tracked, "download_artifacts", run_id, file, scratch)) for file in files)
         said = storage.read_json(about)
@@ -222,5 +230,24 @@ def _tell(tracked: TrackedRun, name: str, version: str, champion: str | None, ve
     console.print(f"{name} version {version} is {said}", highlight=False, soft_wrap=True, markup=False)
 
 
+# talking to MLflow --------------------------------------------------------------------------------------------------
+
+
 def _send(tracked: TrackedRun, call: str, *arguments: Any) -> Any:
-    return patiently(tracked.tracking_uri, lambda mlflow: getattr(mlflow, call)(*arguments))
+    return _ask(tracked, lambda mlflow: getattr(mlflow, call)(*arguments))
+
+
+def _ask(tracked: TrackedRun, call: Callable[[Any], Any]) -> Any:
+    """
+    Raises:
+        TrackingError: MLflow refuses, or does not answer. What was done before stays, and is found when it is done again.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        return patiently(tracked.tracking_uri, call)
+    except (MlflowException, RequestException, OperationalError) as error:
+        said = complaint(tracked.tracking_uri, error)
+        raise TrackingError(f"tracking.uri: {said}; the same command, once it is mended, goes on from here") from error

@@ -1,7 +1,12 @@
-"""Names and folders of runs and searches: `runs/<recipe>-<fingerprint>-<attempt>/`, stable over retries."""
+"""Names and folders of runs and searches: `runs/<recipe>-<fingerprint>-<attempt>/`, stable over retries.
+
+An attempt is named by the clock, so that each start of a program is another one; or by HARDNEG_ATTEMPT, which a RayJob has from
+its own name: then a program that is started again goes on with what an earlier try has left.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -10,21 +15,55 @@ from typing import Any
 from components import storage
 from components.config import Recipe
 from components.errors import InputError
+from ray_jobs import _tracking
+
+ATTEMPT = "HARDNEG_ATTEMPT"
 
 
 def create(recipe: Recipe, kind: str = "runs") -> Path:
-    """The folder of a new run, or of one of the `searches`, with the recipe in it; creating it is what claims the name."""
-    runs = Path(recipe.scale.storage_path) / kind
-    runs.mkdir(parents=True, exist_ok=True)
+    """The folder of a new run, or of one of the `searches`, with the recipe in it; creating it is what claims the name. That of
+    a named attempt may be there: an earlier try died before anything had begun, and the folder's lock is what claims it.
+
+    Raises:
+        InputError: HARDNEG_ATTEMPT is no name.
+    """
     while True:
-        folder = runs / f"{recipe.name}-{recipe.fingerprint()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        kept = _of_attempt(recipe, kind)
+        folder = kept or _folder(recipe, kind, time.strftime("%Y%m%d-%H%M%S", time.gmtime()))
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            folder.mkdir()
+            folder.mkdir(exist_ok=kept is not None)
             break
         except FileExistsError:
             time.sleep(1)
     storage.write_text(folder / "recipe.json", recipe.to_json())
     return folder
+
+
+def begun(recipe: Recipe, kind: str = "runs") -> Path | None:
+    """The folder of what an earlier try of a named attempt has begun, and maybe finished.
+
+    Raises:
+        InputError: HARDNEG_ATTEMPT is no name.
+    """
+    folder = _of_attempt(recipe, kind)
+    if folder is None or not (folder / _tracking.LINKS).is_file():
+        return None
+    print(f"{folder}: begun by an earlier try of {ATTEMPT}={os.environ[ATTEMPT]}", flush=True)
+    return folder
+
+
+def _of_attempt(recipe: Recipe, kind: str) -> Path | None:
+    attempt = os.environ.get(ATTEMPT)
+    if not attempt:
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", attempt):
+        raise InputError(f"{ATTEMPT}: got {attempt!r}, takes letters, digits, '_', '.' and '-' (a letter or digit first)")
+    return _folder(recipe, kind, attempt)
+
+
+def _folder(recipe: Recipe, kind: str, attempt: str) -> Path:
+    return Path(recipe.scale.storage_path, kind, f"{recipe.name}-{recipe.fingerprint()}-{attempt}")
 
 
 def find(recipe: Recipe, run: str | None) -> Path:

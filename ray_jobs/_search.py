@@ -98,12 +98,16 @@ def logged(recipe: Recipe) -> list[str]:
 
 
 def run(recipe: Recipe, dataset: Path) -> Path:
-    """Searches, and returns the search's folder.
+    """Searches, and returns the search's folder. A named attempt (ray_jobs._runs) that has begun goes on; one that is finished
+    is what it is.
 
     Raises:
         FailedError: over half of its trials failed, or none was validated once.
     """
     check(recipe)
+    if (folder := _runs.begun(recipe, "searches")) is not None:
+        resume(recipe, folder, _runs.ATTEMPT)
+        return folder
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     folder = _runs.create(recipe, "searches")
@@ -113,7 +117,7 @@ def run(recipe: Recipe, dataset: Path) -> Path:
     return folder
 
 
-def resume(recipe: Recipe, folder: Path) -> None:
+def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     """Continues an interrupted search: trials that ended stay, the others go on from their checkpoints, with the workers that
     the recipe has now: the cluster may be another.
 
@@ -121,10 +125,10 @@ def resume(recipe: Recipe, folder: Path) -> None:
         InputError: it was started from another recipe; names the differences.
     """
     if not (folder / _tracking.LINKS).is_file():
-        raise InputError(f"--resume: got {folder}, takes the folder of a search that was started")
+        raise InputError(f"{asked_by}: got {folder}, takes the folder of a search that was started")
     began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     if differ := list(_differences(began, recipe)):
-        raise InputError(f"--resume: {folder} was started from another recipe: {'; '.join(differ)}")
+        raise InputError(f"{asked_by}: {folder} was started from another recipe: {'; '.join(differ)}")
     if storage.is_finished(folder):
         print(f"{folder}: finished already")
         return
@@ -133,7 +137,7 @@ def resume(recipe: Recipe, folder: Path) -> None:
     _program.require_server(_tracking.uri(began))
     _program.require_slots(scale, scale.num_workers, scale.use_gpu)
     with storage.lock(folder):
-        _search(began.model_copy(update={"scale": scale}), dataset, folder, _tracking.attach(folder))
+        _search(began.model_copy(update={"scale": scale}), dataset, folder, _tracking.attach_by(recipe, folder))
 
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import Recipe
 from components.errors import InputError, reason
-from ray_jobs import _credentials, _package, _results, _tracking
+from ray_jobs import _credentials, _package, _results, _runs, _tracking
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -47,8 +47,9 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client pr
 # what a job is made of ----------------------------------------------------------------------------------------------
 
 
-def environment(recipe: Recipe) -> dict[str, str]:
-    """A job's environment variables; credentials are not among them (ray_jobs._credentials).
+def environment(recipe: Recipe, attempt: str = "") -> dict[str, str]:
+    """A job's environment variables; credentials are not among them (ray_jobs._credentials). `attempt` names the run that it is
+    to go on with, if an earlier job has begun it.
 
     Raises:
         InputError: tracking is a file, or the recipe is too long for a variable.
@@ -61,7 +62,8 @@ def environment(recipe: Recipe) -> dict[str, str]:
             f"recipe {recipe.name}: got {len(text.encode()):,} bytes as JSON, takes at most {LONGEST_RECIPE:,}; "
             "a folder in data.source is shorter than a list of files"
         )
-    return {RECIPE: text, "MLFLOW_TRACKING_URI": uri, "HARDNEG_COMMIT": _tracking.commit()}
+    own = {_runs.ATTEMPT: attempt} if attempt else {}
+    return {RECIPE: text, "MLFLOW_TRACKING_URI": uri, "HARDNEG_COMMIT": _tracking.commit(), **own}
 
 
 def entry_point(program: str, arguments: Sequence[str] = ()) -> str:
@@ -191,17 +193,18 @@ def submit(
     *,
     submission_id: str,
     working_dir: Path | None,
+    attempt: str = "",
 ) -> bool:
     """Starts a job, and returns True; or finds the job of that id, of whoever started it, and returns False.
 
-    `working_dir` is the tree to ship; None where the cluster's nodes have the project.
+    `working_dir` is the tree to ship; None where the cluster's nodes have the project. `attempt` is environment's.
 
     Raises:
         InputError: the id belongs to a job of something else, the tree is too large, or Ray refuses the job.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", submission_id):
         raise InputError(f"--submission-id: got {submission_id!r}, takes letters, digits, '_', '.' and '-'")
-    variables, command = environment(recipe), entry_point(program, arguments)
+    variables, command = environment(recipe, attempt), entry_point(program, arguments)
     asked = hashlib.sha256(f"{command}\n{variables[RECIPE]}".encode()).hexdigest()[:12]
     if (found := find(client, submission_id)) is not None:
         return _is_new(found, asked)

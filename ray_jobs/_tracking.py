@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from components import storage
 from components.config import Recipe
 from components.errors import InputError, TrackingError
+from ray_jobs import _credentials
 from ray_jobs._mlflow import LONGEST_NAME, complaint, metric_name, metric_value, patiently, text
 from ray_jobs._mlflow import client as client  # for what a TrackedRun does not do
 
@@ -211,6 +212,22 @@ def attach(run: Path) -> TrackedRun:
     return TrackedRun(saved["tracking_uri"], saved["run_id"])
 
 
+def attach_by(recipe: Recipe, run: Path) -> TrackedRun:
+    """The same, where it is on the MLflow that the recipe means, or no credentials are here: they would be sent to whatever
+    server somebody wrote into the folder.
+
+    Raises:
+        InputError: it is elsewhere.
+    """
+    tracked, here = attach(run), uri(recipe)
+    if _credentials.here() and tracked.tracking_uri.rstrip("/") != here.rstrip("/"):
+        raise InputError(
+            f"tracking.uri: got {here}, takes {tracked.tracking_uri}, where {run} is tracked (its {LINKS}); "
+            "the credentials that are set here go to no other server"
+        )
+    return tracked
+
+
 def url(run: Path) -> str | None:
     """The address of a run's MLflow page; None where MLflow is a file."""
     saved = storage.read_json(run / LINKS)
@@ -348,10 +365,14 @@ def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def commit() -> str:
-    """The commit of the project, `+` behind it where files differ; a submitted job has no repository: HARDNEG_COMMIT."""
+    """The commit of the project, `+` behind it where files differ; a submitted job has no repository, but HARDNEG_COMMIT, or a
+    file COMMIT in its tree.
+    """
     if "HARDNEG_COMMIT" in os.environ:
         return os.environ["HARDNEG_COMMIT"]
     here = Path(__file__).parent
+    with contextlib.suppress(FileNotFoundError):
+        return (here.parent / "COMMIT").read_text(encoding="utf-8").strip()
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     with contextlib.suppress(FileNotFoundError):  # git itself, in a slim image
         known = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False)

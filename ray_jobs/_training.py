@@ -97,7 +97,12 @@ def _apart_from_training(recipe: Recipe) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Mapping[str, str] | None = None) -> Path:
-    """Trains a new run, from where another ended if it is to extend that, and returns its folder. `tags` are MLflow's."""
+    """Trains a new run, from where another ended if it is to extend that, and returns its folder. `tags` are MLflow's. A named
+    attempt (ray_jobs._runs) that has begun goes on; one that is finished is what it is.
+    """
+    if (folder := _runs.begun(recipe)) is not None:
+        resume(recipe, folder, _runs.ATTEMPT)
+        return folder
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
     log, _ = _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
@@ -131,26 +136,26 @@ def result_of(folder: Path) -> _results.TrainedRun:
     )
 
 
-def resume(recipe: Recipe, folder: Path) -> None:
+def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     """Continues a run that was interrupted, in its folder and its MLflow run; of a finished one MLflow gets what it lacks.
 
     Raises:
         InputError: it was never started, or from another recipe.
     """
     if not (folder / _tracking.LINKS).is_file():
-        raise InputError(f"--resume: got {folder}, takes the folder of a run that was started")
+        raise InputError(f"{asked_by}: got {folder}, takes the folder of a run that was started")
     began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     if began.model_copy(update={"seed": recipe.seed}).fingerprint() != recipe.fingerprint():
-        raise InputError(f"--resume: {folder} was started from another recipe than this, takes the one in its recipe.json")
+        raise InputError(f"{asked_by}: {folder} was started from another recipe than this, takes the one in its recipe.json")
     if storage.is_finished(folder):
-        _tracking.end(_tracking.attach(folder), folder, "FINISHED")
+        _tracking.end(_tracking.attach_by(recipe, folder), folder, "FINISHED")
         print(f"{folder}: finished already; its metrics were sent to MLflow again")
         return
     dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
     with storage.lock(folder):
         _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
         needs = plan.needs_of(began, _workers.open_data(began, dataset)[0])
-        _fit(began, dataset, folder, _tracking.attach(folder), needs)
+        _fit(began, dataset, folder, _tracking.attach_by(recipe, folder), needs)
 
 
 def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun, needs: plan.Needs) -> None:

@@ -22,7 +22,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
     name = recipe.name if arguments.name is None else arguments.name
     found = _runs.find(recipe, arguments.run)
-    _results.tell(_registration.register(found, _training.dataset_of(recipe), name))
+    _results.tell(_registration.register(recipe, found, _training.dataset_of(recipe), name))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,11 @@ def save(artifact: Any) -> None:
     Path(artifact.path).write_text(json.dumps(artifact.metadata, indent=1), encoding="utf-8")
 
 
+def best(runs: list[Any]) -> Any:
+    """The run that validated best; of those that were not validated, the first."""
+    return max(runs, key=lambda run: run.metadata.get("best_value", 0.0))
+
+
 def folder(artifact: Any) -> str:
     """Where an artifact points to."""
     return url2pathname(urlsplit(artifact.metadata["uri"]).path)

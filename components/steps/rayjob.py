@@ -25,8 +25,11 @@ WHAT: dict[str, Any] = {"group": "ray.io", "version": "v1", "plural": "rayjobs",
 RUN_LABEL, PROGRAM_LABEL = "hardneg/run", "hardneg/program"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's, where there is one: infra/kueue has both queues
 CLAIM, SHARED = "hardneg", "/shared"  # the volume claim that holds sources and the storage path, and where pods see it
+ACCOUNT = "hardneg-ray"  # the service account of Ray's nodes, without rights
 USER = 1000  # as Ray's own images
+SCRATCH = "50Gi"  # of each node's /tmp: Ray's session, spilled objects, mapped rows
 OVER = ("Complete", "Failed", "ValidationFailed")  # jobDeploymentStatus of a RayJob that changes no more
+COMING_SECONDS = 1800  # a cluster that does not come up gives back what it holds
 KEPT_SECONDS = 600  # for a step that was lost to come back and read the log
 POLL_SECONDS = 2.0
 LOST_SECONDS = 300.0
@@ -47,6 +50,7 @@ def body(job: Job) -> dict[str, Any]:
     gpus = int(scale.use_gpu and job.program in ON_GPU)
     cluster: dict[str, Any] = {
         "rayVersion": importlib.metadata.version("ray"),
+        "authOptions": {"mode": "token", "secretName": SECRET},  # without a token nothing comes up
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": str(driver)},  # no task but the driver
             "template": _pod(max(1, driver), scale.memory_per_worker_gib),
@@ -60,8 +64,6 @@ def body(job: Job) -> dict[str, Any]:
             }
         ],
     }
-    if os.environ.get("RAY_AUTH_TOKEN"):  # the Secret has one, then
-        cluster["authOptions"] = {"mode": "token", "secretName": SECRET}
     queue = "tune" if job.program == "tune" else "default"
     return {
         "apiVersion": "ray.io/v1",
@@ -71,8 +73,9 @@ def body(job: Job) -> dict[str, Any]:
             "submissionMode": "HTTPMode",  # by the operator: no pod that only submits
             "entrypoint": _submission.entry_point(job.program, job.arguments),
             "entrypointNumCpus": scale.driver_cpus,
-            "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe)}),
+            "runtimeEnvYAML": json.dumps({"env_vars": _submission.environment(job.recipe, job.name)}),
             "backoffLimit": 0,  # the pipeline retries, and knows what for
+            "preRunningDeadlineSeconds": COMING_SECONDS,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
             "rayClusterSpec": cluster,
@@ -84,26 +87,36 @@ def _pod(cpus: int, memory_gib: float, gpus: int = 0) -> dict[str, Any]:
     resources = {"cpu": str(cpus), "memory": f"{math.ceil(memory_gib * 1024)}Mi"} | (
         {"nvidia.com/gpu": str(gpus)} if gpus else {}
     )
-    passwords = [_from_secret(name) for name in PASSWORDS]
+    own = [{"name": "HOME", "value": "/tmp"}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]
     container = {
         "name": "ray",
         "image": os.environ.get(IMAGE_VARIABLE, IMAGE),
-        "env": passwords,
+        "env": own + [_from_secret(name) for name in PASSWORDS],
         "resources": {"requests": resources, "limits": resources},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "shared", "mountPath": SHARED}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "shared", "mountPath": SHARED}, {"name": "tmp", "mountPath": "/tmp"}],
     }
     return {
         "spec": {
+            "serviceAccountName": ACCOUNT,
             "automountServiceAccountToken": False,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": USER,
+                "runAsGroup": USER,
                 "fsGroup": USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
-            "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": CLAIM}}],
+            "volumes": [
+                {"name": "shared", "persistentVolumeClaim": {"claimName": CLAIM}},
+                {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH}},
+            ],
         }
     }
 
@@ -136,9 +149,21 @@ class RayJobs:
         self._namespace = namespace
 
     def run(self, job: Job) -> Ended:
+        """
+        Raises:
+            InputError: Kubernetes refuses, or this step has no token to follow the job by.
+        """
+        if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+            raise InputError(
+                f"target: rayjob:{self._namespace}: got no RAY_AUTH_TOKEN here, takes the clusters' token: the key "
+                f"auth_token of the Secret {SECRET!r}, which belongs into the steps' namespace too"
+            )
         self._create(job)
         ended = self._follow(job.name)
-        self._delete(job.name)
+        try:
+            self._delete(job.name)
+        except InputError as error:  # what the job came to counts; a retry might find it gone, and do all of it again
+            say(f"RayJob {job.name}: left to KubeRay, which deletes it in {KEPT_SECONDS} s: {error}")
         return ended
 
     def stop(self, job: Job) -> None:

@@ -18,6 +18,5 @@ def recommend(
     from components.steps import pointers, targets
     from ray_jobs._results import Recommended
 
-    best = max(run, key=lambda each: each.metadata.get("best_value", 0.0))
-    recommended = targets.run(target, "recommend", recipe, Recommended, ["--run", pointers.folder(best)])
+    recommended = targets.run(target, "recommend", recipe, Recommended, ["--run", pointers.folder(pointers.best(run))])
     pointers.write(recommendations, recommended.folder, **recommended.model_dump(exclude={"folder"}))

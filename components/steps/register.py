@@ -19,8 +19,7 @@ def register(
     from components.steps import pointers, targets
     from ray_jobs._results import Registered
 
-    best = max(run, key=lambda each: each.metadata.get("best_value", 0.0))
-    made = targets.run(target, "register", recipe, Registered, ["--run", pointers.folder(best)])
+    made = targets.run(target, "register", recipe, Registered, ["--run", pointers.folder(pointers.best(run))])
     facts = made.model_dump(exclude={"run", "aliases"}, exclude_none=True)
     registered.metadata.update(facts, aliases=", ".join(made.aliases))
     pointers.save(registered)

@@ -14,7 +14,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from components.errors import InputError
 from components.steps import RUN_ID, read
@@ -49,9 +49,8 @@ class StandingCluster:
 
     def run(self, job: Job) -> Ended:
         self._id = _submission.next_id(self._client, job.name)
-        new = _submission.submit(
-            self._client, job.program, job.recipe, job.arguments, submission_id=self._id, working_dir=_package.tree()
-        )
+        own: dict[str, Any] = {"submission_id": self._id, "working_dir": _package.tree(), "attempt": job.name}
+        new = _submission.submit(self._client, job.program, job.recipe, job.arguments, **own)
         say(f"job {self._id}: {'submitted' if new else 'found, submitted by an earlier attempt'}")
         return _submission.follow(self._client, self._id, say)
 

@@ -5,7 +5,8 @@ Of what memories share out each worker writes its own share, and reads what it n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,20 @@ def save_model(path: Path, module: nn.Module) -> None:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Raises InputError where the file is another one than safetensors, as a pickle, which would run what it holds."""
-    try:
+    with _refusing(path):
         return load_file(path)
+
+
+def _opened(path: Path) -> Any:
+    """A file of tensors, to be read piece by piece; raises as load_tensors."""
+    with _refusing(path):
+        return safe_open(path, "pt")
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except SafetensorError as error:
         raise InputError(f"{path}: got no safetensors ({error}), takes weights as training writes them") from error
 
@@ -120,7 +133,7 @@ def _own_share(folder: Path, name: str, sharing: int, size: int, workers: Worker
         path = folder / _share_file(name, rank, sharing)
         if not path.exists():
             raise InputError(f"checkpoint {folder}: has no {path.name}, takes the shares of all {sharing} workers that made it")
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             share = file.get_slice(SHARE)
             if own is None:
                 rows = max(len(range(workers.rank, size, workers.size)), 1)

@@ -67,8 +67,8 @@ def up(folder: Path) -> None:
         return
     parts.require()
     _clear(folder, state)
+    shutil.rmtree(folder / LOGS, ignore_errors=True)
     for name in (LOGS, SECRETS):
-        shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(mode=0o700)
     folders = parts.Folders((folder / SECRETS).resolve(), _scratch(state), _scratch(state))
 
@@ -112,6 +112,7 @@ def _clear(folder: Path, state: State) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for name in (ENV, STATE):
         (folder / name).unlink(missing_ok=True)
+    state.scratch.clear()
 
 
 def _scratch(state: State) -> Path:

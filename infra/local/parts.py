@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -35,9 +36,11 @@ NODE_UP = "This command will now block forever"
 NODE_GAVE_UP, NODE_ATTEMPTS = "timed out during startup", 3  # Ray waits for 30 s, little on a busy machine
 S3_POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 UNSIGNED_CALLS = 3  # those that make S3's user; after them moto takes none without that user's signature
-CLIENTS = {  # bytes go by MLflow's server: its signed links are not for moto, which looks for a signature in headers alone
+CLIENTS = {  # as ray_jobs._mlflow, for other clients: moto looks for a signature in headers alone, and so refuses signed links
     f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}": "false" for way in ("DOWNLOAD", "UPLOAD")
 }
+
+DIRECTLY = dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},127.0.0.2,127.0.0.3,localhost")  # whatever proxy this shell has
 
 
 class Folders(NamedTuple):
@@ -118,7 +121,7 @@ def exports(folders: Folders, links: Links) -> str:
             f"export RAY_API_SERVER_ADDRESS={links.ray} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}",
             f"export MLFLOW_TRACKING_URI={links.mlflow} MLFLOW_TRACKING_USERNAME={ADMIN}",
             f'export MLFLOW_TRACKING_PASSWORD="$(cat {password})"',
-            f"export {' '.join(f'{name}={value}' for name, value in CLIENTS.items())}",
+            f"export {' '.join(f'{name}={value}' for name, value in {**CLIENTS, **DIRECTLY}.items())}",
         ]
     )
 
@@ -128,7 +131,7 @@ def exports(folders: Folders, links: Links) -> str:
 
 def _postgres_programs() -> Path:
     """The folder of initdb, postgres and pg_isready."""
-    debian = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda found: float(found.parents[1].name))
+    debian = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda found: [int(n) for n in re.findall(r"\d+", found.parents[1].name)])
     found = shutil.which("initdb") or (debian[-1] if debian else None)
     if found is None:
         raise InputError(
@@ -167,10 +170,11 @@ def _start_postgres(folders: Folders, port: int, start: Start) -> Process:
 def _s3_keys(url: str) -> str:
     """Makes S3's one user and MLflow's bucket; returns the user's keys as AWS' libraries read them from a file."""
     import boto3
+    from botocore.config import Config
 
     def client(service: str, key: str, secret: str) -> Any:
         own = {"aws_access_key_id": key, "aws_secret_access_key": secret, "region_name": REGION}
-        return boto3.client(service, endpoint_url=url, **own)  # pyright: ignore
+        return boto3.client(service, endpoint_url=url, config=Config(proxies={}), **own)  # pyright: ignore
 
     iam = client("iam", "anybody", "anything")
     iam.create_user(UserName=OWNER)
@@ -207,7 +211,7 @@ def _start_node(number: int, arguments: list[str], folders: Folders, token: Path
     command += ["--temp-dir", str(folders.ray / str(number)), "--dashboard-agent-listen-port", str(_port())]
     command += ["--min-worker-port", "0", "--max-worker-port", "0"]  # any that are free
     command += ["--object-store-memory", str(psutil.virtual_memory().total // 10)]
-    own = _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0", **CLIENTS)
+    own = _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
     for attempt in range(1, NODE_ATTEMPTS + 1):
         node = start(f"ray-{number}", command, own)
         try:
@@ -230,7 +234,7 @@ def _is_up(node: Process) -> bool:
 def _environment(**own: str) -> dict[str, str]:
     """This shell's, less what it says of other servers, or of this one when it was up before."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_", "PG", "RAY_"))}
-    return {**kept, "PATH": f"{BIN}:{os.environ['PATH']}", **own}
+    return {**kept, **DIRECTLY, "PATH": f"{BIN}:{os.environ['PATH']}", **own}
 
 
 def _secret(folders: Folders, name: str, text: str) -> Path:

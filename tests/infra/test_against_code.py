@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +18,20 @@ from components import config
 from components.config import Recipe
 from components.steps import PASSWORDS, SECRET, rayjob
 from pipelines.stages import STAGES
-from ray_jobs import _submission
-from tests.infra.manifests import DEPLOYED, INFRA, JOBS, amount, cluster, containers, name, of_kind, render, requested
+from ray_jobs import _runs, _submission
+from tests.infra.manifests import (
+    DEPLOYED,
+    INFRA,
+    JOBS,
+    amount,
+    cluster,
+    containers,
+    name,
+    of_kind,
+    render,
+    requested,
+    templates,
+)
 
 ROOT = INFRA.parent
 RAY = ["kuberay/overlays/cpu", "kuberay/overlays/gpu", "kuberay/overlays/autoscaling", *JOBS]
@@ -110,11 +123,13 @@ def test_a_jobs_code_arrives_with_it(folder: str) -> None:
     assert made.working_dir().endswith(".zip")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_only_what_finds_its_own_work_again_is_tried_again() -> None:
-    """Every try is a new cluster; a training's or a search's would begin anew, beside what the first has done."""
-    limits = {Path(folder).name: one(folder)["spec"]["backoffLimit"] for folder in JOBS}
-    again = {program for program, limit in limits.items() if limit > 0}
-    assert again == {"prepare", "evaluate", "register", "recommend"}
+@pytest.mark.parametrize("folder", JOBS)
+def test_a_job_is_tried_again_and_finds_its_own_work(folder: str) -> None:
+    """Every try is a new cluster: a training or a search goes on by its name, which is the job's, all else by its recipe."""
+    job, program = one(folder), Path(folder).name.removesuffix("-gpu")
+    assert (job["spec"]["backoffLimit"] > 0) == (program != "check"), "what check finds is a person's to mend"
+    named = [e["value"] for c in containers(job) for e in c["env"] if e["name"] == _runs.ATTEMPT]
+    assert named == ([job["metadata"]["name"]] if program in ("train", "tune") else []), "of the head, where the program runs"
 
 
 @pytest.mark.parametrize("folder", RAY)
@@ -125,6 +140,9 @@ def test_names_are_those_that_steps_know(folder: str) -> None:
             continue
         secret = [e["valueFrom"]["secretKeyRef"] for e in container["env"] if "secretKeyRef" in e.get("valueFrom", {})]
         assert {(each["name"], each["key"]) for each in secret} == {(SECRET, key) for key in PASSWORDS}
+    accounts = {template["spec"]["serviceAccountName"] for template, _ in templates(one(folder))}
+    assert rayjob.ACCOUNT in accounts
+    assert rayjob.ACCOUNT in {each["metadata"]["name"] for each in of_kind("kuberay/base", "ServiceAccount")}
     claims = [each for each in render("kuberay/base") if each["kind"] == "PersistentVolumeClaim"]
     assert [each["metadata"]["name"] for each in claims] == [rayjob.CLAIM]
     assert claims[0]["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -256,8 +274,9 @@ def test_kueue_takes_each_cluster(folder: str) -> None:
 def test_the_readme_applies_what_is_there_and_makes_every_secret_that_is_named() -> None:
     text = (INFRA / "README.md").read_text(encoding="utf-8")
     applied = re.findall(r"kubectl apply ((?:-[kf] [\w./-]+ ?)+)", text)
-    paths = [path for each in applied for path in re.findall(r"-[kf] ([\w./-]+)", each)]
-    assert len(paths) >= 6
+    paths = [path for each in applied for path in re.findall(r"-[kf] ([\w./-]{2,})", each)]
+    paths += re.findall(r"deploy (infra/[\w./-]+)", text)
+    assert len(paths) >= 8
     assert [path for path in paths if not (ROOT / path).exists()] == []
     for namespace, secret in (("hardneg-mlflow", "mlflow"), ("hardneg", SECRET)):
         assert f"kubectl -n {namespace} create secret generic {secret} --from-file secrets/{secret}" in text
@@ -266,6 +285,31 @@ def test_the_readme_applies_what_is_there_and_makes_every_secret_that_is_named()
     named |= {(SECRET, "auth_token"), (SECRET, "MLFLOW_TRACKING_URI")}  # KubeRay's key, and what pipelines.training takes
     assert named - made == {(SECRET, "MLFLOW_TRACKING_TOKEN")}, "a password or a token"
     assert made <= named
+
+
+@pytest.mark.parametrize("folder", ["mlflow", *RAY])
+def test_the_readmes_deploy_names_the_registry_in_every_image_of_ours(folder: str) -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    (function,) = re.findall(r"deploy\(\) \{.*?; \}", text)
+    render(folder)  # or skips
+    lines = f"{function.replace('kubectl apply -f -', 'cat')}; REGISTRY=registry.example/team deploy {INFRA / folder}"
+    done = subprocess.run(["bash", "-euc", lines], capture_output=True, text=True, check=True)
+    images = {c["image"] for it in yaml.safe_load_all(done.stdout) for c in containers(it) if "image" in c}
+    ours = {image for image in images if "hardneg" in image}
+    assert ours and all(image.startswith("registry.example/team/hardneg-") for image in ours)
+
+
+def test_a_jobs_code_knows_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the file that the README's archive has beside the code."""
+    from ray_jobs import _tracking
+
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    (prefix, file), (code,) = re.findall(r'--add-virtual-file="(\w+)/(\w+):', text)[0], re.findall(r"--prefix=(\w+)/", text)
+    assert prefix == code
+    monkeypatch.delenv("HARDNEG_COMMIT", raising=False)
+    monkeypatch.setattr(_tracking, "__file__", str(tmp_path / "ray_jobs" / "_tracking.py"))
+    (tmp_path / file).write_text("0123abcd\n")
+    assert _tracking.commit() == "0123abcd"
 
 
 def _secrets(tree: Any) -> set[tuple[str, str]]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.infra.manifests import DEPLOYED, JOBS, Object, cluster, containers, name, of_kind, render, templates
+from components.steps import rayjob
+from components.steps.job import Job
+from pipelines.stages import STAGES
+from tests.infra.manifests import DEPLOYED, INFRA, JOBS, Object, cluster, containers, name, of_kind, render, templates
+from tests.integration import training
 
 EVERY = [*DEPLOYED, *JOBS]
 RUNS = ("Deployment", "StatefulSet", "RayCluster", "RayJob")
@@ -63,6 +68,13 @@ def problems(it: Object) -> Iterator[str]:
 def test_nothing_that_runs_has_more_than_it_needs(folder: str) -> None:
     for it in (each for each in render(folder) if each["kind"] in RUNS):
         assert [p for p in problems(it) if not _is_a_file(p)] == [], name(it)
+
+
+@pytest.mark.parametrize("program", [stage.name for stage in STAGES])
+def test_a_steps_rayjob_has_no_more_either(program: str) -> None:
+    recipe = training.recipe(Path("/log.csv"), Path("/store"), tracking={"uri": "http://mlflow:5000"})
+    made = rayjob.body(Job("01234567-89ab-4def-8123-456789abcdef", program, "", recipe, []))
+    assert list(problems(made)) == []
 
 
 def _is_a_file(problem: str) -> bool:
@@ -179,6 +191,60 @@ def test_what_one_side_sends_the_other_side_takes() -> None:
         labels = it["spec"]["template"]["metadata"]["labels"]
         chosen = [p for p in of_kind("mlflow", "NetworkPolicy") if p["spec"]["podSelector"].get("matchLabels") == labels]
         assert len(chosen) == 1, f"{name(it)}: no policy of its own"
+
+
+def listening() -> list[tuple[str, dict[str, str], dict[int, str]]]:
+    """(namespace, labels, ports with their names) of what infra/ runs; the labels of Ray's nodes are KubeRay's."""
+    found = []
+    for it in of_kind("mlflow", "Deployment", "StatefulSet"):
+        found.append((it["metadata"]["namespace"], it["spec"]["template"]["metadata"]["labels"], _pod(it)["containers"]))
+    (it,) = of_kind("kuberay/overlays/cpu", "RayCluster")
+    for (template, _), kind in zip(templates(it), ("head", "worker"), strict=True):
+        labels = {"ray.io/is-ray-node": "yes", "ray.io/node-type": kind}
+        found.append((it["metadata"]["namespace"], labels, template["spec"]["containers"]))
+    return [
+        (namespace, labels, {port["containerPort"]: port["name"] for each in own for port in each["ports"]})
+        for namespace, labels, own in found
+    ]
+
+
+def test_policies_and_services_name_ports_that_somebody_listens_on() -> None:
+    pods, ports = listening(), 0
+    folders = ("mlflow", "kuberay/overlays/cpu")
+
+    def chosen(namespace: str, selector: dict[str, str]) -> list[dict[int, str]]:
+        return [open_ for where, labels, open_ in pods if where == namespace and selector.items() <= labels.items()]
+
+    for policy in (policy for folder in folders for policy in of_kind(folder, "NetworkPolicy")):
+        own, spec = policy["metadata"]["namespace"], policy["spec"]
+        rules = [(rule, own, spec["podSelector"].get("matchLabels", {})) for rule in spec.get("ingress", [])]
+        for rule in spec.get("egress", []):
+            for to in (each for each in rule.get("to", []) if "podSelector" in each):
+                namespace = to.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name", own)
+                rules.append((rule, namespace, to["podSelector"]["matchLabels"]))
+        for rule, namespace, selector in rules:
+            for port in rule.get("ports", []):
+                reached = chosen(namespace, selector)
+                assert all(port["port"] in open_ for open_ in reached), f"{name(policy)}: {port}"
+                ports += len(reached)
+    assert ports >= 8
+    services = of_kind("mlflow", "Service")
+    for service in services:
+        for port in service["spec"]["ports"]:
+            (open_,) = chosen(service["metadata"]["namespace"], service["spec"]["selector"])
+            assert open_[port["port"]] == port["targetPort"], name(service)
+    readme = (INFRA / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"%s@(\w+):(\d+)/", readme) == [
+        (each["metadata"]["name"], str(each["spec"]["ports"][0]["port"])) for each in services if "postgres" in name(each)
+    ]
+
+
+def test_artifacts_are_in_s3() -> None:
+    (settings,) = of_kind("mlflow", "ConfigMap")
+    assert settings["data"]["artifacts"].startswith("s3://")
+    (container,) = (c for it in of_kind("mlflow", "Deployment") for c in containers(it))
+    (named,) = (e["valueFrom"] for e in container["env"] if e["name"] == "MLFLOW_ARTIFACTS_DESTINATION")
+    assert named == {"configMapKeyRef": {"name": settings["metadata"]["name"], "key": "artifacts"}}
 
 
 def test_the_autoscalers_token_is_its_own_container_alone() -> None:

@@ -153,10 +153,9 @@ class FakeKubernetes:
         spec, identity = job["spec"], job["status"]["jobId"]
         environment = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
         (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-        for each in container["env"]:
-            reference = each["valueFrom"]["secretKeyRef"]
+        for reference in (each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each):
             if reference["name"] == "hardneg" and reference["key"] in self._secret:
-                environment[each["name"]] = self._secret[reference["key"]]
+                environment[reference["key"]] = self._secret[reference["key"]]
         self.environments[job["metadata"]["name"]] = environment
         client = JobSubmissionClient(self._dashboard)
         client.submit_job(

@@ -5,28 +5,31 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from torch import Tensor
 
-from components import storage
+from components import catalog, storage
 from components.config import Scale
+from components.data import interactions
 from components.data.interactions import Interactions
 from components.evaluation.ranking import TILE
 from components.evaluation.scorers import Factors
-from ray_jobs import _ranking, _recommendation
-from tests.integration.preparing import ROOT
+from components.training import checkpoint
+from ray_jobs import _dataflow, _ranking, _recommendation, _tracking
+from tests.integration import training
 from tests.integration.training import kill_group, wait_for
 from tests.unit.evaluation.worlds import world
 
 USERS, K = 9 * TILE + 100, 7
+MANY = 20_000  # users of a program that has to be killed in time
 RAW_ITEMS = pa.array([f"item-{n}" for n in range(300)])
 
 
@@ -43,26 +46,18 @@ class Broken(Factors):
         return super().queries(users_T)
 
 
-class Slow(Factors):
-    def queries(self, users_T: Tensor) -> Tensor:
-        time.sleep(3)
-        return super().queries(users_T)
-
-
-def load(at: int | None = None, slow: bool = False) -> tuple[Factors, Interactions]:
+def load(at: int | None = None) -> tuple[Factors, Interactions]:
     factors, task = world(USERS, len(RAW_ITEMS), width=16)
-    if slow:
-        return Slow(factors.users_UD, factors.items_ID), task.seen
     return (factors if at is None else Broken(factors, at)), task.seen
 
 
-def recommend(folder: Path, workers: int = 1, at: int | None = None, slow: bool = False) -> int:
+def recommend(folder: Path, workers: int = 1, at: int | None = None) -> int:
     """Into folder/lists, with records in folder/done."""
     for name in ("lists", "done"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     users = folder / "users.parquet"
     pq.write_table(pa.table({"id": pa.array(range(USERS), pa.int32()), "raw": [f"u{n}" for n in range(USERS)]}), users)
-    scale, how = Scale(num_workers=workers), functools.partial(load, at, slow)
+    scale, how = Scale(num_workers=workers), functools.partial(load, at)
     return _ranking.recommend(how, [users], RAW_ITEMS, K, scale, folder / "lists", folder / "done")
 
 
@@ -132,24 +127,49 @@ def test_another_request_does_not_go_on_with_these_parts(tmp_path: Path) -> None
     assert not own.exists(), "and no other does"
 
 
+@pytest.fixture(scope="module")
+def untrained(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe's file, and the folder of a run as training leaves it, but for training; of many users and items."""
+    folder = tmp_path_factory.mktemp("untrained")
+    users, items = np.repeat(np.arange(MANY), 4), np.random.default_rng(0).integers(0, 2000, 4 * MANY)
+    log, head = folder / "log.csv", "user_id,item_id"
+    np.savetxt(log, np.stack([users, items], axis=1), fmt="%d", delimiter=",", header=head, comments="")
+    data = {"source": str(log), "split": {"by": "ratio", "valid": 0.25, "test": 0.25, "order": "random"}}
+    scale = {"storage_path": str(folder / "store"), "num_workers": 1}
+    recipe = training.recipe(log, folder / "store", data=data, scale=scale)
+    dataset = _dataflow.prepare(recipe, report=lambda line: None)
+    run = folder / "store" / "runs" / "untrained"
+    (run / "model").mkdir(parents=True)
+    storage.write_text(run / "recipe.json", recipe.to_json())
+    storage.write_json(run / _tracking.LINKS, {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "run_id": "0" * 32})
+    encoder = catalog.build("encoder", recipe.encoder, interactions.load(dataset, "train"), torch.Generator().manual_seed(0))
+    checkpoint.save_model(run / "model" / checkpoint.MODEL, encoder)
+    about = {"kind": "run", "name": recipe.name, "dataset": storage.open_finished(dataset, "dataset")["fingerprint"]}
+    storage.finish(run, about, only=["recipe.json", f"model/{checkpoint.MODEL}"])
+    return training.recipe_file(folder / "recipe.json", recipe), run
+
+
 @pytest.mark.slow
-def test_a_killed_program_goes_on(undisturbed: Path, tmp_path: Path) -> None:
-    script = (
-        "import ray, sys; from pathlib import Path; from tests.integration import test_recommend_again as again\n"
-        "ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
-        "again.recommend(Path(sys.argv[1]), workers=2, slow=True)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, start_new_session=True)
+def test_a_killed_program_goes_on(untrained: tuple[Path, Path], tmp_path: Path) -> None:
+    file, run = untrained
+    line, out = ["recommend", str(file), "--run", str(run), "--k", "200"], run / "recommendations"  # long: to write them takes
+    process = training.program(*line, out=tmp_path / "killed")
     try:
-        wait_for(lambda: len(written(tmp_path)) >= 2, "two parts", process)
+        wait_for(lambda: len(list(run.glob(".recommending/*/done/*.json"))) >= 2, "two parts", process)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        before = written(tmp_path)  # its actors may be at work for some seconds more
-        assert 2 <= len(before) < len(contents(undisturbed))
-        assert recommend(tmp_path) == K * USERS
-        after = written(tmp_path)
-        assert {name: after[name] for name in before} == before
-        assert contents(tmp_path) == contents(undisturbed)
+        (own,) = (path for path in (run / ".recommending").iterdir() if path.is_dir())
+        before = written(own)  # its actors may be at work for some seconds more
+        assert not out.exists()
+        assert training.code(training.program(*line, out=tmp_path / "again")) == 0, (tmp_path / "again.err").read_text()
     finally:
         kill_group(process)
+    ((kept, all_parts),) = re.findall(r"(\d+) of (\d+) parts are there from before", (tmp_path / "again.out").read_text())
+    assert 2 <= len(before) <= int(kept) < int(all_parts)
+    after = {part.name: (part.stat().st_ino, part.stat().st_mtime_ns) for part in out.glob("*.parquet")}
+    assert {name: after[name] for name in before} == before
+    found = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert len(found) == int(all_parts) + 1, "the parts and their manifest"
+    assert training.code(training.program(*line, out=tmp_path / "undisturbed")) == 0
+    assert "from before" not in (tmp_path / "undisturbed.out").read_text()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == found

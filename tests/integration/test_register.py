@@ -57,7 +57,7 @@ class Trained:
     dataset: Path
 
     def register(self, name: str = NAME) -> Registered:
-        return _registration.register(self.run, self.dataset, name)
+        return _registration.register(self.recipe, self.run, self.dataset, name)
 
     def recommended(self) -> pd.DataFrame:
         """Lists and scores by user."""
@@ -196,7 +196,9 @@ def test_a_version_leads_back_to_its_run_and_its_data(strong: Trained) -> None:
     assert float(version.tags["test_ndcg_at_10"]) == pytest.approx(worth["ndcg@10"], rel=1e-5)
 
 
-def test_a_history_gets_elsewhere_what_recommend_wrote_here(strong: Trained, tmp_path: Path) -> None:
+def test_a_history_gets_elsewhere_what_recommend_wrote_here(
+    strong: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registered, lists = strong.register("histories"), strong.recommended()
     assert len(lists) == USERS
     users, items = (
@@ -210,6 +212,12 @@ def test_a_history_gets_elsewhere_what_recommend_wrote_here(strong: Trained, tmp
         assert score == pytest.approx(lists.loc[user, "score"], rel=1e-5)
     assert "ray" not in modules and "torch" in modules
     assert not Path(code).is_relative_to(ROOT) and "models/histories" in code, "the code is the model's own"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _tracking.attach(strong.run).tracking_uri)
+    folder = Path(mlflow.artifacts.download_artifacts(registered.uri, dst_path=str(tmp_path / "model")))
+    example: Any = mlflow.pyfunc.load_model(str(folder)).input_example
+    degrees = known.item_degrees()
+    for shown in example["history"]:
+        assert [degrees[items.index(item)] for item in shown] == sorted(degrees, reverse=True)[: len(shown)], "nobody's own"
 
 
 def test_users_get_elsewhere_what_recommend_wrote_here(elsewhere: Trained, tmp_path: Path) -> None:
@@ -262,23 +270,31 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_registered(strong: 
     copy = tmp_path / strong.run.name
     shutil.copytree(strong.run, copy, ignore=shutil.ignore_patterns("evaluation"))
     with pytest.raises(InputError, match=rf"^--run: {copy} was not evaluated on test"):
-        _registration.register(copy, strong.dataset, "never")
+        _registration.register(strong.recipe, copy, strong.dataset, "never")
     assert not client(strong).search_registered_models("name = 'never'")
 
 
-def test_a_champion_without_its_evaluation_keeps_its_place(weak: Trained, strong: Trained) -> None:
+def test_a_champion_without_its_evaluation_keeps_its_place_until_it_is_registered_again(weak: Trained, strong: Trained) -> None:
+    """As where MLflow was away when it was evaluated."""
     name = "alone"
     weak.register(name)
     run_id = _tracking.attach(weak.run).run_id
     kept = Path(str(client(weak).get_run(run_id).info.artifact_uri).removeprefix("file://"))
-    (kept / "evaluation").rename(kept / "elsewhere")
-    try:
-        found = strong.register(name)
-    finally:
-        (kept / "elsewhere").rename(kept / "evaluation")
+    shutil.rmtree(kept / "evaluation")
+    found = strong.register(name)
     assert found.aliases == ["challenger"]
-    assert "has no evaluation/test/metrics.json" in found.reason
-    assert strong.register(name).aliases == ["challenger", "champion"], "once it is there again"
+    assert "has no evaluation/test/metrics.json: register that run again" in found.reason
+    assert weak.register(name).reason == "it was already"
+    assert strong.register(name).aliases == ["challenger", "champion"], "it is there again"
+
+
+def test_a_version_says_what_its_run_is_worth_now(strong: Trained) -> None:
+    registered = strong.register("worth")
+    client(strong).set_model_version_tag("worth", registered.version, "test_ndcg_at_10", "0.5")
+    assert strong.register("worth").version == registered.version
+    worth = storage.read_json(strong.run / "evaluation" / "test" / "metrics.json")["metrics"]["model"]["ndcg@10"]
+    tags = client(strong).get_model_version("worth", registered.version).tags
+    assert float(tags["test_ndcg_at_10"]) == pytest.approx(worth, rel=1e-5)
 
 
 def test_a_run_whose_weights_are_a_pickle_is_refused(strong: Trained, tmp_path: Path) -> None:
@@ -288,7 +304,7 @@ def test_a_run_whose_weights_are_a_pickle_is_refused(strong: Trained, tmp_path: 
     (run / "model" / checkpoint.MODEL).write_bytes(pickle.dumps(Hostile(struck)))
     storage.finish(run, {key: value for key, value in about.items() if key != "files"}, only=about["files"])
     with pytest.raises(InputError, match=rf"^{run}/model/{checkpoint.MODEL}: got no safetensors"):
-        _registration.register(run, strong.dataset, NAME)
+        _registration.register(strong.recipe, run, strong.dataset, NAME)
     assert not struck.exists()
 
 
@@ -300,7 +316,7 @@ def test_a_dataset_whose_manifest_climbs_out_is_refused(strong: Trained, tmp_pat
     about["files"]["../secret"] = {"bytes": 1, "sha256": ""}
     storage.write_json(dataset / storage.MANIFEST, about)
     with pytest.raises(InputError, match=r"manifest.json lists ../secret, takes files below that folder"):
-        _registration.register(strong.run, dataset, NAME)
+        _registration.register(strong.recipe, strong.run, dataset, NAME)
 
 
 def test_the_program_registers_the_recipes_newest_run(strong: Trained, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from components.training.batches import Batch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from tests.held import Held
+from tests.unit.test_serving import Hostile
 from tests.worlds import in_processes, recipe, small_log
 
 TASK = small_log()
@@ -337,6 +339,16 @@ def test_a_share_that_is_missing_is_named(tmp_path: Path) -> None:
     alone = OneOf(0, 1)
     with pytest.raises(InputError, match=r"has no negatives\.0\.1of3\.safetensors, takes the shares of all 3 workers that"):
         checkpoint.restore(tmp_path, {"negatives.0": shared_out(torch.ones(9, 2), alone)}, {}, recipe(), DATASET, alone)
+
+
+def test_a_share_that_is_a_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    alone, struck = OneOf(0, 1), tmp_path / "struck"
+    bank = shared_out(torch.ones(9, 2), alone)
+    checkpoint.save(tmp_path, {"negatives.0": bank}, {}, {}, recipe(), DATASET, alone)
+    (tmp_path / "negatives.0.0of1.safetensors").write_bytes(pickle.dumps(Hostile(struck)))
+    with pytest.raises(InputError, match=r"negatives\.0\.0of1\.safetensors: got no safetensors"):
+        checkpoint.restore(tmp_path, {"negatives.0": bank}, {}, recipe(), DATASET, alone)
+    assert not struck.exists()
 
 
 @pytest.mark.parametrize("size", [0, -3])

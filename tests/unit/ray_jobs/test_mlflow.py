@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +203,41 @@ def test_no_patience_is_one_try() -> None:
 def test_a_file_that_is_not_there_is_trouble_and_not_created(tmp_path: Path) -> None:
     assert _mlflow.trouble(f"sqlite:///{tmp_path}/gone/mlflow.db") == "there is no such file"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_artifacts_come_by_the_server_though_it_offers_signed_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLflow's does wherever its artifacts are in S3, which a job's network need not reach."""
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", raising=False)
+    run_id, asked = "0" * 32, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            where = f"mlflow-artifacts:/1/{run_id}"
+            info = {"run_id": run_id, "experiment_id": "1", "status": "FINISHED", "artifact_uri": where}
+            answers = {
+                "server-info": {"multipart_downloads_enabled": True, "multipart_uploads_enabled": True},
+                "presigned": {"url": "http://127.0.0.1:9/s3", "headers": {}, "file_size": 4},
+                "runs/get": {"run": {"info": info, "data": {}}},
+                "artifacts?path=": {"files": []},
+            }
+            (body, *_) = [json.dumps(answer) for what, answer in answers.items() if what in self.path] or ["kept"]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        mlflow = _mlflow.client(f"http://127.0.0.1:{server.server_address[1]}")
+        found = mlflow.download_artifacts(run_id, "evaluation/metrics.json", str(tmp_path))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Path(found).read_text() == "kept"
+    assert [path for path in asked if path.endswith("evaluation/metrics.json")]
+    assert [path for path in asked if "presigned" in path] == []

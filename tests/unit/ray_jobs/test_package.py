@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -51,6 +53,18 @@ def test_this_tree_ships_its_programs_and_no_junk() -> None:
     junk = {".git", ".venv", "runs", "tests", "docs", "infra", "__pycache__", ".pytest_cache", ".ruff_cache"}
     assert [name for name in found.files if junk & set(Path(name).parts)] == []
     assert found.bytes < 3 * 2**20
+
+
+@pytest.mark.parametrize("ignored", [".gitignore", ".rayignore"])
+def test_secrets_that_the_readme_has_one_write_are_neither_shipped_nor_committed(tmp_path: Path, ignored: str) -> None:
+    text = (ROOT / "infra" / "README.md").read_text()
+    written = re.findall(r"> (secrets/[\w-]+/[\w.-]+)", text) + re.findall(r"--output (\S+)", text)
+    assert len(written) > 10
+    for name in (*written, "kept.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("s3cret")
+    shutil.copyfile(ROOT / ignored, tmp_path / ignored)
+    assert set(_package.measure(tmp_path).files) == {"kept.py", ignored}
 
 
 def test_a_tree_too_large_names_its_largest_files(tmp_path: Path) -> None:

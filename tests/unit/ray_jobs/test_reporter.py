@@ -1,4 +1,4 @@
-"""MLflow's password expires while a training is under way: nothing ends, nothing is lost, and what is said names it."""
+"""MLflow's password expires: a training goes on and nothing is lost, register ends in a line; what is said names no secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import _reporter, _tracking
+from components.errors import InputError
+from ray_jobs import _mlflow, _program, _registration, _reporter, _tracking
+from tests import worlds
 
 OLD, NEW = "0ld-s3cret", "n3w-s3cret"
 
@@ -26,8 +28,8 @@ class Server:
         of = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def _answer(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
                 good = "Basic " + base64.b64encode(f"me:{of.password}".encode()).decode()
                 if self.headers["Authorization"] != good:
                     of.refused += 1
@@ -38,6 +40,8 @@ class Server:
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
+
+            do_GET = do_POST = _answer
 
             def log_message(self, format: str, *args: object) -> None: ...
 
@@ -98,3 +102,43 @@ def test_the_driver_says_where_the_metrics_are_kept_and_ends_well(
     assert said.startswith(f"MLflow at {server.uri} refuses (") and " 401 " in said
     assert said.endswith(f"what it lacks is kept in {tmp_path / _tracking.HISTORY}")
     assert OLD not in said
+
+
+def test_register_ends_in_a_line_and_goes_on_once_the_password_is_good_again(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracked = _tracking.TrackedRun(server.uri, "0" * 32)
+
+    def set_tag() -> int:
+        _registration._send(tracked, "set_model_version_tag", "shop", "1", "gate", "refused")
+        return 0
+
+    server.password = NEW
+    assert _program.guarded(set_tag) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: tracking.uri: MLflow at {server.uri} refuses (") and " 401 " in said
+    assert not any(secret in said for secret in (OLD, NEW))
+    server.password = OLD
+    assert _program.guarded(set_tag) == 0
+
+
+def test_register_says_that_mlflow_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mlflow, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(
+        InputError, match=r"^tracking.uri: MLflow at http://127.0.0.1:9 does not answer \(.*\); the same command"
+    ):
+        _registration._send(_tracking.TrackedRun("http://127.0.0.1:9", "0" * 32), "get_run", "0" * 32)
+
+
+def test_credentials_go_to_no_server_but_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes into a run's folder would get the password of whoever evaluates or registers it."""
+    recipe = worlds.recipe(tracking={"uri": "http://mlflow:5000"})
+    links = {"tracking_uri": "http://evil.example", "run_id": "0" * 32}
+    (tmp_path / _tracking.LINKS).write_text(json.dumps(links))
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", OLD)
+    with pytest.raises(
+        InputError, match=r"^tracking.uri: got http://mlflow:5000, takes http://evil.example, where .* is tracked"
+    ):
+        _tracking.attach_by(recipe, tmp_path)
+    (tmp_path / _tracking.LINKS).write_text(json.dumps({**links, "tracking_uri": "http://mlflow:5000/"}))
+    assert _tracking.attach_by(recipe, tmp_path).run_id == "0" * 32
