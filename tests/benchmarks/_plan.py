@@ -87,7 +87,7 @@ NO_BENCHMARK_YET = (
     "the magnitude study's trainings on inner products, and of two and three layers",
     "quality by the size and kind of the pool of negatives, the bias of stale vectors, one worker against two, bytes by the "
     "size of the catalogue, and everything on a GPU",
-    "preparation on several nodes, beside RecBole's and RePlay's own, and at 100,000,000 rows",
+    "preparation beside RecBole's and RePlay's own; at 100,000,000 rows it is asked for by `--rows`",
     "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",
 )
