@@ -74,13 +74,22 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+
 def finish(folder: Path, manifest: dict[str, Any], only: Iterable[str] | None = None) -> None:
     """Lists the files below `folder` (or `only` those named) with size and checksum and writes the manifest, last."""
     if only is None:
         found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in (MANIFEST, LOCK)]
     else:
         found = [folder / name for name in only]
-    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest(f)} for f in found}
+    write_manifest(folder, manifest, {str(f.relative_to(folder)): entry(f) for f in found})
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
+    """With the entries of files that were taken where these were written: no folder is listed, none is read again."""
     write_json(folder / MANIFEST, {**manifest, "files": files})
 
 

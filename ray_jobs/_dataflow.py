@@ -90,8 +90,10 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
             return folder
         records = Records(folder, folder / WORK, {"form": FORM, "fingerprint": folder.name, "sizes": asdict(sizes)})
         try:
-            summary = _Preparation(recipe, plan, folder, sizes, report, records).run()
-            storage.finish(folder, summary, only=_made(folder))
+            summary, files = _Preparation(recipe, plan, folder, sizes, report, records).run()
+            for half in folder.glob("*/.*"):  # of a worker that died: the second try wrote the whole
+                half.unlink()
+            storage.write_manifest(folder, summary, files)
         except StorageError:  # S3, for now
             records.clear()
             raise
@@ -107,13 +109,6 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         shutil.rmtree(folder / WORK, ignore_errors=True)
     report(f"{folder}: finished")
     return folder
-
-
-def _made(folder: Path) -> list[str]:
-    """The dataset's files. The halves that tasks left whose workers died are removed: their second try wrote the whole."""
-    for path in folder.glob("*/.*"):
-        path.unlink()
-    return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file() and path.parent.name != WORK)
 
 
 class _Preparation:
@@ -139,8 +134,8 @@ class _Preparation:
         )
         self.shards = [ShardFiles(self.work, n) for n in range(self.num_shards)]
 
-    def run(self) -> dict[str, Any]:
-        """Everything up to the manifest, which it returns."""
+    def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Everything up to the manifest, which it returns, and the entry of each file as its writer gave it."""
         rule = self.recipe.data.split
         made = [_in_work("pieces"), "quarantine", accounts.BESIDE]
         read = self._stage("read", self._read, made, [_in_work("refused")], self.plan.rows)
@@ -175,20 +170,22 @@ class _Preparation:
                 known, users = found.known, found.users
         new_id = np.where(known, np.cumsum(known) - 1, np.where(alive, shards.UNKNOWN, shards.DEAD)).astype(np.int32)
         write = functools.partial(self._write, new_id, users, counts.float_time, names, law)
-        statistics = DatasetStatistics.of(self._stage("write", write, ["users.parquet", *names], (), rounds[-1]["rows"]))
+        written = self._stage("write", write, ["users.parquet", *names], (), rounds[-1]["rows"])
+        statistics = DatasetStatistics.of(written)
         for line in statistics.leaks(self.plan.time_kind):
             self.report(f"warning: data.split.by: {rule.by} leaks time: {line}; temporal does not")
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
         items = functools.partial(self._items, offsets, new_id, statistics)
-        titled = self._stage("items", items, ["items.parquet"], (), num_items, "items")["titled"]
+        last = self._stage("items", items, ["items.parquet"], (), num_items, "items")
         distinct = sum(collected["rows"])
         before = {"users": collected["users"], "items": num_items, "rows": distinct}
         more = {"split": cut, "bad_files": bad, "time_units": dict(counts.times), "by_file": read["by_file"]}
         more["before_k_core"] = before
         name = self.folder.name
-        summary = manifest.compose(self.recipe, self.plan, name, counts, distinct, rounds, statistics, titled, more)
-        self._write_report(summary, statistics)
-        return summary
+        summary = manifest.compose(self.recipe, self.plan, name, counts, distinct, rounds, statistics, last["titled"], more)
+        files = {**read["files"], **written["files"], **last["files"], **self._write_report(summary, statistics)}
+        assert len(written["files"]) == self.num_shards * (len(names) + 1), "a file of each shard in every split and of users"
+        return summary, files
 
     def _stage(
         self,
@@ -308,10 +305,12 @@ class _Preparation:
         numbering = [Numbering(first, float_time, names) for first in [0, *np.cumsum(users)[:-1].tolist()]]
         arguments = [(files, self.folder, data, seed, numbering[n], ref, law_ref) for n, files in enumerate(self.shards)]
         statistics = DatasetStatistics(np.zeros(int(new_id.max()) + 1, np.int64))
-        for _, shard in stage.each(shards.finish, arguments):
+        files: dict[str, Any] = {}
+        for _, (shard, made) in stage.each(shards.finish, arguments):
             statistics.add(shard)
+            files |= made
             stage.advance(sum(shard.rows.values()) + sum(shard.dropped.values()))
-        return statistics.values(), ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
+        return {**statistics.values(), "files": files}, ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
 
     def _items(self, offsets: list[int], new_id: np.ndarray, statistics: DatasetStatistics, stage: Stage) -> Made:
         arguments = []
@@ -320,15 +319,18 @@ class _Preparation:
             degree = np.where(mine >= 0, statistics.degree[mine], 0)
             out = self.folder / "items.parquet" / f"part-{n:05d}.parquet"
             arguments.append((path, mine, degree, self.recipe.data.titles, self.recipe.data.encoding, out))
-        titled = 0
-        for n, count in stage.each(vocabulary.finish, arguments):
-            titled += count
+        titled, files = 0, {}
+        for n, (count, entry) in stage.each(vocabulary.finish, arguments):
+            titled, files[f"items.parquet/part-{n:05d}.parquet"] = titled + count, entry
             stage.advance(offsets[n + 1] - offsets[n])
         if self.recipe.data.titles:
             self._refuse_change()
-        return {"titled": titled}, f"{len(statistics.degree):,} items" + (f", {titled:,} with a title" if titled else "")
+        return {"titled": titled, "files": files}, f"{len(statistics.degree):,} items" + (
+            f", {titled:,} with a title" if titled else ""
+        )
 
-    def _write_report(self, summary: dict[str, Any], statistics: DatasetStatistics) -> None:
+    def _write_report(self, summary: dict[str, Any], statistics: DatasetStatistics) -> dict[str, Any]:
+        """The entries of its files."""
         from components.reports import data_report  # matplotlib: every task of Ray Data imports this file
 
         folder, since = self.folder / storage.REPORT, time.monotonic()
@@ -337,8 +339,9 @@ class _Preparation:
         except Exception as error:  # what a picture stumbles on ends no preparation
             shutil.rmtree(folder, ignore_errors=True)
             self.report(f"warning: no data report: {reason(error)}")
-        else:
-            self.report(f"{'report':<10} {folder / data_report.PAGE} ({time.monotonic() - since:.1f} s)")
+            return {}
+        self.report(f"{'report':<10} {folder / data_report.PAGE} ({time.monotonic() - since:.1f} s)")
+        return {f"{storage.REPORT}/{path.name}": storage.entry(path) for path in folder.iterdir()}
 
 
 def _in_work(name: str) -> str:

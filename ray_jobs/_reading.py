@@ -26,7 +26,7 @@ from ray_jobs._tasks import Made, Stage
 
 
 def run(stage: Stage, plan: SourcePlan, job: Reading, folder: Path, part_bytes: int) -> Made:
-    """Reads all of the source; {counts, by_file, bad: {path: reason}, pieces: names}."""
+    """Reads all of the source; {counts, by_file, bad: {path: reason}, pieces: names, files: entries of what stays}."""
     tasks = dict(enumerate(plan.tasks(part_bytes, job.piece_rows)))
     bad = {file.path: file.reason for file in plan.bad}
     done: dict[int, dict[str, Any]] = {}  # of each task
@@ -49,10 +49,10 @@ def run(stage: Stage, plan: SourcePlan, job: Reading, folder: Path, part_bytes: 
     of_part = {int(index): found for n in tasks for index, found in done[n]["parts"].items()}
     parts = [part for n in tasks for part in tasks[n] if part.file.path not in bad]
     counts_of = [Counts.of(of_part[part.index]["counts"]) for part in parts]
-    _number_lines(stage, job.work, folder, parts, [of_part[part.index]["lines"] for part in parts])
+    files = _number_lines(stage, job.work, folder, parts, [of_part[part.index]["lines"] for part in parts])
     by_file = accounts.of_files(((part.file.path, counts) for part, counts in zip(parts, counts_of, strict=True)), bad)
     if len(by_file) > accounts.MOST_LISTED:
-        accounts.write_beside(by_file, folder)
+        files |= accounts.write_beside(by_file, folder)
     counts = sum(counts_of, Counts())
     filtered, refused = counts.filtered.total(), counts.quarantined.total()
     values = {
@@ -60,6 +60,7 @@ def run(stage: Stage, plan: SourcePlan, job: Reading, folder: Path, part_bytes: 
         "by_file": by_file if len(by_file) <= accounts.MOST_LISTED else accounts.BESIDE,
         "bad": bad,
         "pieces": [name for n in tasks for name in done[n]["pieces"]],
+        "files": files,
     }
     return values, f"{counts.read:,} rows = {counts.kept:,} kept + {filtered:,} filtered + {refused:,} quarantined"
 
@@ -104,15 +105,15 @@ def _read_batch(batch: pa.Table, *, job: Reading) -> pa.Table:
     return pa.table({"task": batch["task"], "result": results})
 
 
-def _number_lines(stage: Stage, work: Path, folder: Path, parts: list[Part], lines: list[int]) -> None:
-    """Moves refused rows to quarantine/, their lines counted from the beginning of each file."""
+def _number_lines(stage: Stage, work: Path, folder: Path, parts: list[Part], lines: list[int]) -> dict[str, Any]:
+    """Moves refused rows to quarantine/, their lines counted from the beginning of each file; the entries of what was made."""
     before: Counter[str] = Counter()
-    jobs = []
+    jobs, names = [], []
     for part, number in zip(parts, lines, strict=True):
         path, refused = part.file.path, reading.refused(work, part.index)
         if refused.exists():
             header = part.file.format in DELIMITERS
-            jobs.append((refused, folder / "quarantine" / f"part-{part.index:05d}.parquet", before[path] + header))
+            names.append(f"quarantine/part-{part.index:05d}.parquet")
+            jobs.append((refused, folder / names[-1], before[path] + header))
         before[path] += number
-    for _ in stage.each(cleaning.move_quarantine, jobs):
-        pass
+    return {names[n]: entry for n, entry in stage.each(cleaning.move_quarantine, jobs)}

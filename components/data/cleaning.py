@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import storage
 from components.config import SPLIT_NAME, Data, Rule
 from components.data import partitions, readers, sources, units, values
 from components.data.arrow import pc
@@ -163,9 +164,10 @@ def _refused_rows(block: Block, refused: values.Refusals, file: SourceFile) -> p
     return table.sort_by("line")
 
 
-def move_quarantine(source: Path, path: Path, first_line: int) -> None:
-    """Writes a part's refused rows at `path`, their lines counted in the whole source file."""
+def move_quarantine(source: Path, path: Path, first_line: int) -> dict[str, Any]:
+    """Writes a part's refused rows at `path`, their lines counted in the whole source file; returns the file's entry."""
     with pq.ParquetFile(source) as file, partitions.parquet_stream(path, QUARANTINE) as out:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             out.write_table(table.set_column(1, "line", pc.add(table["line"], first_line)))
+    return storage.entry(path)

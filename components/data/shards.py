@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -211,9 +212,10 @@ def finish(
     numbering: Numbering,
     new_ids: NDArray[np.int32],
     law: Cuts | Shift | None = None,
-) -> ShardStatistics:
+) -> tuple[ShardStatistics, dict[str, Any]]:
     """Writes the shard's part of users.parquet and of every split; a user's rows stay ordered by time.
 
+    Returns what the report is made of, and the entry of each file that was written, by its path below `out`.
     `new_ids[code]` is an item's id, DEAD where it is dropped, UNKNOWN where `law` drops it: its rows are all held out.
     `law` is that of a temporal or a shifted split.
     """
@@ -239,16 +241,19 @@ def finish(
         assert times is not None, "a split by time has times"
         split = law.codes(temporal.moments(times))
     else:
-        given = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
-        split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, given)
+        own = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
+        split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, own)
     columns = {"user": pa.array((user + numbering.first_user).astype(np.int32)), "item": pa.array(item)}
     if times is not None:
         columns["time"] = pa.array(times)
     rows = pa.table(columns)
     name = f"part-{files.shard:05d}.parquet"
+    made: dict[str, Any] = {}
     for code, split_name in enumerate(numbering.split_names):
-        partitions.write_parquet(rows.filter(pa.array(split == code)), out / split_name / name)
+        made[f"{split_name}/{name}"] = partitions.write_parquet(rows.filter(pa.array(split == code)), out / split_name / name)
     degree = np.bincount(user[split == splits.TRAIN], minlength=len(raw))
     ids = np.arange(len(raw), dtype=np.int32) + np.int32(numbering.first_user)
-    partitions.write_parquet(pa.table({"id": ids, "raw": raw, "degree": degree}), out / "users.parquet" / name)
-    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped, "split" in table.column_names)
+    users = pa.table({"id": ids, "raw": raw, "degree": degree})
+    made[f"users.parquet/{name}"] = partitions.write_parquet(users, out / "users.parquet" / name)
+    given = "split" in table.column_names
+    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped, given), made

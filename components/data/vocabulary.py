@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,8 +73,8 @@ def finish(
     titles: Titles | None,
     encoding: str,
     path: Path,
-) -> int:
-    """Writes one partition of items.parquet and returns how many of its items have a title.
+) -> tuple[int, dict[str, Any]]:
+    """Writes one partition of items.parquet and returns how many of its items have a title, and the file's entry.
 
     Both arrays are by the partition's codes: `new_id` is -1 where an item is dropped, `degree` counts rows of train.
     """
@@ -83,8 +84,8 @@ def finish(
     columns = {"id": pa.array(new_id[kept]), "raw": raw, "degree": pa.array(degree[kept])}
     if titles:
         columns["title"] = titles_of(raw, titles, encoding)
-    partitions.write_parquet(pa.table(columns), path)
-    return len(raw) - columns["title"].null_count if titles else 0
+    entry = partitions.write_parquet(pa.table(columns), path)
+    return len(raw) - columns["title"].null_count if titles else 0, entry
 
 
 def check_titles(titles: Titles, encoding: str) -> SourceFile:

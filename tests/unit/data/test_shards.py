@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components import storage
 from components.config import Data, Titles
 from components.data import partitions, shards, vocabulary
 from components.data.shards import Numbering, ShardFiles
@@ -140,7 +141,11 @@ def test_a_shard_writes_contiguous_ids_and_float_times(tmp_path: Path) -> None:
     (files,) = collect(tmp_path, **LOG)
     data = Data.model_validate({"source": "/log", "split": {"by": "leave_one_out"}})
     numbering = Numbering(10, True, ["train", "valid", "test"])
-    found = shards.finish(files, tmp_path / "out", data, 0, numbering, np.array([1, -1, 0], np.int32))  # x, y, z
+    found, made = shards.finish(files, tmp_path / "out", data, 0, numbering, np.array([1, -1, 0], np.int32))  # x, y, z
+    assert made == {
+        str(path.relative_to(tmp_path / "out")): storage.entry(path) for path in (tmp_path / "out").glob("*/*.parquet")
+    }
+    assert len(made) == 4
     rows = {s: pq.read_table(tmp_path / "out" / s / "part-00000.parquet").to_pylist() for s in ("train", "valid", "test")}
     assert rows["train"] == [
         {"user": 10, "item": 1, "time": 9.25},
