@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from components.data import accounts, cleaning, reading, sources
+from components.data import accounts, cleaning, locations, reading, sources
 from components.data.cleaning import Counts
 from components.data.files import DELIMITERS, PARTS, Part
 from components.data.locations import StorageError
@@ -30,22 +31,31 @@ def run(stage: Stage, plan: SourcePlan, job: Reading, folder: Path, part_bytes: 
     tasks = dict(enumerate(plan.tasks(part_bytes, job.piece_rows)))
     bad = {file.path: file.reason for file in plan.bad}
     done: dict[int, dict[str, Any]] = {}  # of each task
+    failed: Counter[int] = Counter()  # how often a task met a fault that may pass
     todo = tasks
     for number in itertools.count():
-        found = _read(stage, replace(job, number=number), todo)
+        back = _read(stage, replace(job, number=number), todo)
+        again = {n: back[n]["again"] for n in back if "again" in back[n]}
+        failed.update(again.keys())
+        if lasting := [told for n, told in again.items() if failed[n] == locations.TRIES]:
+            raise locations.lasting("data.source", lasting[0])
+        found = {n: each for n, each in back.items() if n not in again}
         done |= found
         new = {path: reason for n in sorted(found) for path, reason in found[n].get("bad", {}).items()}
         if new and job.data.on_bad_file == "fail":
             raise InputError(next(iter(new.values())))
         bad |= new
-        # again, without it, what read a bad file beside others or read a part of it before it was found to be bad
+        # again what failed by no fault of a file; and without it, what read a bad file beside others or read a part of it
+        # before it was found to be bad
         todo = {
             n: [part for part in parts if part.file.path not in bad]
             for n, parts in tasks.items()
-            if any(part.file.path in new for part in parts)
+            if n in again or any(part.file.path in new for part in parts)
         }
         if not todo:
             break
+        if again:
+            time.sleep(locations.PAUSE_SECONDS)
     of_part = {int(index): found for n in tasks for index, found in done[n]["parts"].items()}
     parts = [part for n in tasks for part in tasks[n] if part.file.path not in bad]
     counts_of = [Counts.of(of_part[part.index]["counts"]) for part in parts]
@@ -85,6 +95,8 @@ def _read(stage: Stage, job: Reading, tasks: dict[int, list[Part]]) -> dict[int,
             if "denied" in found:
                 raise StorageError(f"data.source: {found['denied']}")
             back[row["task"]] = found
+            if "again" in found:
+                continue
             read = sum(part["counts"]["read"] for part in found.get("parts", {}).values())
             stage.advance(read, sizes[row["task"]] / whole if whole else 0.0)
     assert len(back) == len(tasks), f"{len(tasks)} tasks were made, {len(back)} came back"
@@ -101,6 +113,10 @@ def _read_batch(batch: pa.Table, *, job: Reading) -> pa.Table:
             found = {"full": str(error)}
         except StorageError as error:
             found = {"denied": str(error)}
+        except (OSError, MemoryError) as error:
+            if not locations.passes(error):
+                raise
+            found = {"again": f"{type(error).__name__}: {error}"}
         results.append(json.dumps(found))
     return pa.table({"task": batch["task"], "result": results})
 

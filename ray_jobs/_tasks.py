@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from components.data.locations import TRIES
 from components.errors import InputError
 
 PROGRESS_SECONDS = 10.0
@@ -54,10 +55,13 @@ class Stage:
     def each(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Runs a task for each tuple of arguments and yields (position, result) as they end, a bounded number at a time.
 
+        What fails by the machine's fault is tried again: a task writes the same files however often it runs.
+
         Raises:
             InputError: a task did, as it did.
         """
-        task = ray.remote(function).options(scheduling_strategy="SPREAD")
+        again = {"max_retries": TRIES - 1, "retry_exceptions": [OSError, MemoryError]}
+        task = ray.remote(function).options(scheduling_strategy="SPREAD", **again)
         limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         waiting = enumerate(arguments)
         following = next(waiting, None)

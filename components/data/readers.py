@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.lines import Block, Lines, Refused, lines_of
 from components.errors import InputError
 
-PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}  # no fault of a file
 BLOCK_ROWS = 1 << 17
 BUFFER_BYTES = 1 << 20  # of a column that is read at once: else all of a row group's
 LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
@@ -45,14 +43,9 @@ def _text(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     try:
         yield from (parse(lines, part.file, names, encoding) for lines in lines_of(part))
     except (pa.ArrowException, OSError) as error:
-        if _passes(error):
+        if locations.passes(error):
             raise
         raise _refusal(part, "not readable", error) from error
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the machine or the network is at fault, and not the file: Ray tries such a task again."""
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
 
 
 def _refusal(part: Part, what: str, error: Exception) -> InputError:
@@ -99,7 +92,7 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
                 yield Block(columns, position + rows, line + rows + 1, _as_json(columns), line + len(batch))
                 position, line = position + len(batch), line + len(batch)
     except (pa.ArrowException, OSError) as error:
-        if _passes(error):
+        if locations.passes(error):
             raise
         raise _refusal(part, "not a readable Parquet file", error) from error
 

@@ -150,6 +150,7 @@ def open_one(path: str, encoding: str) -> SourceFile:
 
     Raises:
         InputError: not there, empty, of an unknown suffix or unreadable.
+        StorageError: denied, or by a fault that did not pass.
     """
     try:
         found = locations.files(path)
@@ -161,7 +162,7 @@ def open_one(path: str, encoding: str) -> SourceFile:
     kind = finding.SUFFIXES.get(suffix.lower())
     if kind is None:
         raise InputError(f"{path}: got the suffix {suffix!r}, takes one of {', '.join(finding.SUFFIXES)}")
-    return _open(found[0], kind, None, encoding)
+    return locations.insist(path, lambda: _open(found[0], kind, None, encoding))
 
 
 def file_split(data: Data, file: SourceFile) -> str | None:
@@ -174,7 +175,7 @@ def file_split(data: Data, file: SourceFile) -> str | None:
 
 def _try_open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFile | BadFile:
     try:
-        return _open(found, kind, split, encoding)
+        return locations.insist(found.path, lambda: _open(found, kind, split, encoding))
     except locations.StorageError as error:
         raise locations.StorageError(f"data.source: {error}") from error
     except InputError as error:
@@ -194,6 +195,8 @@ def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFi
                 base = _with(base, etag=locations.etag(path, stream.raw))
                 head, more = _head(stream, kind)
     except OSError as error:
+        if locations.passes(error):
+            raise
         raise InputError(f"{path}: {error.strerror or error}") from error
     if not head:
         raise InputError(f"{path}: got an empty file, takes {'a header and ' if kind in DELIMITERS else ''}rows")
@@ -243,6 +246,8 @@ def _open_parquet(base: SourceFile) -> SourceFile:
                 stream.seek(-(meta.serialized_size + 8), 2)
                 footer = hashlib.sha256(stream.read()).hexdigest()[:16]
         except (pa.ArrowException, OSError) as error:
+            if locations.passes(error):
+                raise
             raise locations.trouble_of(error, base.path) or InputError(
                 f"{base.path}: not a readable Parquet file (cut off?): {error}"
             ) from error

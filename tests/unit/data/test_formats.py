@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
-from components.data import readers, sources
+from components.data import locations, readers, sources
 from components.data.files import SourceFile
 from components.errors import InputError
 from tests.unit.data.cleaned import clean, file
@@ -77,6 +78,40 @@ def test_a_fault_that_passes_is_not_the_files(tmp_path: Path, monkeypatch: pytes
         fault[:] = [error]
         with pytest.raises(raised):
             list(readers.read(readers.whole(given), ["user_id"], "utf-8"))
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+@pytest.mark.parametrize(
+    ("fault", "times", "message"),
+    [
+        (OSError(errno.EIO, "a disk"), 2, None),
+        (OSError(errno.ESTALE, "a server"), 99, "got no data in 4 tries, takes a storage that answers: .*a server"),
+        (MemoryError("no memory"), 99, "got no data in 4 tries, takes a storage that answers: no memory"),
+        (PermissionError(errno.EACCES, "denied"), 1, "got permission denied, takes a file that this user may read"),
+    ],
+)
+def test_a_fault_of_the_storage_makes_no_bad_file_when_sources_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: Exception, times: int, message: str | None
+) -> None:
+    if name == "log.parquet":
+        table(tmp_path, name, user_id=[1], item_id=[1])
+    else:
+        file(tmp_path, '{"user_id": 1, "item_id": 1}\n' if name == "log.jsonl" else "user_id,item_id\n1,1\n", name)
+    located, faults = locations.locate, [fault] * times
+
+    class Faulty(fs.LocalFileSystem):
+        def open_input_file(self, path: str) -> Any:
+            if faults:
+                raise faults.pop()
+            return super().open_input_file(path)
+
+    monkeypatch.setattr(locations, "locate", lambda place: (Faulty(), located(place)[1]))
+    monkeypatch.setattr(locations, "PAUSE_SECONDS", 0.0)
+    if message is None:
+        assert len(inspect(tmp_path, on_bad_file="quarantine").files) == 1
+        return
+    with pytest.raises(locations.StorageError, match=rf"^data\.source: .*{name}: {message}"):
+        inspect(tmp_path, on_bad_file="quarantine")
 
 
 def test_bytes_that_are_no_text_are_refused_in_json(tmp_path: Path) -> None:
