@@ -49,7 +49,7 @@ from ray_jobs import _cuts, _reading
 from ray_jobs._cuts import Found
 from ray_jobs._tasks import Made, Report, Stage
 
-FORM = 1  # raised when the same stages leave other files to those that follow
+FORM = 2  # raised when the same stages leave other files to those that follow
 ROWS_PER_SHARD = 1 << 20
 MANY_SHARDS, LEAST_OF_MANY = 8, 16  # a shard has no more than an eighth of a log that is larger than eight of them
 SHARDS_PER_ITEM_PART, LEAST_ITEM_PARTS, MOST_ITEM_PARTS = 8, 8, 64
@@ -157,6 +157,7 @@ class _Preparation:
         offsets = self._stage("vocabulary", self._vocabulary, made, gone, 2 * sum(collected["items"]), "ids")["offsets"]
         num_items = offsets[-1]
         core = self._stage("k-core", functools.partial(self._k_core, num_items, collected["rows"]))
+        shutil.rmtree(self.work / "living", ignore_errors=True)
         rounds, alive, users = core["rounds"], core["alive"], core["users"]
         manifest.refuse_if_empty(rounds[-1]["rows"], counts, "k-core", rounds)
         known, law, cut = alive, None, {}
@@ -271,13 +272,15 @@ class _Preparation:
         rule = self.recipe.data.k_core
         alive = np.ones(num_items, bool)
         rounds: list[dict[str, int]] = []
+        shrunk = [False] * self.num_shards
         while True:
             ref = ray.put(alive)
             total = np.zeros(num_items, np.int64)
             users, rows = [0] * self.num_shards, 0
-            for n, result in stage.each(shards.count, [(files, ref, rule.users) for files in self.shards]):
+            jobs = [(files, ref, rule.users, small) for files, small in zip(self.shards, shrunk, strict=True)]
+            for n, result in stage.each(shards.count, jobs):
                 total[result.codes] += result.counts
-                users[n], rows = result.users, rows + result.rows
+                users[n], rows, shrunk[n] = result.users, rows + result.rows, result.shrunk
                 stage.advance(shard_rows[n])
             left = alive & (total >= rule.items)
             rounds.append({"users": sum(users), "items": int((alive & (total > 0)).sum()), "rows": rows})

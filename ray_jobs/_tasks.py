@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from components.errors import InputError
 
 PROGRESS_SECONDS = 10.0
 END_SECONDS = 20.0
+CPUS_SECONDS = 5.0  # between two looks at how many there are
 Report = Callable[[str], None]
 Made = tuple[dict[str, Any], str]  # what a stage found out, and what is said of it
 
@@ -31,6 +33,7 @@ class Stage:
         self.ahead: Callable[[], int] = lambda: 0
         self._rows, self._share = 0, 0.0
         self._running: dict[Any, int] = {}
+        self._most, self._counted = 2, -math.inf
         self._left = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
@@ -62,10 +65,10 @@ class Stage:
         """
         again = {"max_retries": TRIES - 1, "retry_exceptions": [OSError, MemoryError]}
         task = ray.remote(function).options(scheduling_strategy="SPREAD", **again)
-        limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         waiting = enumerate(arguments)
         following = next(waiting, None)
         while self._running or following is not None:
+            limit = self._limit()
             while following is not None and len(self._running) < limit:
                 self._running[task.remote(*following[1])] = following[0]
                 following = next(waiting, None)
@@ -77,6 +80,12 @@ class Stage:
                     raise type(error.cause)(str(error.cause)) from None
                 raise
             yield self._running.pop(ref), result
+
+    def _limit(self) -> int:
+        """How many tasks may run or wait: nodes may join meanwhile."""
+        if time.monotonic() - self._counted > CPUS_SECONDS:
+            self._most, self._counted = max(2, 2 * int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
+        return self._most
 
     def line(self, message: str) -> str:
         """What is said of the stage once it is left."""

@@ -31,10 +31,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a part: columns of equal length, each row's position in the file, its line, and rows' text on demand."""
+    """Rows of a part, in their order: columns of equal length, each row's line, and rows' text on demand."""
 
     columns: dict[str, pa.Array]
-    order: Ints
     line: Ints
     raw: Callable[[Ints], list[str]]
     last_line: int
@@ -51,12 +50,11 @@ def open_text(file: SourceFile) -> io.BufferedReader:
 
 @dataclass(frozen=True)
 class Lines:
-    """Whole lines of a file: line n is data[starts[n]:ends[n]], at `position + starts[n]` in the file."""
+    """Whole lines of a file: line n is data[starts[n]:ends[n]]."""
 
     data: NDArray[np.uint8]
     starts: Ints
     ends: Ints  # without the line's end
-    position: int
     first: int  # number of the first line, from 1 in the part
 
     def bytes_of(self, n: int) -> bytes:
@@ -83,16 +81,16 @@ def lines_of(part: Part) -> Iterator[Lines]:
             if not data:
                 raise InputError(f"{part.file.path}: got {position} bytes, takes {part.file.bytes}: it shrank while being read")
             data += file.readline() if not data.endswith(b"\n") else b""
-            lines = split(data, position, first)
+            lines = split(data, first)
             yield lines
             position, first = position + len(data), first + len(lines.starts)
 
 
-def split(data: bytes, position: int, first: int) -> Lines:
+def split(data: bytes, first: int) -> Lines:
     if not data.endswith(b"\n"):
         data += b"\n"
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(array == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
     returns = (ends > starts) & (array[ends - 1] == 13)
-    return Lines(array, starts, ends - returns, position, first)
+    return Lines(array, starts, ends - returns, first)

@@ -56,14 +56,14 @@ def _refusal(part: Part, what: str, error: Exception) -> InputError:
 def _with_others(block: Block, file: SourceFile, names: Sequence[str]) -> Block:
     """With the columns that a file has from its path alone, as text; nulls where it does not have one at all."""
     others = [name for name in names if not file.reads(name)]
-    constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.order)) for name in others}
+    constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.line)) for name in others}
     return replace(block, columns={**block.columns, **constants}) if others else block
 
 
 def whole(file: SourceFile) -> Part:
     """All of a file as one part."""
     stop = file.end if file.rows is None else len(file.row_groups)
-    return Part(0, file, file.data_start, stop, 0)
+    return Part(0, file, file.data_start, stop)
 
 
 def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) -> list[str]:
@@ -71,7 +71,7 @@ def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) ->
     if file.rows is not None:
         column = next((block.columns[name] for block in read(whole(file), [name], encoding)), pa.array([], pa.string()))
     else:
-        part = Part(0, file, file.data_start, min(file.end, file.data_start + head_bytes), 0)
+        part = Part(0, file, file.data_start, min(file.end, file.data_start + head_bytes))
         column = next((block.columns[name] for block in read(part, [name], encoding)), pa.array([], pa.string()))
     return [text for text in values.utf8(column, name, values.Refusals(len(column))).to_pylist() if text]
 
@@ -80,7 +80,6 @@ def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) ->
 
 
 def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
-    position = sum(part.file.row_groups[: part.start])
     line = 0
     try:
         system, path = locations.locate(part.file.path)
@@ -89,8 +88,8 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
                 rows = np.arange(len(batch), dtype=np.int64)
                 columns = {name: _plain(batch[name]) for name in names}
-                yield Block(columns, position + rows, line + rows + 1, _as_json(columns), line + len(batch))
-                position, line = position + len(batch), line + len(batch)
+                yield Block(columns, line + rows + 1, _as_json(columns), line + len(batch))
+                line += len(batch)
     except (pa.ArrowException, OSError) as error:
         if locations.passes(error):
             raise
@@ -148,7 +147,6 @@ def _rows(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) -
     ]
     return Block(
         columns,
-        order=lines.position + lines.starts[used],
         line=lines.first + used,
         raw=lambda rows: [lines.text_of(n, encoding) for n in used[rows].tolist()],
         last_line=lines.first + len(lines.starts) - 1,
@@ -246,7 +244,6 @@ def _pairs(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     is_user = np.zeros(len(flat), bool)
     is_user[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
     line = np.repeat(np.arange(len(lengths)), lengths)
-    order = lines.position + lines.starts[line] + np.arange(len(flat)) - (np.cumsum(lengths) - lengths)[line]
     users = flat.take(pa.array((np.cumsum(lengths) - lengths)[line[~is_user]]))
     items = flat.filter(pa.array(~is_user))
     refused = [
@@ -255,7 +252,6 @@ def _pairs(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     ]
     return Block(
         {"user": users, "item": items},
-        order=order[~is_user],
         line=lines.first + line[~is_user],
         raw=lambda rows: [f"{users[row]} {items[row]}" for row in rows.tolist()],
         last_line=lines.first + len(lines.starts) - 1,

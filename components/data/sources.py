@@ -47,12 +47,16 @@ def _estimated_rows(file: SourceFile) -> int:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """The source before it is read. Ids are int64 where every file has integers, else text as written."""
+    """The source before it is read. Ids are int64 where every file has integers, else text as written.
+
+    `fractions` says whether a time may have one: never where all files' are integers or dates, and are kept as they are.
+    """
 
     files: tuple[SourceFile, ...]
     user_type: Literal["int64", "string"]
     item_type: Literal["int64", "string"]
     time_kind: Literal["number", "date"] | None
+    fractions: bool = True
     bad: tuple[BadFile, ...] = ()
 
     @property
@@ -75,13 +79,8 @@ class SourcePlan:
 
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
-        parts: list[Part] = []
-        order = 0
-        for file in self.files:
-            for start, stop in _cut(file, part_bytes, part_rows):
-                parts.append(Part(len(parts), file, start, stop, order))
-            order += file.positions
-        return parts
+        spans = ((file, *span) for file in self.files for span in _cut(file, part_bytes, part_rows))
+        return [Part(n, *span) for n, span in enumerate(spans)]
 
     def tasks(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[list[Part]]:
         """The parts, small ones together: a task has at most what one part may have, or one part."""
@@ -141,6 +140,7 @@ def inspect(data: Data) -> SourcePlan:
         user_type=_id_type(files, data.columns.user, "user"),
         item_type=_id_type(files, data.columns.item, "item"),
         time_kind=time_kind,
+        fractions=time_kind == "number" and (data.time_units != "keep" or _kinds(files, str(data.columns.time)) != {"integer"}),
         bad=tuple(bad),
     )
 

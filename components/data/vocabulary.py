@@ -113,7 +113,7 @@ def titles_of(raw: pa.Array, titles: Titles, encoding: str) -> pa.Array:
     wanted = pc.cast(raw, pa.string())
     found: list[pa.Table] = []
     for block in readers.read(readers.whole(file), [titles.item, titles.title], encoding):
-        refused = values.Refusals(len(block.order))
+        refused = values.Refusals(len(block.line))
         item = values.ids(block.columns[titles.item], titles.item, "string", refused)
         title = values.utf8(block.columns[titles.title], titles.title, refused)
         refused.add(np.asarray(pc.equal(pc.binary_length(title), 0)), f"{titles.title} is empty")

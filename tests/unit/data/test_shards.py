@@ -22,7 +22,7 @@ from tests.unit.data.cleaned import file
 
 def collect(folder: Path, num_shards: int = 1, item_parts: int = 1, repeats: str = "first", **columns: Any) -> list[ShardFiles]:
     """Cuts rows into shards in two pieces, collects each shard and makes the vocabulary."""
-    table = pa.table({**columns, "order": np.arange(len(columns["user"]))})
+    table = pa.table(columns)
     half = table.num_rows // 2
     pieces = [folder / f"{n}.arrow" for n in range(2)]
     for piece, rows in zip(pieces, (table.slice(0, half), table.slice(half)), strict=True):
@@ -117,11 +117,17 @@ def test_k_core_is_the_largest_set_that_meets_both_demands(tmp_path: Path, per_u
     random = np.random.default_rng(per_user * 10 + per_item)
     user, item = random.integers(0, 60, 500), random.zipf(1.3, 500) % 50
     files = collect(tmp_path, num_shards=4, item_parts=2, user=user, item=item)
-    alive = np.ones(len(np.unique(item)), bool)
+    alive, small = np.ones(len(np.unique(item)), bool), dict.fromkeys(files, False)
     while True:
         total = np.zeros(len(alive), np.int64)
         for each in files:
-            found = shards.count(each, alive, per_user)
+            found, read = shards.count(each, alive, per_user), each.living if small[each] else each.rows
+            again = shards.count(each, alive, per_user, small[each])  # of fewer rows, and the same
+            assert (again.users, again.rows, again.codes.tolist()) == (found.users, found.rows, found.codes.tolist())
+            assert again.counts.tolist() == found.counts.tolist()
+            small[each] = again.shrunk
+            if 2 * found.rows < partitions.read_all(read).num_rows:
+                assert partitions.read_all(each.living).num_rows == found.rows
             total[found.codes] += found.counts
         left = alive & (total >= per_item)
         if (left == alive).all():
