@@ -22,7 +22,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from ray_jobs._tasks import Made, Report, Stage
 
 FORM = 2  # raised when the same stages leave other files to those that follow
 ROWS_PER_SHARD = 1 << 20
-MANY_SHARDS, LEAST_OF_MANY = 8, 16  # a shard has no more than an eighth of a log that is larger than eight of them
+SMALL, LEAST_SHARDS = 8, 16  # from an eighth of a shard's rows on no task has more than an eighth of the log: mostly a 16th
 SHARDS_PER_ITEM_PART, LEAST_ITEM_PARTS, MOST_ITEM_PARTS = 8, 8, 64
 OPENED = 256  # pieces that a shard is taken out of without being gathered first
 
@@ -66,8 +66,16 @@ class Sizes:
     opened: int = OPENED
 
     def shards(self, rows: int) -> int:
-        wanted = max(1, -(-rows // self.rows_per_shard))
-        return wanted if wanted <= MANY_SHARDS else max(LEAST_OF_MANY, wanted)
+        """Of a log of so many rows, as it is known before it is read."""
+        return max(LEAST_SHARDS, -(-rows // self.rows_per_shard)) if rows > self.rows_per_shard // SMALL else 1
+
+    def of(self, rows: int) -> Sizes:
+        """For such a log: what a task of reading keeps before it writes and the block that it reads are a 16th of it each."""
+        share = rows // LEAST_SHARDS
+        if self.shards(rows) == 1:
+            return self
+        bytes_ = min(self.part_bytes, share * sources.BYTES_PER_ROW)
+        return replace(self, part_rows=min(self.part_rows, share), part_bytes=bytes_)
 
 
 def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> Path:
@@ -115,19 +123,13 @@ class _Preparation:
     """The stages of one dataset, in order."""
 
     def __init__(self, recipe: Recipe, plan: SourcePlan, folder: Path, sizes: Sizes, report: Report, records: Records) -> None:
-        self.recipe, self.plan, self.folder, self.sizes, self.report, self.records = (
-            recipe,
-            plan,
-            folder,
-            sizes,
-            report,
-            records,
-        )
+        self.recipe, self.plan, self.folder, self.report, self.records = recipe, plan, folder, report, records
+        self.sizes = sizes.of(plan.estimated_rows)
         self.work = folder / WORK
         self.num_shards = sizes.shards(plan.estimated_rows)
         self.fan = Fan(self.num_shards, sizes.opened)
         parts = -(-self.num_shards // SHARDS_PER_ITEM_PART)
-        if self.num_shards > MANY_SHARDS:
+        if self.num_shards > 1:
             parts = min(max(LEAST_ITEM_PARTS, parts), MOST_ITEM_PARTS)
         self.vocabularies, self.places = (
             [self.work / name / f"{n:05d}.arrow" for n in range(parts)] for name in ("vocabulary", "places")

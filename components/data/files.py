@@ -51,12 +51,16 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Part:
-    """What one task reads: row groups of Parquet or bytes of text, `start <= x < stop`, of one file."""
+    """What one task reads: row groups of Parquet or bytes of text, `start <= x < stop`, of one file.
+
+    `block` bounds what is read at once, rows of Parquet or bytes of text, where it is less than the reader's own measure.
+    """
 
     index: int
     file: SourceFile
     start: int
     stop: int
+    block: int | None = None
 
 
 PARTS = TypeAdapter(list[Part])  # as text, for the task that reads them

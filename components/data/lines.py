@@ -75,7 +75,7 @@ def lines_of(part: Part) -> Iterator[Lines]:
             file.read(position)
         first = 1
         while position < part.stop:
-            data = file.read(min(BLOCK_BYTES, part.stop - position))
+            data = file.read(min(BLOCK_BYTES, part.block or BLOCK_BYTES, part.stop - position))
             if not data and part.file.compression:
                 return
             if not data:

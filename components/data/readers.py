@@ -85,7 +85,8 @@ def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
         system, path = locations.locate(part.file.path)
         with pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES) as file:
             groups = list(range(part.start, part.stop))
-            for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
+            block = min(BLOCK_ROWS, part.block or BLOCK_ROWS)
+            for batch in file.iter_batches(block, row_groups=groups, columns=list(dict.fromkeys(names))):
                 rows = np.arange(len(batch), dtype=np.int64)
                 columns = {name: _plain(batch[name]) for name in names}
                 yield Block(columns, line + rows + 1, _as_json(columns), line + len(batch))

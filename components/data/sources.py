@@ -80,7 +80,8 @@ class SourcePlan:
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
         spans = ((file, *span) for file in self.files for span in _cut(file, part_bytes, part_rows))
-        return [Part(n, *span) for n, span in enumerate(spans)]
+        blocks = {True: part_bytes, False: part_rows}
+        return [Part(n, *span, block=blocks[span[0].rows is None]) for n, span in enumerate(spans)]
 
     def tasks(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[list[Part]]:
         """The parts, small ones together: a task has at most what one part may have, or one part."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from components import storage
-from components.data import locations, readers
+from components.data import locations, readers, reading, shards, sources
 from components.data.files import Part
 from components.data.lines import Lines
 from components.data.locations import StorageError
 from components.data.manifest import WORK
+from ray_jobs._dataflow import Sizes
 from tests.inline import inline
 from tests.integration.preparing import RULES, contents, prepare, write_log
 
@@ -51,3 +57,44 @@ def test_a_fault_that_passes_in_mid_file_costs_no_row(tmp_path: Path, monkeypatc
         message = "^data.source: got no data in 4 tries, takes a storage that answers: .*Connection timed out"
         with pytest.raises(StorageError, match=message):
             prepare(log, tmp_path, on_bad_file="quarantine", **RULES)
+
+
+@pytest.mark.parametrize("rows", [200_000, 1_000_000, 5_000_000, 8_500_000, 9_000_000, 100_000_000, 10**9])
+def test_no_task_is_made_for_more_than_an_eighth(rows: int) -> None:
+    """What is kept before it is written with a block that is read, and a shard of users that are alike."""
+    sizes = Sizes().of(rows)
+    assert 0 < sizes.part_rows + min(sizes.part_rows, readers.BLOCK_ROWS) <= rows / 8
+    assert 0 < rows / sizes.shards(rows) <= min(rows / 16, Sizes().rows_per_shard)
+    assert sizes.part_bytes <= rows * sources.BYTES_PER_ROW / 16
+
+
+@pytest.mark.parametrize("name", ["one.csv.gz", "one.parquet", "16.parquet"])
+def test_no_task_holds_more_than_an_eighth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of one compressed file, one row group, many files: rows at once while reading, and rows of a shard."""
+    rows, held, taken = 40_000, list[int](), list[int]()
+    random = np.random.default_rng(0)
+    log = pl.DataFrame({"user_id": random.integers(0, 2000, rows), "item_id": random.integers(0, 300, rows)})
+    (tmp_path / "log").mkdir()
+    if name == "one.csv.gz":
+        (tmp_path / "log" / name).write_bytes(gzip.compress(log.write_csv().encode(), 1))
+    else:
+        for n in range(count := 16 if name == "16.parquet" else 1):
+            log[n * rows // count : (n + 1) * rows // count].write_parquet(tmp_path / "log" / f"{n}.parquet")
+    collect, add = shards.collect, reading._Pieces.add
+
+    def adds(pieces: Any, table: pa.Table) -> None:
+        held.append(pieces._rows + table.num_rows)
+        add(pieces, table)
+
+    def collects(*arguments: Any) -> Any:
+        taken.append((found := collect(*arguments)).taken)
+        return found
+
+    monkeypatch.setattr(reading._Pieces, "add", adds)
+    monkeypatch.setattr(shards, "collect", collects)
+    with inline():
+        _, manifest = prepare(tmp_path / "log", tmp_path, Sizes(rows_per_shard=40_000), split={"by": "leave_one_out"})
+    assert (manifest["counts"]["kept"], sum(taken)) == (rows, rows)
+    assert max(held) <= rows / 8
+    assert max(taken) <= rows / 8
+    assert len(taken) >= 16
