@@ -276,6 +276,7 @@ class _Preparation:
         rounds: list[dict[str, int]] = []
         shrunk = [False] * self.num_shards
         while True:
+            stage.begin(f"round {len(rounds) + 1}", sum(shard_rows))
             ref = ray.put(alive)
             total = np.zeros(num_items, np.int64)
             users, rows = [0] * self.num_shards, 0

@@ -32,13 +32,14 @@ class Stage:
         self.name, self._report, self._total, self._unit = name, report, total, unit
         self.ahead: Callable[[], int] = lambda: 0
         self._rows, self._share = 0, 0.0
+        self._pass, self._before = "", 0
         self._running: dict[Any, int] = {}
         self._most, self._counted = 2, -math.inf
         self._left = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Stage:
-        self._since = time.monotonic()
+        self._since = self._begun = time.monotonic()
         self._ticker.start()
         return self
 
@@ -49,6 +50,11 @@ class Stage:
         finally:
             self._ticker.join()
         self._seconds = time.monotonic() - self._since
+
+    def begin(self, name: str, total: int) -> None:
+        """One of several passes: what is told while it runs is of it alone."""
+        self._pass, self._total, self._share = f"{name}: ", total, 0.0
+        self._before, self._begun = self._rows, time.monotonic()
 
     def advance(self, rows: int, share: float | None = None) -> None:
         """`share` is these rows' share of the stage, where their number does not tell."""
@@ -94,11 +100,11 @@ class Stage:
 
     def _tick(self) -> None:
         while not self._left.wait(PROGRESS_SECONDS):
-            seconds = time.monotonic() - self._since
-            rows, share = self._rows + self.ahead(), self._share
+            seconds = time.monotonic() - self._begun
+            rows, share = self._rows - self._before + self.ahead(), self._share
             of = f" of {self._total:,}" if self._total else ""
             left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share <= 1 else ""
-            self._report(f"{self.name:<10} {rows:,}{of} {self._unit}, {rows / seconds:,.0f} {self._unit}/s{left}")
+            self._report(f"{self.name:<10} {self._pass}{rows:,}{of} {self._unit}, {rows / seconds:,.0f} {self._unit}/s{left}")
 
     def _end(self) -> None:
         """Waits for what still runs. What does not end soon is killed; nothing else is cancelled: Ray (2.60) aborts this
