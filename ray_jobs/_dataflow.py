@@ -78,8 +78,9 @@ class Sizes:
         return replace(self, part_rows=min(self.part_rows, share), part_bytes=bytes_)
 
 
-def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> Path:
-    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets lines of each stage.
+def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes(), plan: SourcePlan | None = None) -> Path:
+    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets lines of each stage; `plan` is
+    the source as it was just found.
 
     What a killed or interrupted process finished is taken over. After a mistake in what was given nothing is left.
 
@@ -87,7 +88,7 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         InputError: the source is not there, not readable or leaves no row; or another process prepares the same dataset.
         FullError: there is no room on the storage path.
     """
-    plan = sources.inspect(recipe.data)
+    plan = plan or sources.inspect(recipe.data)
     folder = manifest.dataset_path(recipe, plan)
     if manifest.is_current(folder):
         report(f"{folder}: current, nothing to do")
@@ -222,11 +223,12 @@ class _Preparation:
     def _read(self, stage: Stage) -> Made:
         job = Reading(self.recipe.data, self.plan.bare(), self.work, self.fan, self.sizes.part_rows)
         made = _reading.run(stage, self.plan, job, self.folder, self.sizes.part_bytes)
-        self._refuse_change()
+        self._refuse_change(sources.changed(self.recipe.data, self.plan))
         return made
 
-    def _refuse_change(self) -> None:
-        if manifest.dataset_path(self.recipe) != self.folder:
+    def _refuse_change(self, log: bool = False) -> None:
+        """Where the log changed, or the titles."""
+        if log or manifest.dataset_path(self.recipe, self.plan) != self.folder:
             raise InputError(f"data.source: {self.plan.files[0].path} or a file beside it changed while it was read; run again")
 
     def _gather(self, pieces: list[str], stage: Stage) -> Made:

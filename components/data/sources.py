@@ -19,6 +19,7 @@ from components.data import finding, json_lines, lines, locations, readers, temp
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.locations import Found
 from components.errors import InputError
+from components.paths import S3
 from components.split_rules import GivenSplit, TemporalSplit
 
 OPENERS = 16  # files opened at once: the wait is the storage's
@@ -144,6 +145,20 @@ def inspect(data: Data) -> SourcePlan:
         fractions=time_kind == "number" and (data.time_units != "keep" or _kinds(files, str(data.columns.time)) != {"integer"}),
         bad=tuple(bad),
     )
+
+
+def changed(data: Data, plan: SourcePlan) -> bool:
+    """Whether the source is not what it was. Its names, sizes and times tell; of S3, whose times are whole seconds, its ETags,
+    for which every object is opened again.
+
+    Raises:
+        InputError: it is not there any more, or cannot be read.
+    """
+    files = [*plan.files, *plan.bad]
+    if any(file.path.startswith(S3) for file in files):
+        return inspect(data).describe() != plan.describe()
+    found = [(there.path, there.bytes, there.mtime_ns) for there, *_ in finding.find(data)]
+    return sorted(found) != sorted((file.path, file.bytes, file.mtime_ns) for file in files)
 
 
 def open_one(path: str, encoding: str) -> SourceFile:
