@@ -16,6 +16,7 @@ from components.data.files import Part, SourceFile
 from components.errors import InputError
 
 BLOCK_BYTES = 8 << 20
+LONGEST_LINE = 64 << 20  # bytes; what has no line end in as many is no file of lines
 BUFFER_BYTES = 1 << 16  # read at once where a line is all that is wanted
 Ints = NDArray[np.int64]
 
@@ -48,6 +49,19 @@ def open_text(file: SourceFile) -> io.BufferedReader:
     return io.BufferedReader(raw, BUFFER_BYTES)
 
 
+def rest_of_line(file: io.BufferedReader, path: str, position: int) -> bytes:
+    """From a position to the line's end, or the file's.
+
+    Raises:
+        InputError: it is not there in LONGEST_LINE bytes.
+    """
+    line = file.readline(LONGEST_LINE + 1)
+    if len(line) > LONGEST_LINE:
+        got = f"got no end of a line in the {LONGEST_LINE:,} bytes from {position:,} on"
+        raise InputError(f"{path}: {got}, takes lines that end in a line feed")
+    return line
+
+
 @dataclass(frozen=True)
 class Lines:
     """Whole lines of a file: line n is data[starts[n]:ends[n]]."""
@@ -70,7 +84,7 @@ def lines_of(part: Part) -> Iterator[Lines]:
         position = part.start
         if position > part.file.data_start:
             file.seek(position - 1)
-            position += len(file.readline()) - 1
+            position += len(rest_of_line(file, part.file.path, position)) - 1
         else:
             file.read(position)
         first = 1
@@ -80,7 +94,8 @@ def lines_of(part: Part) -> Iterator[Lines]:
                 return
             if not data:
                 raise InputError(f"{part.file.path}: got {position} bytes, takes {part.file.bytes}: it shrank while being read")
-            data += file.readline() if not data.endswith(b"\n") else b""
+            if not data.endswith(b"\n"):
+                data += rest_of_line(file, part.file.path, position + len(data))
             lines = split(data, first)
             yield lines
             position, first = position + len(data), first + len(lines.starts)

@@ -209,7 +209,7 @@ def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFi
                 return _open_parquet(base)
             with lines.open_text(base) as stream:
                 base = _with(base, etag=locations.etag(path, stream.raw))
-                head, more = _head(stream, kind)
+                head, more = _head(stream, path, kind)
     except OSError as error:
         if locations.passes(error):
             raise
@@ -225,10 +225,10 @@ def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFi
     return _with(base, columns=names, data_start=len(head))
 
 
-def _head(stream: io.BufferedReader, kind: str) -> tuple[bytes, bool]:
+def _head(stream: io.BufferedReader, path: str, kind: str) -> tuple[bytes, bool]:
     """(what tells the columns: the header, or whole lines of JSON; whether more lines follow)."""
     if kind != "jsonl":
-        return (stream.readline() if kind in DELIMITERS else stream.read(3)), True
+        return (lines.rest_of_line(stream, path, 0) if kind in DELIMITERS else stream.read(3)), True
     head = stream.read(HEAD_BYTES)
     head += stream.readline(lines.BLOCK_BYTES)
     return head, bool(stream.read(1))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from components.data import locations, readers, sources
+from components.data import lines, locations, readers, sources
 from components.data.files import SourceFile
 from components.errors import InputError
 from tests.unit.data.cleaned import clean, file
@@ -282,6 +282,24 @@ def test_a_bad_file_among_many_is_named_or_put_aside(tmp_path: Path) -> None:
     assert len(plan.files) == 199
     assert plan.describe()[-1]["reason"] == plan.bad[0].reason
     assert [Path(f.path).name for f in plan.files] == [f"{n:03d}.parquet" for n in range(200) if n != 117]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "train.txt", "log.csv.gz"])
+def test_a_file_without_line_ends_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Wherever its parts begin; what is before its last line end is found, and the file is bad."""
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 500)
+    header = "user_id,item_id\n1,2\n" if ".csv" in name else '{"user_id": 1, "item_id": 2}\n' if "json" in name else "1 2\n"
+    content = (header + "3,4\r" * 2000).encode()
+    path = file(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
+    split = {"split": {"by": "given"}} if name == "train.txt" else {}
+    for part_bytes in (300, 1 << 20):
+        with pytest.raises(InputError, match=rf"{name}: got no end of a line in the 1,000 bytes from [\d,]+ on, takes lines"):
+            clean(path, part_bytes=part_bytes, **split)
+    if ".csv" in name:
+        path = file(tmp_path, gzip.compress(content[20:]) if name.endswith("gz") else content[20:], name)
+        with pytest.raises(InputError, match=r"got no end of a line in the 1,000 bytes from 0 on"):
+            inspect(path)
 
 
 def test_bad_files_alone_are_no_source(tmp_path: Path) -> None:
