@@ -42,8 +42,6 @@ def run(stage: Stage, plan: SourcePlan, job: Reading, folder: Path, part_bytes: 
         found = {n: each for n, each in back.items() if n not in again}
         done |= found
         new = {path: reason for n in sorted(found) for path, reason in found[n].get("bad", {}).items()}
-        if new and job.data.on_bad_file == "fail":
-            raise InputError(next(iter(new.values())))
         bad |= new
         # again what failed by no fault of a file; and without it, what read a bad file beside others or read a part of it
         # before it was found to be bad
@@ -94,6 +92,8 @@ def _read(stage: Stage, job: Reading, tasks: dict[int, list[Part]]) -> dict[int,
                 raise FullError(found["full"])
             if "denied" in found:
                 raise StorageError(f"data.source: {found['denied']}")
+            if "bad" in found and job.data.on_bad_file == "fail":  # the rest need not be read
+                raise InputError(next(iter(found["bad"].values())))
             back[row["task"]] = found
             if "again" in found:
                 continue

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from components import storage
-from components.data import locations, readers, reading, shards, sources
+from components.data import cleaning, locations, readers, reading, shards, sources
 from components.data.files import Part
 from components.data.lines import Lines
 from components.data.locations import StorageError
 from components.data.manifest import WORK
+from components.errors import InputError
 from ray_jobs._dataflow import Sizes
 from tests.inline import inline
 from tests.integration.preparing import RULES, contents, prepare, write_log
@@ -98,3 +99,31 @@ def test_no_task_holds_more_than_an_eighth(tmp_path: Path, monkeypatch: pytest.M
     assert max(held) <= rows / 8
     assert max(taken) <= rows / 8
     assert len(taken) >= 16
+
+
+@pytest.mark.parametrize("rule", ["fail", "quarantine"])
+def test_a_bad_file_ends_the_reading_where_it_is_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """The second of a thousand: by name and at once, or put aside with the others read."""
+    folder, read = tmp_path / "log", list[str]()
+    folder.mkdir()
+    for n in range(1001):
+        (folder / f"{n:04d}.csv").write_text(f"user_id,item_id\n{n % 50},{n % 20}\n")
+    (folder / "0001.csv.gz").write_bytes(gzip.compress(b"user_id,item_id\n" + np.random.default_rng(0).bytes(9000))[:-2000])
+    (folder / "0001.csv").unlink()
+    clean_part = cleaning.clean_part
+
+    def cleans(part: Part, *rest: Any) -> Any:
+        read.append(part.file.path)
+        return clean_part(part, *rest)
+
+    monkeypatch.setattr(cleaning, "clean_part", cleans)
+    rules: dict[str, Any] = {"on_bad_file": rule, "split": {"by": "leave_one_out"}}
+    with inline():
+        if rule == "fail":
+            with pytest.raises(InputError, match=r"0001\.csv\.gz: not readable"):
+                prepare(folder, tmp_path, **rules)
+            assert len(read) < 500
+            return
+        _, manifest = prepare(folder, tmp_path, **rules)
+    assert list(manifest["bad_files"]) == [str(folder / "0001.csv.gz")]
+    assert manifest["counts"]["read"] == 1000
