@@ -132,22 +132,26 @@ def lock(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: somebody else holds it; names the owner, the process and since when.
+        FullError: there is no room for it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     mine = {"owner": user(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     mine["id"] = uuid.uuid4().hex
     written = folder.with_name(f".{folder.name}{LOCK}.{mine['id']}")  # not in the folder, whose files are listed
-    written.write_text(json.dumps(mine), encoding="utf-8")
     try:
+        with room(path):
+            written.write_text(json.dumps(mine), encoding="utf-8")
         while True:
             try:
-                os.link(written, path)  # create if absent, with all it says: one of two wins
+                with room(path):
+                    os.link(written, path)  # create if absent, with all it says: one of two wins
                 break
             except FileExistsError:
                 _take_over_or_refuse(folder, path)
     finally:
-        written.unlink()
+        written.unlink(missing_ok=True)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
     beat.start()

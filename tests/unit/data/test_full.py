@@ -52,6 +52,21 @@ def test_a_full_disk_is_one_error_and_nothing_is_left(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_that_finds_no_room_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a second start on a disk that is still full."""
+    known, folder = uuid.UUID(int=0), tmp_path / "dataset"
+    monkeypatch.setattr(uuid, "uuid4", lambda: known)
+    folder.mkdir()
+    (tmp_path / f".dataset{storage.LOCK}.{known.hex}").symlink_to("/dev/full")
+    with (
+        pytest.raises(FullError, match=rf"^scale\.storage_path: {folder}/{storage.LOCK}: got a full disk"),
+        storage.lock(folder),
+    ):
+        raise AssertionError("it holds no lock")
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
+
+
 def test_a_quota_is_named_and_other_faults_are_not_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(FullError, match="got a quota that is used up"), storage.room(tmp_path / "gone" / "file"):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
