@@ -7,6 +7,7 @@
     k-core     rounds: the living items go to every shard, each shard's counts come back, until none dies
     cut        a split by time: its moments are found by counting, then which users and items train has
     write      one shard -> its part of every split and of users.parquet
+    titles     the file of titles, cut by the hash of the item
     items      one partition -> its part of items.parquet
 
 The log is shuffled once, through files on the storage path: on two CPUs and 1 M rows Ray Data's own hash shuffle took 5 s more
@@ -179,7 +180,11 @@ class _Preparation:
         for line in statistics.leaks(self.plan.time_kind):
             self.report(f"warning: data.split.by: {rule.by} leaks time: {line}; temporal does not")
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
-        items = functools.partial(self._items, offsets, new_id, statistics)
+        titles = None
+        if self.recipe.data.titles:
+            names_of = self._stage("titles", self._titles, [_in_work("titles")])["names"]
+            titles = [self.work / "titles" / each for each in names_of]
+        items = functools.partial(self._items, offsets, new_id, statistics, titles)
         last = self._stage("items", items, ["items.parquet"], (), num_items, "items")
         distinct = sum(collected["rows"])
         before = {"users": collected["users"], "items": num_items, "rows": distinct}
@@ -320,19 +325,32 @@ class _Preparation:
             stage.advance(sum(shard.rows.values()) + sum(shard.dropped.values()))
         return {**statistics.values(), "files": files}, ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
 
-    def _items(self, offsets: list[int], new_id: np.ndarray, statistics: DatasetStatistics, stage: Stage) -> Made:
+    def _titles(self, stage: Stage) -> Made:
+        """The file of titles, read once and cut by the items' partitions."""
+        data = self.recipe.data
+        job = (data.titles, data.encoding, self.plan.item_type, len(self.vocabularies), self.work / "titles")
+        ((_, names),) = stage.each(vocabulary.cut_titles, [job])
+        self._refuse_change()
+        return {"names": names}, str(data.titles and data.titles.source)
+
+    def _items(
+        self,
+        offsets: list[int],
+        new_id: np.ndarray,
+        statistics: DatasetStatistics,
+        titles: list[Path] | None,
+        stage: Stage,
+    ) -> Made:
         arguments = []
         for n, path in enumerate(self.vocabularies):
             mine = new_id[offsets[n] : offsets[n + 1]]
             degree = np.where(mine >= 0, statistics.degree[mine], 0)
             out = self.folder / "items.parquet" / f"part-{n:05d}.parquet"
-            arguments.append((path, mine, degree, self.recipe.data.titles, self.recipe.data.encoding, out))
+            arguments.append((path, n, mine, degree, titles, out))
         titled, files = 0, {}
         for n, (count, entry) in stage.each(vocabulary.finish, arguments):
             titled, files[f"items.parquet/part-{n:05d}.parquet"] = titled + count, entry
             stage.advance(offsets[n + 1] - offsets[n])
-        if self.recipe.data.titles:
-            self._refuse_change()
         return {"titled": titled, "files": files}, f"{len(statistics.degree):,} items" + (
             f", {titled:,} with a title" if titled else ""
         )

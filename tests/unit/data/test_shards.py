@@ -164,11 +164,19 @@ def test_a_shard_writes_contiguous_ids_and_float_times(tmp_path: Path) -> None:
     assert (found.users, found.single, found.rows) == (2, 1, {"train": 3, "valid": 0, "test": 0})
 
 
-def test_titles_join_by_the_text_of_ids(tmp_path: Path) -> None:
-    path = file(tmp_path, "item_id:token\ttitle:token_seq\n7\tSeven\n007\tBond\n7\tAgain\n9\t\n", "log.item")
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_titles_join_by_the_text_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(vocabulary, "AT_ONCE", at_once)
+    lines = "7\tSeven\n007\tBond\n7\tAgain\n9\t\nx\tX\n9223372036854775808\tToo large\n-3\tMinus\n"
+    path = file(tmp_path, f"item_id:token\ttitle:token_seq\n{lines}", "log.item")
     titles = Titles(source=str(path), title="title")
-    assert vocabulary.titles_of(pa.array([9, 7, 8]), titles, "utf-8").to_pylist() == [None, "Seven", None]
-    assert vocabulary.titles_of(pa.array(["007", "7"]), titles, "utf-8").to_pylist() == ["Bond", "Seven"]
+    for kind, wanted in (("int64", {9: None, 7: "Seven", 8: None, -3: "Minus"}), ("string", {"007": "Bond", "7": "Seven"})):
+        folder = tmp_path / kind
+        cut = [folder / name for name in vocabulary.cut_titles(titles, "utf-8", kind, 3, folder)]
+        part = partitions.of(pa.array(list(wanted)), 3)
+        for n in range(3):
+            raw = pa.array([each for each, own in zip(wanted, part, strict=True) if own == n], pa.array(list(wanted)).type)
+            assert vocabulary.titles_of(raw, n, cut).to_pylist() == [wanted[each] for each in raw.to_pylist()]
     with pytest.raises(InputError, match=r"data\.titles\.title: got 'name', not in .*log\.item; takes one of item_id, title"):
         vocabulary.check_titles(Titles(source=str(path), title="name"), "utf-8")
     with pytest.raises(InputError, match=r"^data\.titles\.source: .*nowhere\.item: No such file"):
