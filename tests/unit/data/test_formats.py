@@ -292,7 +292,7 @@ def test_a_file_without_line_ends_is_not_read_whole(tmp_path: Path, monkeypatch:
     header = "user_id,item_id\n1,2\n" if ".csv" in name else '{"user_id": 1, "item_id": 2}\n' if "json" in name else "1 2\n"
     content = (header + "3,4\r" * 2000).encode()
     path = file(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
-    split = {"split": {"by": "given"}} if name == "train.txt" else {}
+    split: dict[str, Any] = {"split": {"by": "given"}} if name == "train.txt" else {}
     for part_bytes in (300, 1 << 20):
         with pytest.raises(InputError, match=rf"{name}: got no end of a line in the 1,000 bytes from [\d,]+ on, takes lines"):
             clean(path, part_bytes=part_bytes, **split)

@@ -28,7 +28,7 @@ def record(path: Path) -> None:
     Records(path.parent, path.parent, {}).add("one", {"alive": np.ones(1000)}, [], [])
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {
+WRITERS: dict[str, Callable[[Path], object]] = {
     "batches.arrow": lambda path: partitions.write(TABLE, np.arange(1000) % 3, 3, path),
     "whole.arrow": lambda path: partitions.write_whole(TABLE, path),
     "table.parquet": lambda path: partitions.write_parquet(TABLE, path),

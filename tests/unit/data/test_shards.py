@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -170,7 +170,11 @@ def test_titles_join_by_the_text_of_ids(tmp_path: Path, monkeypatch: pytest.Monk
     lines = "7\tSeven\n007\tBond\n7\tAgain\n9\t\nx\tX\n9223372036854775808\tToo large\n-3\tMinus\n"
     path = file(tmp_path, f"item_id:token\ttitle:token_seq\n{lines}", "log.item")
     titles = Titles(source=str(path), title="title")
-    for kind, wanted in (("int64", {9: None, 7: "Seven", 8: None, -3: "Minus"}), ("string", {"007": "Bond", "7": "Seven"})):
+    logs: list[tuple[Literal["int64", "string"], dict[Any, Any]]] = [
+        ("int64", {9: None, 7: "Seven", 8: None, -3: "Minus"}),
+        ("string", {"007": "Bond", "7": "Seven"}),
+    ]
+    for kind, wanted in logs:
         folder = tmp_path / kind
         cut = [folder / name for name in vocabulary.cut_titles(titles, "utf-8", kind, 3, folder)]
         part = partitions.of(pa.array(list(wanted)), 3)

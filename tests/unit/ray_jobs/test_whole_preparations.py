@@ -20,9 +20,10 @@ from components.data.lines import Lines
 from components.data.locations import StorageError
 from components.data.manifest import WORK
 from components.errors import InputError
+from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
 from tests.inline import inline
-from tests.integration.preparing import RULES, contents, prepare, write_log
+from tests.integration.preparing import RULES, SMALL, contents, prepare, recipe, write_log
 
 
 def test_the_manifest_lists_what_was_written_as_it_is(tmp_path: Path) -> None:
@@ -127,3 +128,34 @@ def test_a_bad_file_ends_the_reading_where_it_is_to(tmp_path: Path, monkeypatch:
         _, manifest = prepare(folder, tmp_path, Sizes(), **rules)
     assert list(manifest["bad_files"]) == [str(folder / "0001.csv.gz")]
     assert manifest["counts"]["read"] == 1000
+
+
+GIVEN = {"by": "given"}
+LEAKS = {
+    "ratio": (RULES["split"], {"valid", "test"}),
+    "leave_one_out": ({"by": "leave_one_out"}, {"valid", "test"}),
+    "temporal": ({"by": "temporal"}, set()),
+    "shifted": ({"by": "shifted"}, {"valid", "test_gamma200", "test_gamma10", "test_gamma2", "valid_shifted"}),
+    "given, before": (GIVEN, {"test"}),
+    "given, after": (GIVEN, set()),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_every_split_that_leaks_time_is_warned_of(tmp_path: Path, name: str) -> None:
+    """And of given ones those whose test is not behind their train."""
+    split, leaking = LEAKS[name]
+    lines: list[str] = []
+    if split == GIVEN:
+        times, later = np.arange(60), 20 if name == "given, before" else 60
+        for file, start in (("train", 0), ("test", later)):
+            log = {"user_id": times % 9, "item_id": times % 7, "rating": times % 7 + 2, "t": times + start}
+            pl.DataFrame(log).write_csv(tmp_path / f"{file}.csv")
+        source: Any = {file: str(tmp_path / f"{file}.csv") for file in ("train", "test")}
+    else:
+        source = write_log(tmp_path / "log.csv", rows=4000)
+    with inline():
+        rules = {**RULES, "k_core": {"users": 2, "items": 2}, "split": split}
+        _dataflow.prepare(recipe(source, tmp_path, **rules), lines.append, SMALL)
+    warned = [line for line in lines if line.startswith(f"warning: data.split.by: {split['by']} leaks time: ")]
+    assert {line.split(": ")[3].split()[0] for line in warned} == leaking
