@@ -10,10 +10,11 @@
     titles     the file of titles, cut by the hash of the item
     items      one partition -> its part of items.parquet
 
-The log is shuffled once, through files on the storage path: on two CPUs and 1 M rows Ray Data's own hash shuffle took 5 s more
-(12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums, a few numbers for each item and
-the counts of each file. How many partitions there are depends on the source's size alone, so that the result does not depend on
-the cluster. A stage that is finished is recorded (components.data.records), and not done again by whoever comes after a kill.
+The log is shuffled once (twice above OPENED shards), through files on the storage path: on two CPUs and 1 M rows Ray Data's own
+hash shuffle took 5 s more (12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums, a few
+numbers for each item and the counts of each file. How many partitions there are depends on the source's size alone, so that the
+result does not depend on the cluster. A stage that is finished is recorded (components.data.records), and not done again by
+whoever comes after a kill.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ LEAKS = {
     "ratio": (RULES["split"], {"valid", "test"}),
     "leave_one_out": ({"by": "leave_one_out"}, {"valid", "test"}),
     "temporal": ({"by": "temporal"}, set()),
-    "shifted": ({"by": "shifted"}, {"valid", "test_gamma200", "test_gamma10", "test_gamma2", "valid_shifted"}),
+    "shifted": ({"by": "shifted"}, {"valid", "test", "test_gamma200", "test_gamma10", "test_gamma2", "valid_shifted"}),
     "given, before": (GIVEN, {"test"}),
     "given, after": (GIVEN, set()),
 }
