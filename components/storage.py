@@ -74,13 +74,22 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+
 def finish(folder: Path, manifest: dict[str, Any], only: Iterable[str] | None = None) -> None:
     """Lists the files below `folder` (or `only` those named) with size and checksum and writes the manifest, last."""
     if only is None:
         found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in (MANIFEST, LOCK)]
     else:
         found = [folder / name for name in only]
-    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest(f)} for f in found}
+    write_manifest(folder, manifest, {str(f.relative_to(folder)): entry(f) for f in found})
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
+    """With the entries of files that were taken where these were written: no folder is listed, none is read again."""
     write_json(folder / MANIFEST, {**manifest, "files": files})
 
 
@@ -123,22 +132,26 @@ def lock(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: somebody else holds it; names the owner, the process and since when.
+        FullError: there is no room for it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     mine = {"owner": user(), "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     mine["id"] = uuid.uuid4().hex
     written = folder.with_name(f".{folder.name}{LOCK}.{mine['id']}")  # not in the folder, whose files are listed
-    written.write_text(json.dumps(mine), encoding="utf-8")
     try:
+        with room(path):
+            written.write_text(json.dumps(mine), encoding="utf-8")
         while True:
             try:
-                os.link(written, path)  # create if absent, with all it says: one of two wins
+                with room(path):
+                    os.link(written, path)  # create if absent, with all it says: one of two wins
                 break
             except FileExistsError:
                 _take_over_or_refuse(folder, path)
     finally:
-        written.unlink()
+        written.unlink(missing_ok=True)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
     beat.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,7 @@ def find(
     else:
         valid, test = (temporal.moment_of(time, core.float_time) for time in temporal.times_of_rule(rule, time_kind))
     cuts = Cuts(valid, test, rule.unknown == "drop")
+    stage.begin("users and items of train", rows)
     known, trains, counts = np.zeros(len(core.alive), bool), [0] * len(files), np.zeros(3, np.int64)
     for n, (train_users, items, shard_counts) in stage.each(shards.train_part, [(file, ref, cuts) for file in files]):
         known[items] = True
@@ -92,7 +94,10 @@ def find(
 def _by_share(stage: Stage, rule: TemporalSplit, rows: int, files: list[ShardFiles], core: Any) -> tuple[int, int]:
     """The first moments of valid and test; at most four passes, each of which narrows 64 bits by 16."""
     searches = temporal.searches(rule, rows)
-    while any(search.low < search.high for search in searches):
+    for n in itertools.count(1):
+        if not any(search.low < search.high for search in searches):
+            break
+        stage.begin(f"pass {n} of at most 4", rows)
         counts = np.zeros((len(searches), temporal.BINS), np.int64)
         for _, found in stage.each(shards.count_moments, [(file, core, searches) for file in files]):
             counts += found

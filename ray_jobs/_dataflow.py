@@ -7,12 +7,14 @@
     k-core     rounds: the living items go to every shard, each shard's counts come back, until none dies
     cut        a split by time: its moments are found by counting, then which users and items train has
     write      one shard -> its part of every split and of users.parquet
+    titles     the file of titles, cut by the hash of the item
     items      one partition -> its part of items.parquet
 
-The log is shuffled once, through files on the storage path: on two CPUs and 1 M rows Ray Data's own hash shuffle took 5 s more
-(12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums, a few numbers for each item and
-the counts of each file. How many partitions there are depends on the source's size alone, so that the result does not depend on
-the cluster. A stage that is finished is recorded (components.data.records), and not done again by whoever comes after a kill.
+The log is shuffled once (twice above OPENED shards), through files on the storage path: on two CPUs and 1 M rows Ray Data's own
+hash shuffle took 5 s more (12 s when cold), and a task that runs twice must write the same bytes. The driver holds sums, a few
+numbers for each item and the counts of each file. How many partitions there are depends on the source's size alone, so that the
+result does not depend on the cluster. A stage that is finished is recorded (components.data.records), and not done again by
+whoever comes after a kill.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,9 @@ from ray_jobs import _cuts, _reading
 from ray_jobs._cuts import Found
 from ray_jobs._tasks import Made, Report, Stage
 
-FORM = 1  # raised when the same stages leave other files to those that follow
+FORM = 2  # raised when the same stages leave other files to those that follow
 ROWS_PER_SHARD = 1 << 20
-MANY_SHARDS, LEAST_OF_MANY = 8, 16  # a shard has no more than an eighth of a log that is larger than eight of them
+SMALL, LEAST_SHARDS = 8, 16  # from an eighth of a shard's rows on no task has more than an eighth of the log: mostly a 16th
 SHARDS_PER_ITEM_PART, LEAST_ITEM_PARTS, MOST_ITEM_PARTS = 8, 8, 64
 OPENED = 256  # pieces that a shard is taken out of without being gathered first
 
@@ -66,12 +68,21 @@ class Sizes:
     opened: int = OPENED
 
     def shards(self, rows: int) -> int:
-        wanted = max(1, -(-rows // self.rows_per_shard))
-        return wanted if wanted <= MANY_SHARDS else max(LEAST_OF_MANY, wanted)
+        """Of a log of so many rows, as it is known before it is read."""
+        return max(LEAST_SHARDS, -(-rows // self.rows_per_shard)) if rows > self.rows_per_shard // SMALL else 1
+
+    def of(self, rows: int) -> Sizes:
+        """For such a log: what a task of reading keeps before it writes and the block that it reads are a 16th of it each."""
+        share = rows // LEAST_SHARDS
+        if self.shards(rows) == 1:
+            return self
+        bytes_ = min(self.part_bytes, share * sources.BYTES_PER_ROW)
+        return replace(self, part_rows=min(self.part_rows, share), part_bytes=bytes_)
 
 
-def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> Path:
-    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets lines of each stage.
+def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes(), plan: SourcePlan | None = None) -> Path:
+    """Writes the recipe's dataset, unless it is there, and returns its folder. `report` gets lines of each stage; `plan` is
+    the source as it was just found.
 
     What a killed or interrupted process finished is taken over. After a mistake in what was given nothing is left.
 
@@ -79,7 +90,7 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
         InputError: the source is not there, not readable or leaves no row; or another process prepares the same dataset.
         FullError: there is no room on the storage path.
     """
-    plan = sources.inspect(recipe.data)
+    plan = plan or sources.inspect(recipe.data)
     folder = manifest.dataset_path(recipe, plan)
     if manifest.is_current(folder):
         report(f"{folder}: current, nothing to do")
@@ -90,8 +101,10 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
             return folder
         records = Records(folder, folder / WORK, {"form": FORM, "fingerprint": folder.name, "sizes": asdict(sizes)})
         try:
-            summary = _Preparation(recipe, plan, folder, sizes, report, records).run()
-            storage.finish(folder, summary, only=_made(folder))
+            summary, files = _Preparation(recipe, plan, folder, sizes, report, records).run()
+            for half in folder.glob("*/.*"):  # of a worker that died: the second try wrote the whole
+                half.unlink()
+            storage.write_manifest(folder, summary, files)
         except StorageError:  # S3, for now
             records.clear()
             raise
@@ -109,38 +122,25 @@ def prepare(recipe: Recipe, report: Report = print, sizes: Sizes = Sizes()) -> P
     return folder
 
 
-def _made(folder: Path) -> list[str]:
-    """The dataset's files. The halves that tasks left whose workers died are removed: their second try wrote the whole."""
-    for path in folder.glob("*/.*"):
-        path.unlink()
-    return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file() and path.parent.name != WORK)
-
-
 class _Preparation:
     """The stages of one dataset, in order."""
 
     def __init__(self, recipe: Recipe, plan: SourcePlan, folder: Path, sizes: Sizes, report: Report, records: Records) -> None:
-        self.recipe, self.plan, self.folder, self.sizes, self.report, self.records = (
-            recipe,
-            plan,
-            folder,
-            sizes,
-            report,
-            records,
-        )
+        self.recipe, self.plan, self.folder, self.report, self.records = recipe, plan, folder, report, records
+        self.sizes = sizes.of(plan.estimated_rows)
         self.work = folder / WORK
         self.num_shards = sizes.shards(plan.estimated_rows)
         self.fan = Fan(self.num_shards, sizes.opened)
         parts = -(-self.num_shards // SHARDS_PER_ITEM_PART)
-        if self.num_shards > MANY_SHARDS:
+        if self.num_shards > 1:
             parts = min(max(LEAST_ITEM_PARTS, parts), MOST_ITEM_PARTS)
         self.vocabularies, self.places = (
             [self.work / name / f"{n:05d}.arrow" for n in range(parts)] for name in ("vocabulary", "places")
         )
         self.shards = [ShardFiles(self.work, n) for n in range(self.num_shards)]
 
-    def run(self) -> dict[str, Any]:
-        """Everything up to the manifest, which it returns."""
+    def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Everything up to the manifest, which it returns, and the entry of each file as its writer gave it."""
         rule = self.recipe.data.split
         made = [_in_work("pieces"), "quarantine", accounts.BESIDE]
         read = self._stage("read", self._read, made, [_in_work("refused")], self.plan.rows)
@@ -162,6 +162,7 @@ class _Preparation:
         offsets = self._stage("vocabulary", self._vocabulary, made, gone, 2 * sum(collected["items"]), "ids")["offsets"]
         num_items = offsets[-1]
         core = self._stage("k-core", functools.partial(self._k_core, num_items, collected["rows"]))
+        shutil.rmtree(self.work / "living", ignore_errors=True)
         rounds, alive, users = core["rounds"], core["alive"], core["users"]
         manifest.refuse_if_empty(rounds[-1]["rows"], counts, "k-core", rounds)
         known, law, cut = alive, None, {}
@@ -175,20 +176,26 @@ class _Preparation:
                 known, users = found.known, found.users
         new_id = np.where(known, np.cumsum(known) - 1, np.where(alive, shards.UNKNOWN, shards.DEAD)).astype(np.int32)
         write = functools.partial(self._write, new_id, users, counts.float_time, names, law)
-        statistics = DatasetStatistics.of(self._stage("write", write, ["users.parquet", *names], (), rounds[-1]["rows"]))
+        written = self._stage("write", write, ["users.parquet", *names], (), rounds[-1]["rows"])
+        statistics = DatasetStatistics.of(written)
         for line in statistics.leaks(self.plan.time_kind):
             self.report(f"warning: data.split.by: {rule.by} leaks time: {line}; temporal does not")
         manifest.refuse_if_empty(statistics.rows["train"], counts, "k-core that is in train", rounds)
-        items = functools.partial(self._items, offsets, new_id, statistics)
-        titled = self._stage("items", items, ["items.parquet"], (), num_items, "items")["titled"]
+        titles = None
+        if self.recipe.data.titles:
+            names_of = self._stage("titles", self._titles, [_in_work("titles")])["names"]
+            titles = [self.work / "titles" / each for each in names_of]
+        items = functools.partial(self._items, offsets, new_id, statistics, titles)
+        last = self._stage("items", items, ["items.parquet"], (), num_items, "items")
         distinct = sum(collected["rows"])
         before = {"users": collected["users"], "items": num_items, "rows": distinct}
         more = {"split": cut, "bad_files": bad, "time_units": dict(counts.times), "by_file": read["by_file"]}
         more["before_k_core"] = before
         name = self.folder.name
-        summary = manifest.compose(self.recipe, self.plan, name, counts, distinct, rounds, statistics, titled, more)
-        self._write_report(summary, statistics)
-        return summary
+        summary = manifest.compose(self.recipe, self.plan, name, counts, distinct, rounds, statistics, last["titled"], more)
+        files = {**read["files"], **written["files"], **last["files"], **self._write_report(summary, statistics)}
+        assert len(written["files"]) == self.num_shards * (len(names) + 1), "a file of each shard in every split and of users"
+        return summary, files
 
     def _stage(
         self,
@@ -222,11 +229,12 @@ class _Preparation:
     def _read(self, stage: Stage) -> Made:
         job = Reading(self.recipe.data, self.plan.bare(), self.work, self.fan, self.sizes.part_rows)
         made = _reading.run(stage, self.plan, job, self.folder, self.sizes.part_bytes)
-        self._refuse_change()
+        self._refuse_change(sources.changed(self.recipe.data, self.plan))
         return made
 
-    def _refuse_change(self) -> None:
-        if manifest.dataset_path(self.recipe) != self.folder:
+    def _refuse_change(self, log: bool = False) -> None:
+        """Where the log changed, or the titles."""
+        if log or manifest.dataset_path(self.recipe, self.plan) != self.folder:
             raise InputError(f"data.source: {self.plan.files[0].path} or a file beside it changed while it was read; run again")
 
     def _gather(self, pieces: list[str], stage: Stage) -> Made:
@@ -274,13 +282,16 @@ class _Preparation:
         rule = self.recipe.data.k_core
         alive = np.ones(num_items, bool)
         rounds: list[dict[str, int]] = []
+        shrunk = [False] * self.num_shards
         while True:
+            stage.begin(f"round {len(rounds) + 1}", sum(shard_rows))
             ref = ray.put(alive)
             total = np.zeros(num_items, np.int64)
             users, rows = [0] * self.num_shards, 0
-            for n, result in stage.each(shards.count, [(files, ref, rule.users) for files in self.shards]):
+            jobs = [(files, ref, rule.users, small) for files, small in zip(self.shards, shrunk, strict=True)]
+            for n, result in stage.each(shards.count, jobs):
                 total[result.codes] += result.counts
-                users[n], rows = result.users, rows + result.rows
+                users[n], rows, shrunk[n] = result.users, rows + result.rows, result.shrunk
                 stage.advance(shard_rows[n])
             left = alive & (total >= rule.items)
             rounds.append({"users": sum(users), "items": int((alive & (total > 0)).sum()), "rows": rows})
@@ -308,27 +319,45 @@ class _Preparation:
         numbering = [Numbering(first, float_time, names) for first in [0, *np.cumsum(users)[:-1].tolist()]]
         arguments = [(files, self.folder, data, seed, numbering[n], ref, law_ref) for n, files in enumerate(self.shards)]
         statistics = DatasetStatistics(np.zeros(int(new_id.max()) + 1, np.int64))
-        for _, shard in stage.each(shards.finish, arguments):
+        files: dict[str, Any] = {}
+        for _, (shard, made) in stage.each(shards.finish, arguments):
             statistics.add(shard)
+            files |= made
             stage.advance(sum(shard.rows.values()) + sum(shard.dropped.values()))
-        return statistics.values(), ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
+        return {**statistics.values(), "files": files}, ", ".join(f"{statistics.rows[name]:,} {name}" for name in names)
 
-    def _items(self, offsets: list[int], new_id: np.ndarray, statistics: DatasetStatistics, stage: Stage) -> Made:
+    def _titles(self, stage: Stage) -> Made:
+        """The file of titles, read once and cut by the items' partitions."""
+        data = self.recipe.data
+        job = (data.titles, data.encoding, self.plan.item_type, len(self.vocabularies), self.work / "titles")
+        ((_, names),) = stage.each(vocabulary.cut_titles, [job])
+        self._refuse_change()
+        return {"names": names}, str(data.titles and data.titles.source)
+
+    def _items(
+        self,
+        offsets: list[int],
+        new_id: np.ndarray,
+        statistics: DatasetStatistics,
+        titles: list[Path] | None,
+        stage: Stage,
+    ) -> Made:
         arguments = []
         for n, path in enumerate(self.vocabularies):
             mine = new_id[offsets[n] : offsets[n + 1]]
             degree = np.where(mine >= 0, statistics.degree[mine], 0)
             out = self.folder / "items.parquet" / f"part-{n:05d}.parquet"
-            arguments.append((path, mine, degree, self.recipe.data.titles, self.recipe.data.encoding, out))
-        titled = 0
-        for n, count in stage.each(vocabulary.finish, arguments):
-            titled += count
+            arguments.append((path, n, mine, degree, titles, out))
+        titled, files = 0, {}
+        for n, (count, entry) in stage.each(vocabulary.finish, arguments):
+            titled, files[f"items.parquet/part-{n:05d}.parquet"] = titled + count, entry
             stage.advance(offsets[n + 1] - offsets[n])
-        if self.recipe.data.titles:
-            self._refuse_change()
-        return {"titled": titled}, f"{len(statistics.degree):,} items" + (f", {titled:,} with a title" if titled else "")
+        return {"titled": titled, "files": files}, f"{len(statistics.degree):,} items" + (
+            f", {titled:,} with a title" if titled else ""
+        )
 
-    def _write_report(self, summary: dict[str, Any], statistics: DatasetStatistics) -> None:
+    def _write_report(self, summary: dict[str, Any], statistics: DatasetStatistics) -> dict[str, Any]:
+        """The entries of its files."""
         from components.reports import data_report  # matplotlib: every task of Ray Data imports this file
 
         folder, since = self.folder / storage.REPORT, time.monotonic()
@@ -337,8 +366,9 @@ class _Preparation:
         except Exception as error:  # what a picture stumbles on ends no preparation
             shutil.rmtree(folder, ignore_errors=True)
             self.report(f"warning: no data report: {reason(error)}")
-        else:
-            self.report(f"{'report':<10} {folder / data_report.PAGE} ({time.monotonic() - since:.1f} s)")
+            return {}
+        self.report(f"{'report':<10} {folder / data_report.PAGE} ({time.monotonic() - since:.1f} s)")
+        return {f"{storage.REPORT}/{path.name}": storage.entry(path) for path in folder.iterdir()}
 
 
 def _in_work(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +11,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from components.data.locations import TRIES
 from components.errors import InputError
 
 PROGRESS_SECONDS = 10.0
 END_SECONDS = 20.0
+CPUS_SECONDS = 5.0  # between two looks at how many there are
 Report = Callable[[str], None]
 Made = tuple[dict[str, Any], str]  # what a stage found out, and what is said of it
 
@@ -29,12 +32,14 @@ class Stage:
         self.name, self._report, self._total, self._unit = name, report, total, unit
         self.ahead: Callable[[], int] = lambda: 0
         self._rows, self._share = 0, 0.0
+        self._pass, self._before = "", 0
         self._running: dict[Any, int] = {}
+        self._most, self._counted = 2, -math.inf
         self._left = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Stage:
-        self._since = time.monotonic()
+        self._since = self._begun = time.monotonic()
         self._ticker.start()
         return self
 
@@ -46,6 +51,11 @@ class Stage:
             self._ticker.join()
         self._seconds = time.monotonic() - self._since
 
+    def begin(self, name: str, total: int) -> None:
+        """One of several passes: what is told while it runs is of it alone."""
+        self._pass, self._total, self._share = f"{name}: ", total, 0.0
+        self._before, self._begun = self._rows, time.monotonic()
+
     def advance(self, rows: int, share: float | None = None) -> None:
         """`share` is these rows' share of the stage, where their number does not tell."""
         self._rows += rows
@@ -54,14 +64,17 @@ class Stage:
     def each(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Runs a task for each tuple of arguments and yields (position, result) as they end, a bounded number at a time.
 
+        What fails by the machine's fault is tried again: a task writes the same files however often it runs.
+
         Raises:
             InputError: a task did, as it did.
         """
-        task = ray.remote(function).options(scheduling_strategy="SPREAD")
-        limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        again = {"max_retries": TRIES - 1, "retry_exceptions": [OSError, MemoryError]}
+        task = ray.remote(function).options(scheduling_strategy="SPREAD", **again)
         waiting = enumerate(arguments)
         following = next(waiting, None)
         while self._running or following is not None:
+            limit = self._limit()
             while following is not None and len(self._running) < limit:
                 self._running[task.remote(*following[1])] = following[0]
                 following = next(waiting, None)
@@ -74,6 +87,12 @@ class Stage:
                 raise
             yield self._running.pop(ref), result
 
+    def _limit(self) -> int:
+        """How many tasks may run or wait: nodes may join meanwhile."""
+        if time.monotonic() - self._counted > CPUS_SECONDS:
+            self._most, self._counted = max(2, 2 * int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
+        return self._most
+
     def line(self, message: str) -> str:
         """What is said of the stage once it is left."""
         rate = f", {self._rows / self._seconds:,.0f} {self._unit}/s" if self._rows else ""
@@ -81,11 +100,11 @@ class Stage:
 
     def _tick(self) -> None:
         while not self._left.wait(PROGRESS_SECONDS):
-            seconds = time.monotonic() - self._since
-            rows, share = self._rows + self.ahead(), self._share
+            seconds = time.monotonic() - self._begun
+            rows, share = self._rows - self._before + self.ahead(), self._share
             of = f" of {self._total:,}" if self._total else ""
             left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share <= 1 else ""
-            self._report(f"{self.name:<10} {rows:,}{of} {self._unit}, {rows / seconds:,.0f} {self._unit}/s{left}")
+            self._report(f"{self.name:<10} {self._pass}{rows:,}{of} {self._unit}, {rows / seconds:,.0f} {self._unit}/s{left}")
 
     def _end(self) -> None:
         """Waits for what still runs. What does not end soon is killed; nothing else is cancelled: Ray (2.60) aborts this

@@ -42,7 +42,8 @@ class Rows:
         return Rows(row for one in self.rows for row in function(pa.Table.from_pylist([one])).to_pylist())
 
     def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
-        yield pa.Table.from_pylist(list(self.rows))
+        for row in self.rows:
+            yield pa.Table.from_pylist([row])
 
 
 def _value(argument: Any) -> Any:

@@ -34,15 +34,16 @@ def of_files(parts: Iterable[tuple[str, Counts]], bad: Mapping[str, str]) -> lis
     return good + [{"file": file, "put_aside": reason} for file, reason in bad.items()]
 
 
-def write_beside(files: list[dict[str, Any]], folder: Path) -> None:
-    """A row for each file, outcome and reason; null rows of a file that was put aside."""
+def write_beside(files: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """A row for each file, outcome and reason; null rows of a file that was put aside. Returns what was made, as entries."""
     rows: list[dict[str, Any]] = []
     for file in files:
-        name = {"file": file["file"]}
+        one = {"file": file["file"]}
         if "put_aside" in file:
-            rows.append({**name, "outcome": "put aside", "reason": file["put_aside"], "rows": None})
+            rows.append({**one, "outcome": "put aside", "reason": file["put_aside"], "rows": None})
             continue
-        rows.append({**name, "outcome": "kept", "reason": None, "rows": file["kept"]})
+        rows.append({**one, "outcome": "kept", "reason": None, "rows": file["kept"]})
         for outcome in ("filtered", "quarantined"):
-            rows += [{**name, "outcome": outcome, "reason": why, "rows": n} for why, n in sorted(file[outcome].items())]
-    partitions.write_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), folder / BESIDE / "part-00000.parquet")
+            rows += [{**one, "outcome": outcome, "reason": why, "rows": n} for why, n in sorted(file[outcome].items())]
+    name = f"{BESIDE}/part-00000.parquet"
+    return {name: partitions.write_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), folder / name)}

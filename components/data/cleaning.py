@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import storage
 from components.config import SPLIT_NAME, Data, Rule
 from components.data import partitions, readers, sources, units, values
 from components.data.arrow import pc
@@ -58,23 +59,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """`kept`: user, item, [time, fraction], [split], order. `refused`: file, line (in the part), reason, raw."""
+    """`kept`: user, item, [time, [fraction]], [split], in their order. `refused`: file, line (in the part), reason, raw."""
 
     kept: pa.Table
     refused: pa.Table
     counts: Counts
     last_line: int
-
-
-def kept_schema(data: Data, plan: SourcePlan) -> pa.Schema:
-    """The columns of `Cleaned.kept`."""
-    kinds = {"int64": pa.int64(), "string": pa.string()}
-    fields = [("user", kinds[plan.user_type]), ("item", kinds[plan.item_type])]
-    if plan.time_kind:
-        fields += [("time", pa.int64()), ("fraction", pa.float64())]
-    if data.split.by == "given":
-        fields.append(("split", pa.string()))
-    return pa.schema([*fields, ("order", pa.int64())])
 
 
 def clean_part(part: Part, data: Data, plan: SourcePlan) -> Iterator[Cleaned]:
@@ -87,15 +77,15 @@ def clean_part(part: Part, data: Data, plan: SourcePlan) -> Iterator[Cleaned]:
 def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
     """Refuses rows that cannot be used, then filters those that fail a rule: a row with both faults is refused."""
     keys = sources.wanted(data, part.file)
-    refused = values.Refusals(len(block.order))
+    refused = values.Refusals(len(block.line))
     for name in keys.values():
-        refused.add(np.full(len(block.order), not part.file.may_have(name)), f"{name} is not in the file")
+        refused.add(np.full(len(block.line), not part.file.may_have(name)), f"{name} is not in the file")
     user = values.ids(block.columns[keys["data.columns.user"]], keys["data.columns.user"], plan.user_type, refused)
     item = values.ids(block.columns[keys["data.columns.item"]], keys["data.columns.item"], plan.item_type, refused)
     columns: dict[str, pa.Array] = {"user": user, "item": item}
-    counts = Counts(read=len(block.order) + len(block.refused))
+    counts = Counts(read=len(block.line) + len(block.refused))
     is_number = plan.time_kind == "number"
-    unit, future = np.zeros(len(block.order), np.int8), np.zeros(len(block.order), bool)
+    unit, future = np.zeros(len(block.line), np.int8), np.zeros(len(block.line), bool)
     if (name := keys.get("data.columns.time")) and plan.time_kind:
         whole, fraction, counts.float_time = values.times(block.columns[name], name, plan.time_kind, refused)
         unit = units.of(whole) if is_number else np.full(len(whole), units.NAMES.index("microseconds"), np.int8)
@@ -103,10 +93,11 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
         if is_number and data.time_units == "seconds":
             whole, fraction = units.in_seconds(whole, fraction, unit)
             counts.float_time = bool(fraction[refused.good].any())
-        columns |= {"time": pa.array(whole), "fraction": pa.array(fraction)}
+        columns["time"] = pa.array(whole)
+        if plan.fractions:
+            columns["fraction"] = pa.array(fraction)
     if data.split.by == "given":
         columns["split"] = _split(block, keys.get("data.split.column"), sources.file_split(data, part.file), refused)
-    columns["order"] = pa.array(block.order + part.order)
     passed = _filter(block, data.keep, refused, counts)
     kept = pa.table(columns).filter(pa.array(passed))
     counts.kept = kept.num_rows
@@ -124,7 +115,7 @@ def clean(block: Block, data: Data, plan: SourcePlan, part: Part) -> Cleaned:
 def _split(block: Block, column: str | None, own: str | None, refused: values.Refusals) -> pa.Array:
     if column is None:
         assert own is not None, "a given split comes from a column or a file"
-        return pa.array(np.full(len(block.order), own), pa.string())
+        return pa.array(np.full(len(block.line), own), pa.string())
     refused.add(np.asarray(block.columns[column].is_null()), f"{column} is null")
     text = values.utf8(block.columns[column], column, refused)
     known = pc.match_substring_regex(text, SPLIT_NAME)
@@ -163,9 +154,10 @@ def _refused_rows(block: Block, refused: values.Refusals, file: SourceFile) -> p
     return table.sort_by("line")
 
 
-def move_quarantine(source: Path, path: Path, first_line: int) -> None:
-    """Writes a part's refused rows at `path`, their lines counted in the whole source file."""
+def move_quarantine(source: Path, path: Path, first_line: int) -> dict[str, Any]:
+    """Writes a part's refused rows at `path`, their lines counted in the whole source file; returns the file's entry."""
     with pq.ParquetFile(source) as file, partitions.parquet_stream(path, QUARANTINE) as out:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             out.write_table(table.set_column(1, "line", pc.add(table["line"], first_line)))
+    return storage.entry(path)

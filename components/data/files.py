@@ -48,24 +48,19 @@ class SourceFile:
         """No byte of text is at or beyond it; of a compressed file a bound, since its size is not known."""
         return self.bytes if self.compression is None else self.bytes << EXPANSION_BITS
 
-    @property
-    def positions(self) -> int:
-        """How many values of `order` the file uses: rows of Parquet, bytes of text."""
-        return self.end if self.rows is None else self.rows
-
 
 @dataclass(frozen=True)
 class Part:
     """What one task reads: row groups of Parquet or bytes of text, `start <= x < stop`, of one file.
 
-    `order` is the position of the file's first row in the whole source, so that order + position orders all rows.
+    `block` bounds what is read at once, rows of Parquet or bytes of text, where it is less than the reader's own measure.
     """
 
     index: int
     file: SourceFile
     start: int
     stop: int
-    order: int
+    block: int | None = None
 
 
 PARTS = TypeAdapter(list[Part])  # as text, for the task that reads them

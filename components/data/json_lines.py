@@ -44,7 +44,6 @@ def parse(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) -
     rows = np.array(used, np.int64)
     return Block(
         {name: pa.array(column, pa.string()) for name, column in columns.items()},
-        order=lines.position + lines.starts[rows],
         line=lines.first + rows,
         raw=lambda at: [lines.text_of(n, encoding) for n in rows[at].tolist()],
         last_line=lines.first + len(lines.starts) - 1,

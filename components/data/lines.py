@@ -16,6 +16,7 @@ from components.data.files import Part, SourceFile
 from components.errors import InputError
 
 BLOCK_BYTES = 8 << 20
+LONGEST_LINE = 64 << 20  # bytes; what has no line end in as many is no file of lines
 BUFFER_BYTES = 1 << 16  # read at once where a line is all that is wanted
 Ints = NDArray[np.int64]
 
@@ -31,10 +32,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a part: columns of equal length, each row's position in the file, its line, and rows' text on demand."""
+    """Rows of a part, in their order: columns of equal length, each row's line, and rows' text on demand."""
 
     columns: dict[str, pa.Array]
-    order: Ints
     line: Ints
     raw: Callable[[Ints], list[str]]
     last_line: int
@@ -49,14 +49,26 @@ def open_text(file: SourceFile) -> io.BufferedReader:
     return io.BufferedReader(raw, BUFFER_BYTES)
 
 
+def rest_of_line(file: io.BufferedReader, path: str, position: int) -> bytes:
+    """From a position to the line's end, or the file's.
+
+    Raises:
+        InputError: it is not there in LONGEST_LINE bytes.
+    """
+    line = file.readline(LONGEST_LINE + 1)
+    if len(line) > LONGEST_LINE:
+        got = f"got no end of a line in the {LONGEST_LINE:,} bytes from {position:,} on"
+        raise InputError(f"{path}: {got}, takes lines that end in a line feed")
+    return line
+
+
 @dataclass(frozen=True)
 class Lines:
-    """Whole lines of a file: line n is data[starts[n]:ends[n]], at `position + starts[n]` in the file."""
+    """Whole lines of a file: line n is data[starts[n]:ends[n]]."""
 
     data: NDArray[np.uint8]
     starts: Ints
     ends: Ints  # without the line's end
-    position: int
     first: int  # number of the first line, from 1 in the part
 
     def bytes_of(self, n: int) -> bytes:
@@ -72,27 +84,28 @@ def lines_of(part: Part) -> Iterator[Lines]:
         position = part.start
         if position > part.file.data_start:
             file.seek(position - 1)
-            position += len(file.readline()) - 1
+            position += len(rest_of_line(file, part.file.path, position)) - 1
         else:
             file.read(position)
         first = 1
         while position < part.stop:
-            data = file.read(min(BLOCK_BYTES, part.stop - position))
+            data = file.read(min(BLOCK_BYTES, part.block or BLOCK_BYTES, part.stop - position))
             if not data and part.file.compression:
                 return
             if not data:
                 raise InputError(f"{part.file.path}: got {position} bytes, takes {part.file.bytes}: it shrank while being read")
-            data += file.readline() if not data.endswith(b"\n") else b""
-            lines = split(data, position, first)
+            if not data.endswith(b"\n"):
+                data += rest_of_line(file, part.file.path, position + len(data))
+            lines = split(data, first)
             yield lines
             position, first = position + len(data), first + len(lines.starts)
 
 
-def split(data: bytes, position: int, first: int) -> Lines:
+def split(data: bytes, first: int) -> Lines:
     if not data.endswith(b"\n"):
         data += b"\n"
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(array == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
     returns = (ends > starts) & (array[ends - 1] == 13)
-    return Lines(array, starts, ends - returns, position, first)
+    return Lines(array, starts, ends - returns, first)

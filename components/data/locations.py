@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -27,10 +29,41 @@ CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 60.0
 COMPRESSED_BYTES = 1 << 20  # read at once: of a compressed file Arrow asks for 64 KB at a time
 DENIED = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
 BUSY = ("SLOW_DOWN", "THROTTLING", "SERVICE_UNAVAILABLE", "HTTP status 503", "HTTP status 429")
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
+TRIES, PAUSE_SECONDS = 4, 3.0  # of what fails by a fault that may pass
+T = TypeVar("T")
 
 
 class StorageError(InputError):
     """The storage denies or does not answer. That is no fault of a file: none is put aside for it."""
+
+
+def passes(error: Exception) -> bool:
+    """Whether the machine or the network is at fault, and not the file: tried again, it may work."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
+
+
+def lasting(place: str, error: object) -> StorageError:
+    """What is said of a fault that did not pass."""
+    return StorageError(f"{place}: got no data in {TRIES} tries, takes a storage that answers: {error}")
+
+
+def insist(place: str, run: Callable[[], T]) -> T:
+    """What `run` returns, tried again after faults that may pass.
+
+    Raises:
+        StorageError: they did not.
+    """
+    for n in range(TRIES):
+        try:
+            return run()
+        except (OSError, MemoryError) as error:
+            if not passes(error):
+                raise
+            if n + 1 == TRIES:
+                raise lasting(place, error) from error
+            time.sleep(PAUSE_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 @dataclass(frozen=True)
@@ -144,7 +177,7 @@ def etag(place: str, file: pa.NativeFile) -> str | None:
 
 @contextmanager
 def explained(place: str) -> Iterator[None]:
-    """What S3 answers in place of data, as one StorageError; all else goes on as it is."""
+    """What S3 answers in place of data, and a file that may not be read, as one StorageError; all else goes on as it is."""
     try:
         yield
     except OSError as error:
@@ -154,7 +187,9 @@ def explained(place: str) -> Iterator[None]:
 
 
 def trouble_of(error: Exception, place: str) -> StorageError | None:
-    """S3's answer by what helps against it; None of an error that S3 did not answer. Keys are never part of its text."""
+    """S3's answer by what helps against it, or that a file is denied; None of all else. Keys are never part of its text."""
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
+        return StorageError(f"{place}: got permission denied, takes a file that this user may read on every node")
     said = str(error).splitlines()[0] if str(error) else ""
     if not place.startswith(S3) or ANSWER not in said:
         return None

@@ -20,7 +20,7 @@ from components.errors import InputError
 from components.split_rules import GivenSplit, RatioSplit, ShiftedSplit, Split
 
 WORK = ".work"  # the folder of a dataset that is being made
-LAYOUT = 2  # raised when the same rules and source give other bytes
+LAYOUT = 3  # raised when the same rules and source give other bytes
 
 
 def uses_seed(recipe: Recipe) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,9 +124,11 @@ def sorted_unique(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return unique.take(pc.array_sort_indices(unique))
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
+def write_parquet(table: pa.Table, path: Path) -> dict[str, Any]:
+    """Returns the file's entry in a manifest."""
     with Atomic(path) as partial:
         pq.write_table(table, partial, compression="zstd")
+    return storage.entry(path)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.lines import Block, Lines, Refused, lines_of
 from components.errors import InputError
 
-PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}  # no fault of a file
 BLOCK_ROWS = 1 << 17
 BUFFER_BYTES = 1 << 20  # of a column that is read at once: else all of a row group's
 LONGEST = 1 << 17  # bytes of a line with quotes: Python's csv takes no longer field
@@ -45,14 +43,9 @@ def _text(part: Part, names: Sequence[str], encoding: str) -> Iterator[Block]:
     try:
         yield from (parse(lines, part.file, names, encoding) for lines in lines_of(part))
     except (pa.ArrowException, OSError) as error:
-        if _passes(error):
+        if locations.passes(error):
             raise
         raise _refusal(part, "not readable", error) from error
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the machine or the network is at fault, and not the file: Ray tries such a task again."""
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
 
 
 def _refusal(part: Part, what: str, error: Exception) -> InputError:
@@ -63,14 +56,14 @@ def _refusal(part: Part, what: str, error: Exception) -> InputError:
 def _with_others(block: Block, file: SourceFile, names: Sequence[str]) -> Block:
     """With the columns that a file has from its path alone, as text; nulls where it does not have one at all."""
     others = [name for name in names if not file.reads(name)]
-    constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.order)) for name in others}
+    constants = {name: pa.repeat(pa.scalar(dict(file.partitions).get(name), pa.string()), len(block.line)) for name in others}
     return replace(block, columns={**block.columns, **constants}) if others else block
 
 
 def whole(file: SourceFile) -> Part:
     """All of a file as one part."""
     stop = file.end if file.rows is None else len(file.row_groups)
-    return Part(0, file, file.data_start, stop, 0)
+    return Part(0, file, file.data_start, stop)
 
 
 def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) -> list[str]:
@@ -78,7 +71,7 @@ def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) ->
     if file.rows is not None:
         column = next((block.columns[name] for block in read(whole(file), [name], encoding)), pa.array([], pa.string()))
     else:
-        part = Part(0, file, file.data_start, min(file.end, file.data_start + head_bytes), 0)
+        part = Part(0, file, file.data_start, min(file.end, file.data_start + head_bytes))
         column = next((block.columns[name] for block in read(part, [name], encoding)), pa.array([], pa.string()))
     return [text for text in values.utf8(column, name, values.Refusals(len(column))).to_pylist() if text]
 
@@ -87,19 +80,19 @@ def first_values(file: SourceFile, name: str, encoding: str, head_bytes: int) ->
 
 
 def _parquet(part: Part, names: Sequence[str]) -> Iterator[Block]:
-    position = sum(part.file.row_groups[: part.start])
     line = 0
     try:
         system, path = locations.locate(part.file.path)
         with pq.ParquetFile(path, filesystem=system, buffer_size=BUFFER_BYTES) as file:
             groups = list(range(part.start, part.stop))
-            for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
+            block = min(BLOCK_ROWS, part.block or BLOCK_ROWS)
+            for batch in file.iter_batches(block, row_groups=groups, columns=list(dict.fromkeys(names))):
                 rows = np.arange(len(batch), dtype=np.int64)
                 columns = {name: _plain(batch[name]) for name in names}
-                yield Block(columns, position + rows, line + rows + 1, _as_json(columns), line + len(batch))
-                position, line = position + len(batch), line + len(batch)
+                yield Block(columns, line + rows + 1, _as_json(columns), line + len(batch))
+                line += len(batch)
     except (pa.ArrowException, OSError) as error:
-        if _passes(error):
+        if locations.passes(error):
             raise
         raise _refusal(part, "not a readable Parquet file", error) from error
 
@@ -155,7 +148,6 @@ def _rows(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) -
     ]
     return Block(
         columns,
-        order=lines.position + lines.starts[used],
         line=lines.first + used,
         raw=lambda rows: [lines.text_of(n, encoding) for n in used[rows].tolist()],
         last_line=lines.first + len(lines.starts) - 1,
@@ -253,7 +245,6 @@ def _pairs(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     is_user = np.zeros(len(flat), bool)
     is_user[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
     line = np.repeat(np.arange(len(lengths)), lengths)
-    order = lines.position + lines.starts[line] + np.arange(len(flat)) - (np.cumsum(lengths) - lengths)[line]
     users = flat.take(pa.array((np.cumsum(lengths) - lengths)[line[~is_user]]))
     items = flat.filter(pa.array(~is_user))
     refused = [
@@ -262,7 +253,6 @@ def _pairs(lines: Lines, file: SourceFile, names: Sequence[str], encoding: str) 
     ]
     return Block(
         {"user": users, "item": items},
-        order=order[~is_user],
         line=lines.first + line[~is_user],
         raw=lambda rows: [f"{users[row]} {items[row]}" for row in rows.tolist()],
         last_line=lines.first + len(lines.starts) - 1,

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import storage
 from components.config import Data
 from components.data import cleaning, partitions
 from components.data.cleaning import Counts
@@ -54,8 +55,9 @@ def refused(work: Path, part: int) -> Path:
 @contextmanager
 def gate(job: Reading) -> Iterator[None]:
     """As long as it is open tasks may read; it closes behind the last of them: Ray Data cancels its tasks but awaits none."""
-    job.gate.parent.mkdir(parents=True, exist_ok=True)
-    job.gate.touch()
+    with storage.room(job.gate):
+        job.gate.parent.mkdir(parents=True, exist_ok=True)
+        job.gate.touch()
     try:
         yield
     finally:

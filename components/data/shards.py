@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,12 @@ class ShardFiles:
     def codes(self) -> Path:
         return self.work / "codes" / f"{self.shard:05d}.arrow"
 
-    def read_codes(self) -> Ints:
+    @property
+    def living(self) -> Path:
+        """The user and item of rows that the k-core had left when it last wrote them."""
+        return self.work / "living" / f"{self.shard:05d}.arrow"
+
+    def read_codes(self) -> NDArray[np.int32]:
         return np.asarray(partitions.read_all(self.codes)["code"])
 
 
@@ -68,8 +74,9 @@ def collect(
 ) -> Collected:
     """Takes the shard's rows out of the shuffle, orders them, drops repeats, and writes them with local codes.
 
-    Rows are ordered by (user, time, place in the source). A repeat is a further row of the same user and item (and, where the
-    source gives the split, in the same split). `place` is the shard's in the files of the shuffle.
+    Rows are ordered by (user, time, place in the source): of `sources` and in them they come in the order of their places. A
+    repeat is a further row of the same user and item (and, where the source gives the split, in the same split). `place` is
+    the shard's in the files of the shuffle.
     """
     table = pa.concat_tables([partitions.read(path, place) for path in sources]).combine_chunks()
     users, user = _encode(table["user"], None)
@@ -77,7 +84,7 @@ def collect(
     split = np.zeros(len(user), np.int64)
     if "split" in table.column_names:
         split = np.asarray(pc.index_in(table["split"], pa.array(split_names, pa.string()))).astype(np.int64)
-    keys = [np.asarray(table[name]) for name in ("order", "fraction", "time") if name in table.column_names]
+    keys = [np.asarray(table[name]) for name in ("fraction", "time") if name in table.column_names]
     order = np.lexsort((*keys, user))
     order = order[
         _distinct((user[order] * max(1, len(items)) + item[order]) * max(1, len(split_names)) + split[order], repeats)
@@ -87,7 +94,8 @@ def collect(
         "item": pa.array(item[order].astype(np.int32)),
     }
     if "time" in table.column_names:
-        columns |= {name: table[name].combine_chunks().take(pa.array(order)) for name in ("time", "fraction")}
+        names = [name for name in ("time", "fraction") if name in table.column_names]
+        columns |= {name: table[name].combine_chunks().take(pa.array(order)) for name in names}
     if "split" in table.column_names:
         columns["split"] = pa.array(split[order].astype(np.int8))
     partitions.write_whole(pa.table(columns), files.rows)
@@ -121,41 +129,54 @@ def _distinct(keys: Ints, repeats: str) -> Ints:
 def encode(files: ShardFiles, places: Sequence[Path], offsets: Sequence[int]) -> int:
     """Writes the global code of each of the shard's items, its place in its partition from that one's offset on; how many."""
     of_part = [np.asarray(partitions.read(path, files.shard)["place"]) for path in places]
-    found = np.concatenate([place + np.int64(offset) for place, offset in zip(of_part, offsets, strict=True)])
+    found = np.concatenate([place + np.int32(offset) for place, offset in zip(of_part, offsets, strict=True)])
     partitions.write_whole(pa.table({"code": found}), files.codes)
     return len(found)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is left of a shard: users, rows, and the rows of each of its items (`counts` at the global `codes`)."""
+    """What is left of a shard: users, rows, and the rows of each of its items (`counts` at the global `codes`).
+
+    `shrunk` says whether `living` has all rows that are left.
+    """
 
     users: int
     rows: int
-    codes: Ints
-    counts: Ints
+    codes: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    shrunk: bool
 
 
-def count(files: ShardFiles, alive: Bools, min_rows: int) -> Round:
-    """One round of k-core: rows of living items, of users who have at least `min_rows` of these."""
-    table = partitions.read_all(files.rows)
+def count(files: ShardFiles, alive: Bools, min_rows: int, shrunk: bool = False) -> Round:
+    """One round of k-core: rows of living items, of users who have at least `min_rows` of these.
+
+    Where fewer than half of the rows are left these are written apart, so that later rounds read no dead ones: all rounds
+    together read a few times the log, however many they are.
+    """
+    table = partitions.read_all(files.living if shrunk else files.rows)
     codes = files.read_codes()
     user, item = _column(table, "user"), _column(table, "item")
     kept = survivors(user, item, alive[codes], min_rows)
-    counts = np.bincount(item[kept], minlength=len(codes))
+    left = int(kept.sum())
+    counts = np.bincount(item[kept], minlength=len(codes)).astype(np.int32)
+    users = int(np.count_nonzero(np.bincount(user[kept])))
+    if 2 * left < len(kept):
+        partitions.write_whole(table.select(["user", "item"]).filter(pa.array(kept)), files.living)
+        shrunk = True
     present = counts > 0
-    return Round(len(np.unique(user[kept])), int(kept.sum()), codes[present], counts[present])
+    return Round(users, left, codes[present], counts[present], shrunk)
 
 
-def survivors(user: Ints, item: Ints, alive: Bools, min_rows: int) -> Bools:
+def survivors(user: NDArray[np.integer], item: NDArray[np.integer], alive: Bools, min_rows: int) -> Bools:
     """Rows whose item lives and whose user has at least `min_rows` such rows."""
     living = alive[item]
     per_user = np.bincount(user[living], minlength=int(user.max(initial=-1)) + 1)
     return living & (per_user >= min_rows)[user]
 
 
-def _column(table: pa.Table, name: str) -> Ints:
-    return np.asarray(table[name]).astype(np.int64)
+def _column(table: pa.Table, name: str) -> NDArray[np.int32]:
+    return np.asarray(table[name])
 
 
 @dataclass(frozen=True)
@@ -166,7 +187,7 @@ class Core:
     min_rows: int
     float_time: bool
 
-    def of(self, files: ShardFiles) -> tuple[Ints, Ints, Ints]:
+    def of(self, files: ShardFiles) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints]:
         """(user, code of the item, moment) of the shard's rows that are left."""
         table, codes = partitions.read_all(files.rows), files.read_codes()
         user, item = _column(table, "user"), _column(table, "item")
@@ -186,7 +207,7 @@ def count_moments(files: ShardFiles, core: Core, searches: Sequence[Search]) -> 
     return [search.count(moments) for search in searches]
 
 
-def train_part(files: ShardFiles, core: Core, cuts: Cuts) -> tuple[int, Ints, Ints]:
+def train_part(files: ShardFiles, core: Core, cuts: Cuts) -> tuple[int, NDArray[np.int32], Ints]:
     """(users with a row in train, codes of the items with one, rows of train, valid and test)."""
     user, item, moments = core.of(files)
     codes = cuts.codes(moments)
@@ -211,9 +232,10 @@ def finish(
     numbering: Numbering,
     new_ids: NDArray[np.int32],
     law: Cuts | Shift | None = None,
-) -> ShardStatistics:
+) -> tuple[ShardStatistics, dict[str, Any]]:
     """Writes the shard's part of users.parquet and of every split; a user's rows stay ordered by time.
 
+    Returns what the report is made of, and the entry of each file that was written, by its path below `out`.
     `new_ids[code]` is an item's id, DEAD where it is dropped, UNKNOWN where `law` drops it: its rows are all held out.
     `law` is that of a temporal or a shifted split.
     """
@@ -239,16 +261,19 @@ def finish(
         assert times is not None, "a split by time has times"
         split = law.codes(temporal.moments(times))
     else:
-        given = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
-        split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, given)
+        own = np.asarray(table["split"]).astype(np.int8) if "split" in table.column_names else None
+        split = splits.cut(data.split, user, partitions.stable_hash(raw), seed, own)
     columns = {"user": pa.array((user + numbering.first_user).astype(np.int32)), "item": pa.array(item)}
     if times is not None:
         columns["time"] = pa.array(times)
     rows = pa.table(columns)
     name = f"part-{files.shard:05d}.parquet"
+    made: dict[str, Any] = {}
     for code, split_name in enumerate(numbering.split_names):
-        partitions.write_parquet(rows.filter(pa.array(split == code)), out / split_name / name)
+        made[f"{split_name}/{name}"] = partitions.write_parquet(rows.filter(pa.array(split == code)), out / split_name / name)
     degree = np.bincount(user[split == splits.TRAIN], minlength=len(raw))
     ids = np.arange(len(raw), dtype=np.int32) + np.int32(numbering.first_user)
-    partitions.write_parquet(pa.table({"id": ids, "raw": raw, "degree": degree}), out / "users.parquet" / name)
-    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped, "split" in table.column_names)
+    users = pa.table({"id": ids, "raw": raw, "degree": degree})
+    made[f"users.parquet/{name}"] = partitions.write_parquet(users, out / "users.parquet" / name)
+    given = "split" in table.column_names
+    return ShardStatistics.of(user, item, split, numbering.split_names, times, dropped, given), made

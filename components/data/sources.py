@@ -19,6 +19,7 @@ from components.data import finding, json_lines, lines, locations, readers, temp
 from components.data.files import DELIMITERS, Part, SourceFile
 from components.data.locations import Found
 from components.errors import InputError
+from components.paths import S3
 from components.split_rules import GivenSplit, TemporalSplit
 
 OPENERS = 16  # files opened at once: the wait is the storage's
@@ -47,12 +48,16 @@ def _estimated_rows(file: SourceFile) -> int:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """The source before it is read. Ids are int64 where every file has integers, else text as written."""
+    """The source before it is read. Ids are int64 where every file has integers, else text as written.
+
+    `fractions` says whether a time may have one: never where all files' are integers or dates, and are kept as they are.
+    """
 
     files: tuple[SourceFile, ...]
     user_type: Literal["int64", "string"]
     item_type: Literal["int64", "string"]
     time_kind: Literal["number", "date"] | None
+    fractions: bool = True
     bad: tuple[BadFile, ...] = ()
 
     @property
@@ -75,13 +80,9 @@ class SourcePlan:
 
     def parts(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
         """Cuts every file into tasks, by its size alone."""
-        parts: list[Part] = []
-        order = 0
-        for file in self.files:
-            for start, stop in _cut(file, part_bytes, part_rows):
-                parts.append(Part(len(parts), file, start, stop, order))
-            order += file.positions
-        return parts
+        spans = ((file, *span) for file in self.files for span in _cut(file, part_bytes, part_rows))
+        blocks = {True: part_bytes, False: part_rows}
+        return [Part(n, *span, block=blocks[span[0].rows is None]) for n, span in enumerate(spans)]
 
     def tasks(self, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[list[Part]]:
         """The parts, small ones together: a task has at most what one part may have, or one part."""
@@ -141,8 +142,23 @@ def inspect(data: Data) -> SourcePlan:
         user_type=_id_type(files, data.columns.user, "user"),
         item_type=_id_type(files, data.columns.item, "item"),
         time_kind=time_kind,
+        fractions=time_kind == "number" and (data.time_units != "keep" or _kinds(files, str(data.columns.time)) != {"integer"}),
         bad=tuple(bad),
     )
+
+
+def changed(data: Data, plan: SourcePlan) -> bool:
+    """Whether the source is not what it was. Its names, sizes and times tell; of S3, whose times are whole seconds, its ETags,
+    for which every object is opened again.
+
+    Raises:
+        InputError: it is not there any more, or cannot be read.
+    """
+    files = [*plan.files, *plan.bad]
+    if any(file.path.startswith(S3) for file in files):
+        return inspect(data).describe() != plan.describe()
+    found = [(there.path, there.bytes, there.mtime_ns) for there, *_ in finding.find(data)]
+    return sorted(found) != sorted((file.path, file.bytes, file.mtime_ns) for file in files)
 
 
 def open_one(path: str, encoding: str) -> SourceFile:
@@ -150,6 +166,7 @@ def open_one(path: str, encoding: str) -> SourceFile:
 
     Raises:
         InputError: not there, empty, of an unknown suffix or unreadable.
+        StorageError: denied, or by a fault that did not pass.
     """
     try:
         found = locations.files(path)
@@ -161,7 +178,7 @@ def open_one(path: str, encoding: str) -> SourceFile:
     kind = finding.SUFFIXES.get(suffix.lower())
     if kind is None:
         raise InputError(f"{path}: got the suffix {suffix!r}, takes one of {', '.join(finding.SUFFIXES)}")
-    return _open(found[0], kind, None, encoding)
+    return locations.insist(path, lambda: _open(found[0], kind, None, encoding))
 
 
 def file_split(data: Data, file: SourceFile) -> str | None:
@@ -174,7 +191,7 @@ def file_split(data: Data, file: SourceFile) -> str | None:
 
 def _try_open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFile | BadFile:
     try:
-        return _open(found, kind, split, encoding)
+        return locations.insist(found.path, lambda: _open(found, kind, split, encoding))
     except locations.StorageError as error:
         raise locations.StorageError(f"data.source: {error}") from error
     except InputError as error:
@@ -192,8 +209,10 @@ def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFi
                 return _open_parquet(base)
             with lines.open_text(base) as stream:
                 base = _with(base, etag=locations.etag(path, stream.raw))
-                head, more = _head(stream, kind)
+                head, more = _head(stream, path, kind)
     except OSError as error:
+        if locations.passes(error):
+            raise
         raise InputError(f"{path}: {error.strerror or error}") from error
     if not head:
         raise InputError(f"{path}: got an empty file, takes {'a header and ' if kind in DELIMITERS else ''}rows")
@@ -206,10 +225,10 @@ def _open(found: Found, kind: str, split: str | None, encoding: str) -> SourceFi
     return _with(base, columns=names, data_start=len(head))
 
 
-def _head(stream: io.BufferedReader, kind: str) -> tuple[bytes, bool]:
+def _head(stream: io.BufferedReader, path: str, kind: str) -> tuple[bytes, bool]:
     """(what tells the columns: the header, or whole lines of JSON; whether more lines follow)."""
     if kind != "jsonl":
-        return (stream.readline() if kind in DELIMITERS else stream.read(3)), True
+        return (lines.rest_of_line(stream, path, 0) if kind in DELIMITERS else stream.read(3)), True
     head = stream.read(HEAD_BYTES)
     head += stream.readline(lines.BLOCK_BYTES)
     return head, bool(stream.read(1))
@@ -243,6 +262,8 @@ def _open_parquet(base: SourceFile) -> SourceFile:
                 stream.seek(-(meta.serialized_size + 8), 2)
                 footer = hashlib.sha256(stream.read()).hexdigest()[:16]
         except (pa.ArrowException, OSError) as error:
+            if locations.passes(error):
+                raise
             raise locations.trouble_of(error, base.path) or InputError(
                 f"{base.path}: not a readable Parquet file (cut off?): {error}"
             ) from error

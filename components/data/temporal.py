@@ -122,7 +122,7 @@ def searches(rule: TemporalSplit, rows: int) -> list[Search]:
     return [Search(max(0, rows - 1 - int(np.floor(share * rows + EPSILON)))) for share in shares]
 
 
-def unknown(user: Ints, item_known: NDArray[np.bool_], codes: Codes) -> NDArray[np.bool_]:
+def unknown(user: NDArray[np.integer], item_known: NDArray[np.bool_], codes: Codes) -> NDArray[np.bool_]:
     """Rows held out whose user has no row in train, or whose item is not known there."""
     trains = np.bincount(user[codes == TRAIN], minlength=int(user.max(initial=-1)) + 1) > 0
     return (codes != TRAIN) & ~(trains[user] & item_known)

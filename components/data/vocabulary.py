@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from components.data.arrow import pc
 from components.data.files import SourceFile
 from components.errors import InputError
 
-AT_ONCE = 1 << 20  # ids
+AT_ONCE = 1 << 20  # ids, or titles
+WHOLE = "^(0|-?[1-9][0-9]{0,18})$"  # how an integer is written
+KINDS = {"int64": pa.int64(), "string": pa.string()}
 
 
 @dataclass(frozen=True)
@@ -67,24 +70,25 @@ def _some(shard_items: Sequence[Path], part: int) -> Iterator[list[pa.Array]]:
 
 def finish(
     vocabulary: Path,
+    part: int,
     new_id: NDArray[np.int32],
     degree: NDArray[np.int64],
-    titles: Titles | None,
-    encoding: str,
+    titles: Sequence[Path] | None,
     path: Path,
-) -> int:
-    """Writes one partition of items.parquet and returns how many of its items have a title.
+) -> tuple[int, dict[str, Any]]:
+    """Writes one partition of items.parquet and returns how many of its items have a title, and the file's entry.
 
-    Both arrays are by the partition's codes: `new_id` is -1 where an item is dropped, `degree` counts rows of train.
+    Both arrays are by the partition's codes: `new_id` is -1 where an item is dropped, `degree` counts rows of train. `titles`
+    are what `cut_titles` wrote.
     """
     raw = partitions.read_all(vocabulary)["raw"].combine_chunks()
     kept = np.flatnonzero(new_id >= 0)
     raw = raw.take(pa.array(kept))
     columns = {"id": pa.array(new_id[kept]), "raw": raw, "degree": pa.array(degree[kept])}
-    if titles:
-        columns["title"] = titles_of(raw, titles, encoding)
-    partitions.write_parquet(pa.table(columns), path)
-    return len(raw) - columns["title"].null_count if titles else 0
+    if titles is not None:
+        columns["title"] = titles_of(raw, part, titles)
+    entry = partitions.write_parquet(pa.table(columns), path)
+    return len(raw) - columns["title"].null_count if titles is not None else 0, entry
 
 
 def check_titles(titles: Titles, encoding: str) -> SourceFile:
@@ -106,21 +110,51 @@ def check_titles(titles: Titles, encoding: str) -> SourceFile:
     return file
 
 
-def titles_of(raw: pa.Array, titles: Titles, encoding: str) -> pa.Array:
-    """[items] titles, null where the file has none; of two titles the first."""
-    file = check_titles(titles, encoding)
-    wanted = pc.cast(raw, pa.string())
-    found: list[pa.Table] = []
+def cut_titles(
+    titles: Titles, encoding: str, item_type: Literal["int64", "string"], item_parts: int, folder: Path
+) -> list[str]:
+    """Cuts the file of titles by the items' partitions, once for all of them, AT_ONCE titles at a time; the files' names.
+
+    An item is found by the text of its id: 7 by "7" and not by "007".
+    """
+    file, names, held = check_titles(titles, encoding), [], list[pa.Table]()
+
+    def write() -> None:
+        names.append(f"{len(names):05d}.arrow")
+        table = pa.concat_tables(held)
+        partitions.write(table, partitions.of(table["item"], item_parts), item_parts, folder / names[-1])
+        held.clear()
+
     for block in readers.read(readers.whole(file), [titles.item, titles.title], encoding):
-        refused = values.Refusals(len(block.order))
-        item = values.ids(block.columns[titles.item], titles.item, "string", refused)
+        refused = values.Refusals(len(block.line))
+        text = pc.cast(values.ids(block.columns[titles.item], titles.item, "string", refused), pa.string())
         title = values.utf8(block.columns[titles.title], titles.title, refused)
         refused.add(np.asarray(pc.equal(pc.binary_length(title), 0)), f"{titles.title} is empty")
-        table = pa.table({"item": pc.cast(item, pa.string()), "title": title})
-        found.append(table.filter(pc.and_(pc.is_in(item, value_set=wanted), pa.array(refused.good))))
-    table = (
-        pa.concat_tables(found) if found else pa.table({"item": pa.array([], pa.string()), "title": pa.array([], pa.string())})
-    )
+        item = text
+        if item_type == "int64":
+            refused.add(~_is_whole(text), "no item of this log is written so")
+            item = pc.cast(pc.if_else(pa.array(refused.good), text, "0"), pa.int64())
+        held.append(pa.table({"item": item, "title": title}).filter(pa.array(refused.good)))
+        if sum(table.num_rows for table in held) >= AT_ONCE:
+            write()
+    if not names and not held:
+        held.append(pa.table({"item": pa.array([], KINDS[item_type]), "title": pa.array([], pa.string())}))
+    if held:
+        write()
+    return names
+
+
+def _is_whole(text: pa.Array) -> NDArray[np.bool_]:
+    """Where a text is what an int64 is written as; numbers of as many digits as the largest compare as texts do."""
+    fits = pc.if_else(pc.starts_with(text, "-"), pc.less_equal(text, str(-(2**63))), pc.less_equal(text, str(2**63 - 1)))
+    long = pc.greater_equal(pc.binary_length(pc.utf8_ltrim(text, "-")), 19)
+    return np.asarray(pc.and_(pc.match_substring_regex(text, WHOLE), pc.or_(pc.invert(long), fits)))
+
+
+def titles_of(raw: pa.Array, part: int, titles: Sequence[Path]) -> pa.Array:
+    """[items] titles of a partition's items, null where the file has none; of two titles the first."""
+    found = [partitions.read(path, part) for path in titles]
+    table = pa.concat_tables([each.filter(pc.is_in(each["item"], value_set=raw)) for each in found])
     first = np.sort(np.unique(np.asarray(table["item"].combine_chunks().dictionary_encode().indices), return_index=True)[1])
     table = table.take(pa.array(first))
-    return table["title"].combine_chunks().take(pc.index_in(wanted, value_set=table["item"].combine_chunks()))
+    return table["title"].combine_chunks().take(pc.index_in(raw, value_set=table["item"].combine_chunks()))

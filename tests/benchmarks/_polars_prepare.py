@@ -9,6 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tests.benchmarks import _memory
+
 
 def prepare(source: Path, out: Path, core: int) -> dict[str, dict[str, float]]:
     """First rows of repeats by (time, place), k-core, ids from 0, leave-one-out, Parquet; seconds of each stage and rows."""
@@ -50,4 +52,6 @@ def prepare(source: Path, out: Path, core: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))
+    Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, it is this process that the kernel ends
+    made = prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps({**made, "peak": _memory.mark()}))

@@ -58,7 +58,8 @@ def _measured(users: int, workers: int, folder: str | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="hardneg-recommend-", dir=folder) as scratch:
         tables = _write(Path(scratch), users)
         before = _bare(Path(scratch), workers)
-        seconds, peak, _, _ = watched([sys.executable, "-c", OURS, scratch, str(workers)])
+        run = watched([sys.executable, "-c", OURS, scratch, str(workers)])
+        run.require()
         bare = (before + _bare(Path(scratch), workers)) / 2
         records = list((Path(scratch) / "done").glob("*.json"))
         parts = [(record.stat().st_mtime, storage.read_json(record)["rows"] / K) for record in records]
@@ -66,8 +67,8 @@ def _measured(users: int, workers: int, folder: str | None) -> dict[str, float]:
     told = {
         "users_per_second": users_per_second(parts, workers),
         "bare_users_per_second": bare,
-        "seconds": seconds,
-        "peak_gib": peak / 2**30,
+        "seconds": run.seconds,
+        "peak_gib": run.peak / 2**30,
         "tables_gib": workers * tables / 2**30,
     }
     _common.say(f"{users:,} users: " + ", ".join(f"{name} {value:.2f}" for name, value in told.items()))

@@ -54,7 +54,7 @@ class Nodes:
         self.temporary = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: sockets' paths have a limit
         self._folder, self._environment = folder, environment
         self._port, dashboard = free_port(), free_port()
-        self.address = f"http://127.0.0.1:{dashboard}"
+        self.address, self.gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{self._port}"
         head = ["--head", "--port", str(self._port), "--num-cpus", str(head_cpus), "--temp-dir", str(self.temporary / "1")]
         head += ["--ray-client-server-port", str(free_port())]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]

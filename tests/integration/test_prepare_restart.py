@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import signal
 import subprocess
@@ -136,6 +137,17 @@ def test_what_runs_is_awaited_and_killed_where_it_does_not_end(
     assert (beats == 2 * last + 1) == (last == 10)
     time.sleep(0.5)
     assert path.stat().st_size == beats
+
+
+def test_a_task_that_fails_by_the_machines_fault_is_tried_again(cluster: None, tmp_path: Path) -> None:
+    def fails_first(path: Path) -> int:
+        if not path.exists():
+            path.touch()
+            raise OSError(errno.EIO, "Input/output error")
+        return 7
+
+    with Stage("tried", lambda line: None) as stage:
+        assert sorted(stage.each(fails_first, [(tmp_path / name,) for name in "abc"])) == [(0, 7), (1, 7), (2, 7)]
 
 
 @pytest.fixture

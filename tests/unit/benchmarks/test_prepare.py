@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
-from tests.benchmarks import _polars_prepare, prepare
+from tests.benchmarks import _polars_prepare, _report_speed, prepare
 
 
 def test_the_log_has_its_law_and_is_made_again(tmp_path: Path) -> None:
@@ -58,6 +60,46 @@ def test_memory_is_that_of_the_children_too() -> None:
     """A process that has a child with 200 MB for two seconds."""
     child = "import time; held = b'x' * 200_000_000; time.sleep(2)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    seconds, peak, _, _ = prepare.watched([sys.executable, "-c", parent])
-    assert seconds > 2
-    assert 200_000_000 < peak < 400_000_000
+    run = prepare.watched([sys.executable, "-c", parent])
+    assert run.seconds > 2
+    assert 200_000_000 < run.peak < 400_000_000
+    assert run.peak <= run.bound < 450_000_000
+    assert 200_000_000 < run.largest <= run.bound
+
+
+def test_a_peak_between_two_looks_is_seen() -> None:
+    """In the mark that the kernel keeps of a process that lives on."""
+    run = prepare.watched([sys.executable, "-c", "import time; held = b'x' * 200_000_000; del held; time.sleep(1.5); print(1)"])
+    assert (run.code, run.output) == (0, "1\n")
+    assert run.largest > 200_000_000
+
+
+def test_polars_that_is_killed_costs_no_figure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    watched = prepare.watched
+    monkeypatch.setattr(prepare, "watched", lambda command, **_: watched([command[0], "-c", kill]))
+    ours = {"rows": {"train": 5}, "total_seconds": 2.0, "seconds": {"read": 1.0}, "worker_gib": {"read": 0.5}}
+    ours |= {"peak_gib": 1.0, "bound_gib": 1.5, "largest_gib": 0.5, "written_bytes": 3}
+    monkeypatch.setattr(prepare, "_prepare", lambda folder: ours)
+    told = prepare._one(2000, tmp_path)
+    assert told["polars"]["ended"] == "killed by signal 9"
+    assert (told["times_polars"], told["prepare"]["rows_per_second"]) == (None, 1000)
+    with pytest.raises(RuntimeError, match="ended with -9"):
+        watched([sys.executable, "-c", kill]).require()
+    nodes = [{"nodes": 2, "log_rows": 2000, "total_seconds": 3.0, "loopback_bytes": 1 << 20, "written_bytes": 1 << 21}]
+    figures = {"law": prepare.LAW, "runs": [told], "verdicts": prepare.verdicts([told]), "nodes": nodes}
+    lines = list(_report_speed.prepare({"figures": figures}))
+    assert [line for line in lines if "killed by signal 9" in line]
+    assert "| 2 | 2,000 | 3.0 | 1.0 | 2.0 |" in lines
+
+
+def test_every_limit_whose_sizes_were_run_has_a_verdict() -> None:
+    def run(rows: int, rate: float, ratio: float | None, gib: float) -> dict[str, Any]:
+        ours = {"rows_per_second": rate, "peak_gib": gib}
+        return {"log_rows": rows, "prepare": ours, "times_polars": ratio}
+
+    assert prepare.verdicts([run(1_000_000, 5.0, 9.0, 9.0)]) == []
+    runs = [run(prepare.SMALL, 100.0, 9.0, 1.0), run(prepare.MIDDLE, 100.0, 3.1, 9.0), run(prepare.LARGE, 79.0, None, 5.9)]
+    assert [told["holds"] for told in prepare.verdicts(runs)] == [False, True, False]
+    runs[2] = run(prepare.LARGE, 80.0, 1.5, 6.1)
+    assert [told["holds"] for told in prepare.verdicts(runs)] == [False, True, False, True]

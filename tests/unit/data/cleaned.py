@@ -39,9 +39,22 @@ def clean(
     plan = sources.inspect(rules)
     parts = plan.parts(part_bytes, part_rows)
     blocks = [block for part in parts for block in cleaning.clean_part(part, rules, plan)]
-    kept = pa.concat_tables([cleaning.kept_schema(rules, plan).empty_table(), *(block.kept for block in blocks)])
+    kept = pa.concat_tables([kept_schema(rules, plan).empty_table(), *(block.kept for block in blocks)])
     refused = [row for block in blocks for row in block.refused.to_pylist()]
     return Result(plan, kept, refused, sum((block.counts for block in blocks), Counts()))
+
+
+def kept_schema(data: Data, plan: SourcePlan) -> pa.Schema:
+    """The columns of `Cleaned.kept`."""
+    kinds = {"int64": pa.int64(), "string": pa.string()}
+    fields = [("user", kinds[plan.user_type]), ("item", kinds[plan.item_type])]
+    if plan.time_kind:
+        fields.append(("time", pa.int64()))
+    if plan.fractions:
+        fields.append(("fraction", pa.float64()))
+    if data.split.by == "given":
+        fields.append(("split", pa.string()))
+    return pa.schema(fields)
 
 
 def file(folder: Path, content: str | bytes, name: str = "log.csv") -> Path:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
-from components.data import readers, sources
+from components.data import lines, locations, readers, sources
 from components.data.files import SourceFile
 from components.errors import InputError
 from tests.unit.data.cleaned import clean, file
@@ -77,6 +78,40 @@ def test_a_fault_that_passes_is_not_the_files(tmp_path: Path, monkeypatch: pytes
         fault[:] = [error]
         with pytest.raises(raised):
             list(readers.read(readers.whole(given), ["user_id"], "utf-8"))
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+@pytest.mark.parametrize(
+    ("fault", "times", "message"),
+    [
+        (OSError(errno.EIO, "a disk"), 2, None),
+        (OSError(errno.ESTALE, "a server"), 99, "got no data in 4 tries, takes a storage that answers: .*a server"),
+        (MemoryError("no memory"), 99, "got no data in 4 tries, takes a storage that answers: no memory"),
+        (PermissionError(errno.EACCES, "denied"), 1, "got permission denied, takes a file that this user may read"),
+    ],
+)
+def test_a_fault_of_the_storage_makes_no_bad_file_when_sources_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: Exception, times: int, message: str | None
+) -> None:
+    if name == "log.parquet":
+        table(tmp_path, name, user_id=[1], item_id=[1])
+    else:
+        file(tmp_path, '{"user_id": 1, "item_id": 1}\n' if name == "log.jsonl" else "user_id,item_id\n1,1\n", name)
+    located, faults = locations.locate, [fault] * times
+
+    class Faulty(fs.LocalFileSystem):
+        def open_input_file(self, path: str) -> Any:
+            if faults:
+                raise faults.pop()
+            return super().open_input_file(path)
+
+    monkeypatch.setattr(locations, "locate", lambda place: (Faulty(), located(place)[1]))
+    monkeypatch.setattr(locations, "PAUSE_SECONDS", 0.0)
+    if message is None:
+        assert len(inspect(tmp_path, on_bad_file="quarantine").files) == 1
+        return
+    with pytest.raises(locations.StorageError, match=rf"^data\.source: .*{name}: {message}"):
+        inspect(tmp_path, on_bad_file="quarantine")
 
 
 def test_bytes_that_are_no_text_are_refused_in_json(tmp_path: Path) -> None:
@@ -166,9 +201,8 @@ def test_rows_of_a_compressed_file_are_before_those_of_the_next(tmp_path: Path, 
     dense = "user_id,item_id\n" + "1,2\n" * 400_000
     file(tmp_path, compress(dense.encode(), suffix), f"a.csv{suffix}")
     file(tmp_path, "user_id,item_id\n3,4\n", "b.csv")
-    order = clean(tmp_path).kept["order"].to_numpy()
-    assert len(order) == 400_001
-    assert (np.diff(order) > 0).all()
+    users = clean(tmp_path).kept["user"]
+    assert (len(users), users[400_000].as_py(), users[0].as_py()) == (400_001, "3", "1")
 
 
 @pytest.mark.parametrize("suffix", CODECS)
@@ -248,6 +282,24 @@ def test_a_bad_file_among_many_is_named_or_put_aside(tmp_path: Path) -> None:
     assert len(plan.files) == 199
     assert plan.describe()[-1]["reason"] == plan.bad[0].reason
     assert [Path(f.path).name for f in plan.files] == [f"{n:03d}.parquet" for n in range(200) if n != 117]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "train.txt", "log.csv.gz"])
+def test_a_file_without_line_ends_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Wherever its parts begin; what is before its last line end is found, and the file is bad."""
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 500)
+    header = "user_id,item_id\n1,2\n" if ".csv" in name else '{"user_id": 1, "item_id": 2}\n' if "json" in name else "1 2\n"
+    content = (header + "3,4\r" * 2000).encode()
+    path = file(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
+    split: dict[str, Any] = {"split": {"by": "given"}} if name == "train.txt" else {}
+    for part_bytes in (300, 1 << 20):
+        with pytest.raises(InputError, match=rf"{name}: got no end of a line in the 1,000 bytes from [\d,]+ on, takes lines"):
+            clean(path, part_bytes=part_bytes, **split)
+    if ".csv" in name:
+        path = file(tmp_path, gzip.compress(content[20:]) if name.endswith("gz") else content[20:], name)
+        with pytest.raises(InputError, match=r"got no end of a line in the 1,000 bytes from 0 on"):
+            inspect(path)
 
 
 def test_bad_files_alone_are_no_source(tmp_path: Path) -> None:

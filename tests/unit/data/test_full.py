@@ -28,7 +28,7 @@ def record(path: Path) -> None:
     Records(path.parent, path.parent, {}).add("one", {"alive": np.ones(1000)}, [], [])
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {
+WRITERS: dict[str, Callable[[Path], object]] = {
     "batches.arrow": lambda path: partitions.write(TABLE, np.arange(1000) % 3, 3, path),
     "whole.arrow": lambda path: partitions.write_whole(TABLE, path),
     "table.parquet": lambda path: partitions.write_parquet(TABLE, path),
@@ -50,6 +50,21 @@ def test_a_full_disk_is_one_error_and_nothing_is_left(tmp_path: Path, monkeypatc
     with pytest.raises(FullError, match=message):
         WRITERS[name](tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_finds_no_room_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a second start on a disk that is still full."""
+    known, folder = uuid.UUID(int=0), tmp_path / "dataset"
+    monkeypatch.setattr(uuid, "uuid4", lambda: known)
+    folder.mkdir()
+    (tmp_path / f".dataset{storage.LOCK}.{known.hex}").symlink_to("/dev/full")
+    with (
+        pytest.raises(FullError, match=rf"^scale\.storage_path: {folder}/{storage.LOCK}: got a full disk"),
+        storage.lock(folder),
+    ):
+        raise AssertionError("it holds no lock")
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
 
 
 def test_a_quota_is_named_and_other_faults_are_not_taken_for_one(tmp_path: Path) -> None:

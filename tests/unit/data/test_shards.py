@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components import storage
 from components.config import Data, Titles
 from components.data import partitions, shards, vocabulary
 from components.data.shards import Numbering, ShardFiles
@@ -21,7 +22,7 @@ from tests.unit.data.cleaned import file
 
 def collect(folder: Path, num_shards: int = 1, item_parts: int = 1, repeats: str = "first", **columns: Any) -> list[ShardFiles]:
     """Cuts rows into shards in two pieces, collects each shard and makes the vocabulary."""
-    table = pa.table({**columns, "order": np.arange(len(columns["user"]))})
+    table = pa.table(columns)
     half = table.num_rows // 2
     pieces = [folder / f"{n}.arrow" for n in range(2)]
     for piece, rows in zip(pieces, (table.slice(0, half), table.slice(half)), strict=True):
@@ -116,11 +117,17 @@ def test_k_core_is_the_largest_set_that_meets_both_demands(tmp_path: Path, per_u
     random = np.random.default_rng(per_user * 10 + per_item)
     user, item = random.integers(0, 60, 500), random.zipf(1.3, 500) % 50
     files = collect(tmp_path, num_shards=4, item_parts=2, user=user, item=item)
-    alive = np.ones(len(np.unique(item)), bool)
+    alive, small = np.ones(len(np.unique(item)), bool), dict.fromkeys(files, False)
     while True:
         total = np.zeros(len(alive), np.int64)
         for each in files:
-            found = shards.count(each, alive, per_user)
+            found, read = shards.count(each, alive, per_user), each.living if small[each] else each.rows
+            again = shards.count(each, alive, per_user, small[each])  # of fewer rows, and the same
+            assert (again.users, again.rows, again.codes.tolist()) == (found.users, found.rows, found.codes.tolist())
+            assert again.counts.tolist() == found.counts.tolist()
+            small[each] = again.shrunk
+            if 2 * found.rows < partitions.read_all(read).num_rows:
+                assert partitions.read_all(each.living).num_rows == found.rows
             total[found.codes] += found.counts
         left = alive & (total >= per_item)
         if (left == alive).all():
@@ -140,7 +147,11 @@ def test_a_shard_writes_contiguous_ids_and_float_times(tmp_path: Path) -> None:
     (files,) = collect(tmp_path, **LOG)
     data = Data.model_validate({"source": "/log", "split": {"by": "leave_one_out"}})
     numbering = Numbering(10, True, ["train", "valid", "test"])
-    found = shards.finish(files, tmp_path / "out", data, 0, numbering, np.array([1, -1, 0], np.int32))  # x, y, z
+    found, made = shards.finish(files, tmp_path / "out", data, 0, numbering, np.array([1, -1, 0], np.int32))  # x, y, z
+    assert made == {
+        str(path.relative_to(tmp_path / "out")): storage.entry(path) for path in (tmp_path / "out").glob("*/*.parquet")
+    }
+    assert len(made) == 4
     rows = {s: pq.read_table(tmp_path / "out" / s / "part-00000.parquet").to_pylist() for s in ("train", "valid", "test")}
     assert rows["train"] == [
         {"user": 10, "item": 1, "time": 9.25},
@@ -153,11 +164,23 @@ def test_a_shard_writes_contiguous_ids_and_float_times(tmp_path: Path) -> None:
     assert (found.users, found.single, found.rows) == (2, 1, {"train": 3, "valid": 0, "test": 0})
 
 
-def test_titles_join_by_the_text_of_ids(tmp_path: Path) -> None:
-    path = file(tmp_path, "item_id:token\ttitle:token_seq\n7\tSeven\n007\tBond\n7\tAgain\n9\t\n", "log.item")
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_titles_join_by_the_text_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(vocabulary, "AT_ONCE", at_once)
+    lines = "7\tSeven\n007\tBond\n7\tAgain\n9\t\nx\tX\n9223372036854775808\tToo large\n-3\tMinus\n"
+    path = file(tmp_path, f"item_id:token\ttitle:token_seq\n{lines}", "log.item")
     titles = Titles(source=str(path), title="title")
-    assert vocabulary.titles_of(pa.array([9, 7, 8]), titles, "utf-8").to_pylist() == [None, "Seven", None]
-    assert vocabulary.titles_of(pa.array(["007", "7"]), titles, "utf-8").to_pylist() == ["Bond", "Seven"]
+    logs: list[tuple[Literal["int64", "string"], dict[Any, Any]]] = [
+        ("int64", {9: None, 7: "Seven", 8: None, -3: "Minus"}),
+        ("string", {"007": "Bond", "7": "Seven"}),
+    ]
+    for kind, wanted in logs:
+        folder = tmp_path / kind
+        cut = [folder / name for name in vocabulary.cut_titles(titles, "utf-8", kind, 3, folder)]
+        part = partitions.of(pa.array(list(wanted)), 3)
+        for n in range(3):
+            raw = pa.array([each for each, own in zip(wanted, part, strict=True) if own == n], pa.array(list(wanted)).type)
+            assert vocabulary.titles_of(raw, n, cut).to_pylist() == [wanted[each] for each in raw.to_pylist()]
     with pytest.raises(InputError, match=r"data\.titles\.title: got 'name', not in .*log\.item; takes one of item_id, title"):
         vocabulary.check_titles(Titles(source=str(path), title="name"), "utf-8")
     with pytest.raises(InputError, match=r"^data\.titles\.source: .*nowhere\.item: No such file"):

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.data import units
@@ -39,6 +41,16 @@ def log(folder: Path, times: list[str]) -> Path:
     path = file(folder, "user_id,item_id,t\n" + "".join(f"u,{n},{time}\n" for n, time in enumerate(times)))
     os.utime(path, (1_600_000_000, 1_600_000_000))
     return path
+
+
+def test_times_have_a_column_of_fractions_only_where_one_may_be(tmp_path: Path) -> None:
+    for n, (times, units_, there) in enumerate(
+        [([5, 7], "keep", False), ([5, 7], "seconds", True), ([5.0, 7.5], "keep", True), (["5", "7"], "keep", True)]
+    ):
+        path = tmp_path / f"{n}.parquet"
+        pq.write_table(pa.table({"user_id": [1, 2], "item_id": [1, 2], "t": times}), path)
+        kept = clean(path, columns={"time": "t"}, time_units=units_).kept
+        assert ("fraction" in kept.column_names) == there, times
 
 
 def test_milliseconds_among_seconds_are_counted_and_converted(tmp_path: Path) -> None:
