@@ -76,15 +76,13 @@ def test_logits_far_apart_neither_overflow_nor_vanish(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("name", catalog.names("loss"))
 def test_a_vector_that_is_not_finite_is_hidden_by_no_tile(name: str) -> None:
     loss = catalog.build("loss", {"name": name})
-    queries_BD, vectors_CD = random(7, 4).requires_grad_(), random(9, 4)
+    queries_BD, vectors_CD = random(7, 4), random(9, 4)
     vectors_CD[8, 1] = math.nan
     with tiles():
         state = _tiled.added(loss, _fold.start(loss, queries_BD, queries_BD), Shared(9), queries_BD, vectors_CD)
     loss_B = loss.finish(state)
-    loss_B.sum().backward()
     assert state[1].isnan().all()
-    assert queries_BD.grad is not None
-    assert loss_B.isnan().all() or queries_BD.grad.isnan().all()  # bsl takes a row without a number for one without candidates
+    assert loss_B.isnan().all()
 
 
 class Largest(TorchDispatchMode):
