@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from components.data.interactions import Interactions
+from components.masks import Mask
 from components.negatives import Candidates
 from components.negatives._seen import Seen, same_item
 from components.training.batches import Batch
@@ -44,9 +45,9 @@ class InBatch:
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
         items_C = self.workers.gather(batch.items_B, batch.rows)
         vectors_CD = self.workers.gather(positives_BD, batch.rows)
-        rows = torch.arange(len(batch.items_B), device=items_C.device)
         if self.exclude == "nothing":
-            excluded = rows, rows + batch.first_row
+            rows = torch.arange(len(batch.items_B), device=items_C.device)
+            excluded = Mask.of_pairs(rows, rows + batch.first_row, len(rows), len(items_C))
         elif self.exclude == "same_item":
             excluded = same_item(batch.items_B, items_C)
         else:  # the positive is one of the user's training items, so its own slot is among those found
@@ -58,8 +59,8 @@ class InBatch:
         return rows
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """Each item's share, and what finds the seen."""
-        return 16 * items
+        """Each item's share."""
+        return 8 * items
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item is drawn for a row, one for each of `items`: (rows - 1) * its positives / all positives.

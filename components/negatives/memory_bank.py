@@ -142,8 +142,8 @@ class MemoryBank(Memory):
         return self.size
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """Ids and steps, each item's share, and what finds the seen; without vectors."""
-        return 16 * self.size + 16 * items
+        """Ids and steps, and each item's share; without vectors."""
+        return 16 * self.size + 8 * items
 
     def vectors_bytes(self) -> int:
         """Those of all workers, as wide as the rows so far."""

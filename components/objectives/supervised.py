@@ -12,6 +12,7 @@ from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.negatives import Candidates, Memory
 from components.objectives import Learner, Outcome, _fold, _shares
 from components.objectives._drawn import Drawn
@@ -123,7 +124,7 @@ class Supervised:
         scores_BN, place_BN = highest(pool, queries_BD, vectors, candidates.excluded, count)
         items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
         row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
-        return Candidates(items_BN, None, (row_X, column_X))
+        return Candidates(items_BN, None, Mask.of_pairs(row_X, column_X, *items_BN.shape))
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

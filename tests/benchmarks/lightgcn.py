@@ -209,7 +209,7 @@ def _parts(train: Interactions, batch: Batch) -> dict[str, dict[str, float]]:
     def softmax() -> None:
         loss = trainer.objective.loss
         scores_BB = queries @ positives.T
-        rows, columns = source.excluded
+        rows, columns = source.excluded.pairs()
         with torch.no_grad():
             scores_BB.view(-1).index_fill_(0, rows * BATCH + columns, EXCLUDED)
         loss.finish(loss.add(loss.start((queries * positives).sum(dim=1)), scores_BB)).sum().backward()

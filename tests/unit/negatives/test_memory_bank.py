@@ -130,7 +130,7 @@ def test_a_users_items_are_masked() -> None:
     bank, users = bank_of(200), torch.tensor([3, 17, 3])
     candidates = bank(Batch(users, torch.tensor([0, 1, 2]), 0, 3, (0, 0, 0)), torch.zeros(3, 4))
     masked = torch.zeros(3, 200, dtype=torch.bool)
-    masked[candidates.excluded] = True
+    masked[candidates.excluded.pairs()] = True
     for row, user in enumerate(users.tolist()):
         assert masked[row].tolist() == np.isin(bank.items_M.numpy(), TRAIN.items_of(user)).tolist()
     assert masked.any()

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from components import catalog
 from components.data.interactions import Interactions
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.objectives import _drawn, _fold, _tiled
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
@@ -32,10 +33,10 @@ def test_log_sum_exp_in_loops() -> None:
     rows_B1, columns_C = random(7, 1, seed=2).exp(), random(9, seed=3).exp()
     masked = random(7, 9, seed=4) > 0.5
     masked[2] = True
-    excluded = masked.nonzero(as_tuple=True)
+    excluded = Mask.of_pairs(*masked.nonzero(as_tuple=True), 7, 9)
     log_count = LogCount([rows_B1, columns_C], torch.float64)
     with tiles():
-        found_B = _tiled.log_sum_exp(Shared(9), queries_BD, vectors_CD, (excluded[0], excluded[1]), log_count)
+        found_B = _tiled.log_sum_exp(Shared(9), queries_BD, vectors_CD, excluded, log_count)
     totals = []
     for b in range(7):
         total = torch.zeros((), dtype=torch.float64)
