@@ -106,6 +106,8 @@ LOG = Interactions.of(DRAWS[0], DRAWS[1], 2000, POOL)
 IN_BATCH = [{"name": "in_batch", "exclude": exclude} for exclude in ("seen", "same_item", "nothing")]
 LOGQ = {"name": "sampled_softmax", "temperature": 0.2, "logq": True}
 OWN = {"name": "uniform", "count": DRAWN, "per": "row"}
+LAST_LEFT_OUT = {"source": "log.csv", "split": {"by": "leave_one_out"}}
+MEAN_POOL = {"name": "mean_pool", "dim": 8, "inner_dim": 8, "max_length": 3, "init_std": 0.5}
 SCHEMES: dict[str, dict[str, Any]] = {
     **{f"in_batch, {source['exclude']} out": {"negatives": [source]} for source in IN_BATCH},
     **{name: {"loss": {"name": name}, "negatives": [{"name": "uniform", "count": POOL}]} for name in catalog.names("loss")},
@@ -117,6 +119,19 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
     },
     "rows": {"negatives": [OWN]},
+    "mclrec": {
+        "data": LAST_LEFT_OUT,
+        "encoder": MEAN_POOL,
+        "objective": {"name": "mclrec", "lambda_": 0.5, "beta": 1.0},
+        "views": [{"name": "crop"}, {"name": "reorder"}],
+    },
+    "ccl4rec": {
+        "data": LAST_LEFT_OUT,
+        "encoder": MEAN_POOL,
+        "objective": {"name": "ccl4rec", "warm_up": 0, "positive_views": 1, "negative_views": 1},
+        "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+        "negatives": [*IN_BATCH[:1], {"name": "memory_bank", "size": 20}],
+    },
     "adv_infonce": {"objective": {"name": "adv_infonce", "adv_interval": 1, "dim": 4}, "negatives": [OWN]},
 }
 
@@ -144,7 +159,7 @@ def test_no_step_holds_queries_by_candidates(scheme: str, monkeypatch: pytest.Mo
         tiled, in_tiles = step(scheme)
     assert in_tiles <= most
     assert at_once >= whole, "what would be held is seen"
-    assert set(tiled) == set(dense) > {"user_table", "item_table"}
+    assert set(tiled) == set(dense) > {"loss", "item_table"}
     for name in dense:
         assert dense[name].abs().max() > 1e-6
         assert (tiled[name] - dense[name]).abs().max() < 1e-12 * max(dense[name].abs().max(), 1)
