@@ -120,7 +120,7 @@ class CCL4Rec:
         views, length = sum(self.counts), self.encoder.window.length
         behaviours = rows * length if items is None else min(rows * length, items)
         drawn = 8 * (behaviours * (self.bank.size + 1) * 3 + rows * views * length * VIEW_COPIES)
-        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.step_bytes(rows * views, width)
+        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.queries_bytes(rows, rows, width, views)
         cosines = 2 * min(rows * batch_rows, numbers_of_a_tile(use_gpu=False))
         return encoded + drawn + (batch_rows * self.encoder.item_table.shape[1] * CONTRAST_COPIES + cosines) * width
 
@@ -279,9 +279,12 @@ class CCL4Rec:
         """[B, V, D] by the encoder's own short way where it has one; with dropout where a batch is given."""
         assert histories is not None, "batches are made with the encoder's window"
         if hasattr(self.encoder, "encode_replaced"):
-            return self.encoder.encode_replaced(histories, views_BVL)
-        read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
-        return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
+            return self.encoder.in_slices(self.encoder.encode_replaced, histories, views_BVL)
+        vectors = []
+        for n, view_BL in enumerate(views_BVL.unbind(dim=1)):
+            encode = functools.partial(self.encoder.encode, batch=batch, stream=f"view {n}: ")
+            vectors.append(self.encoder.in_slices(encode, histories._replace(items_SL=view_BL)))
+        return torch.stack(vectors, dim=1)
 
 
 def _differs(batch: Batch, views_BVL: Tensor) -> Tensor:
