@@ -17,6 +17,7 @@ from components.encoders._common import Init, Similarity, compared, new_table
 from components.encoders._graph import Graph, incidence, normalised
 from components.training.batches import Batch
 
+LAYER_COPIES = 3  # of an inner layer at the peak of the backward pass
 Layer = tuple[Tensor | None, Tensor | None]  # of users and of items; None where a side is not propagated: zeros
 
 
@@ -101,6 +102,12 @@ class LightGCN(nn.Module):
         """Of the graph, in both directions: a column, a weight, and it again in the type of the tables for each edge."""
         graphs = sum(graph is not None for graph in self._graphs) * self._transposes
         return graphs * (16 * rows + 4 * (users + items))
+
+    def read_bytes(self, rows: int, history: float, users: int, items: int, width: int) -> int:
+        """Inner layers, which are of all users and items, and their gradients."""
+        sides = ((users, self._graphs[0]), (items, self._graphs[1]))
+        nodes = sum(count for count, graph in sides if graph is not None)
+        return LAYER_COPIES * max(self.layers - 1, 0) * nodes * self.user_table.shape[1] * width
 
     def _embedded(self, side: int, ids: Tensor) -> Embedded:
         rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
