@@ -152,7 +152,7 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
     return Needs(
         sizes=sizes,
         parameters=parameters,
-        tables=parameters * _width(recipe) * COPIES,
+        tables=parameters * _width(recipe) * (COPIES + sum(each.copies for each in trainer.memories.values())),
         scores=scores * _width(recipe),
         scores_are=scores_are,
         vectors=vectors * _width(recipe),

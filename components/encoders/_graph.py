@@ -39,6 +39,10 @@ class Graph:
         self._transposed: Graph | None = None
         self._read: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Graph:
+        """Itself: a copy of an encoder has weights of its own, and the same graph."""
+        return self
+
     def product(self, table_ND: Tensor, rows: NDArray[np.integer] | None = None) -> Tensor:
         """matrix @ table, [rows, D]; where `rows` are given, theirs alone, at the cost of their entries."""
         return _Product.apply(table_ND, self if rows is None else Graph(self.matrix[rows]))  # pyright: ignore[reportReturnType]

@@ -53,10 +53,14 @@ class Memory(nn.Module):
     """
 
     size: int  # what it tells the plan is of so many rows
+    copies = 0  # of the model's weights that it keeps
 
     @abstractmethod
     def push(self, batch: Batch) -> None:
         """Called on every worker after each of the model's steps, with its batch."""
+
+    def follow(self, encoder: Any) -> None:
+        """Called once, before the first step, with the encoder as it is then."""
 
     @abstractmethod
     def skip_warm_up(self) -> None:

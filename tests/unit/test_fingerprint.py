@@ -41,6 +41,7 @@ NEWER = {
     "negatives.0.hardest": (None, 3),
     "negatives.1.hardest": (None, 3),
     "negatives.2.stale": (False, True),
+    "negatives.2.momentum": (None, 0.9),
     "negatives.2.max_age": (None, 2),
     "negatives.2.warm_up": (0, 1),
 }
