@@ -109,8 +109,8 @@ class Simplex(nn.Module):
         if self.gamma == 1:
             return 0
         of_batch, dim, attends = math.ceil(rows * history), self.user_table.shape[1], self.pool == "user_attention"
-        of_each = 8 * ID_COPIES + (ITEM_COPIES * dim * width if attends else 0)
-        return of_batch * of_each + min(of_batch, items) * dim * width * ITEM_COPIES
+        of_ids, of_items = 8 * ID_COPIES * of_batch, min(of_batch, items)
+        return of_ids + dim * width * (ITEM_COPIES * (of_batch + of_items) if attends else ITEM_COPIES // 2 * of_items)
 
     def _users(self, users_B: Tensor, rows_BD: Tensor, without_B: Tensor | None) -> Tensor:
         """[B, D] gamma e_u + (1 - gamma) W_v pool; an item of `without_B` is left out of its row's history."""
