@@ -59,6 +59,21 @@ def test_log_sum_exp_in_loops() -> None:
         assert (ours - by_hand).abs().max() < 1e-12
 
 
+def test_rows_may_have_temperatures_of_their_own() -> None:
+    """Learned ones too: a fold divides queries, not scores."""
+    temperature_B1 = (random(7, 1, seed=2) / 4).exp().requires_grad_()
+    queries_BD, vectors_CD = random(7, 4), random(9, 4, seed=1)
+    weights_B = torch.arange(1.0, 8.0, dtype=torch.float64)
+    wanted_B = torch.logsumexp(queries_BD @ vectors_CD.T / temperature_B1, dim=1)
+    (wanted,) = torch.autograd.grad((wanted_B * weights_B).sum(), temperature_B1)
+    with tiles():
+        found_B = _tiled.log_sum_exp(Shared(9), queries_BD / temperature_B1, vectors_CD)
+    (found,) = torch.autograd.grad((found_B * weights_B).sum(), temperature_B1)
+    assert (found_B - wanted_B).abs().max() < 1e-12
+    assert wanted.abs().max() > 0.1
+    assert (found - wanted).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_logits_far_apart_neither_overflow_nor_vanish(dtype: torch.dtype) -> None:
     """At the lowest temperature: the largest logit is the log-sum-exp, and has the whole gradient."""
