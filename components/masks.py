@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,12 @@ class Mask:
     def of_pairs(cls, rows_N: Tensor, columns_N: Tensor, rows: int, candidates: int) -> Mask:
         """From the pairs themselves."""
         return cls(rows_N, columns_N, torch.arange(candidates, device=rows_N.device), rows)
+
+    def part(self, columns: slice) -> Mask:
+        """Of some candidates alone."""
+        part = copy.copy(self)
+        part._first_C, part._end_C = self._first_C[columns], self._end_C[columns]
+        return part
 
     def pairs(self, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Rows and columns of some candidates, columns counted from the first of these; in the order of columns."""

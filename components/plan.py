@@ -213,7 +213,8 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
-        shares = recipe.scale.num_workers if isinstance(source, Memory) else 1  # of candidates, that all rows meet
+        is_shared = isinstance(source, Memory) or getattr(source, "exchange", "gather") == "ring"
+        shares = recipe.scale.num_workers if is_shared else 1  # of candidates, that all rows meet
         distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
         vectors += distinct * width * kinds * VECTOR_COPIES
         looked_up += distinct if found.vectors is None else 0

@@ -38,6 +38,7 @@ class Candidates(NamedTuple):
     items: Tensor  # [C], or [B, N]
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
     excluded: Mask | None  # rows and candidates that must not count
+    goes_around: bool = False  # vectors are those of this worker's rows of the global batch, and others have the others'
 
     def any_left(self, rows: int) -> Tensor:
         """[B] whether a row has a candidate that counts."""

@@ -14,7 +14,7 @@ from components.errors import InputError
 from components.losses import EXCLUDED
 from components.masks import Mask
 from components.negatives import Candidates, Memory
-from components.objectives import Learner, Outcome, _fold, _shares
+from components.objectives import Learner, Outcome, _fold, _ring, _shares
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
 from components.objectives._products import of_sums
@@ -107,7 +107,10 @@ class Supervised:
             left = candidates.any_left(len(asking))
             left_B |= everyone.any_of_all(left) if is_memory else left
             named[f"candidates of negatives.{n}"] = vectors
-            if is_memory:
+            if candidates.goes_around:
+                of_all = len(candidates.items), candidates.excluded, log_count, self.workers
+                state = _ring.add(self.loss, state, queries_BD, vectors, *of_all)
+            elif is_memory:
                 state = everyone.add(state, pool, vectors, candidates.excluded, log_count)
             else:
                 state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
