@@ -65,14 +65,14 @@ class _Blocks:
         workers, block_CD = self.workers, own_BD
         for turn in range(workers.size):
             rank, following = ((workers.rank - turn - n) % workers.size for n in (0, 1))
-            arrived = None
-            if turn + 1 < workers.size:
-                next_CD = own_BD.new_zeros(self.rows_of(following), own_BD.shape[1])
-                arrived = workers.pass_on(block_CD, next_CD, BLOCK)
+            if turn + 1 == workers.size:
+                yield rank, block_CD
+                return
+            next_CD = own_BD.new_zeros(self.rows_of(following), own_BD.shape[1])
+            arrived = workers.pass_on(block_CD, next_CD, BLOCK)
             yield rank, block_CD
-            if arrived is not None:
-                arrived()
-                block_CD = next_CD
+            arrived()
+            block_CD = next_CD
 
     def rows_of(self, rank: int) -> int:
         return self._slices[rank].stop - self._slices[rank].start
@@ -102,7 +102,7 @@ class _Ring(torch.autograd.Function):
         queries_BD, own_BD, *state = ctx.saved_tensors
         blocks, workers = ctx.blocks, ctx.blocks.workers
         moving = [n for n, each_B in enumerate(state) if blocks.sums and each_B.is_floating_point()]
-        of_rows: dict[int, tuple[Tensor, ...]] = {}
+        of_rows: dict[int, list[Tensor]] = {}
         sent = []
         for rank, block_CD in blocks.around(own_BD.contiguous()):
             before_CD = torch.zeros_like(block_CD)

@@ -30,7 +30,7 @@ def given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_pairs_are_those_of_loops(given: tuple[torch.Tensor, ...]) -> None:
     rows_N, keys_N, keys_C = (each.tolist() for each in given)
     wanted = {(row, c) for row, key in zip(rows_N, keys_N, strict=True) for c in range(CANDIDATES) if keys_C[c] == key}
-    mask = Mask(*given, ROWS)
+    mask = Mask(given[0], given[1], given[2], ROWS)
     found = [tuple(pair) for pair in torch.stack(mask.pairs()).T.tolist()]
     assert len(found) == len(set(found)) > GIVEN
     assert set(found) == wanted

@@ -143,8 +143,8 @@ def test_a_candidate_that_no_source_draws_has_no_weight(tiled: bool, of_rows: bo
     rows, columns = np.nonzero(np.tile(drawn.items.numpy() == never, (9, 1)))
     assert len(rows)
     pairs = torch.from_numpy(rows), torch.from_numpy(columns)
-    both = (torch.cat(each) for each in zip(drawn.excluded.pairs(), pairs, strict=True))
-    without = drawn._replace(excluded=Mask.of_pairs(*both, 9, len(drawn.items)))
+    both_rows, both_columns = (torch.cat(each) for each in zip(drawn.excluded.pairs(), pairs, strict=True))
+    without = drawn._replace(excluded=Mask.of_pairs(both_rows, both_columns, 9, len(drawn.items)))
     found = []
     for sources in ([Never()], [type("Out", (), {**vars(Never), "__call__": lambda *_: without})()]):
         trainer.objective.sources = sources

@@ -33,7 +33,8 @@ def test_log_sum_exp_in_loops() -> None:
     rows_B1, columns_C = random(7, 1, seed=2).exp(), random(9, seed=3).exp()
     masked = random(7, 9, seed=4) > 0.5
     masked[2] = True
-    excluded = Mask.of_pairs(*masked.nonzero(as_tuple=True), 7, 9)
+    rows, columns = masked.nonzero(as_tuple=True)
+    excluded = Mask.of_pairs(rows, columns, 7, 9)
     log_count = LogCount([rows_B1, columns_C], torch.float64)
     with tiles():
         found_B = _tiled.log_sum_exp(Shared(9), queries_BD, vectors_CD, excluded, log_count)
