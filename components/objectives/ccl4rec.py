@@ -29,7 +29,11 @@ Epochs = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0.01)]
 Weight = Annotated[float, Field(ge=0)]
 VIEWS = ["dispensable", "indispensable"]
-VIEW_COPIES, CONTRAST_COPIES = 7, 6  # of a view's ids, and of vectors of all rows, at once
+VIEW_COPIES, KEPT_COPIES, CONTRAST_COPIES = (
+    16,
+    3,
+    6,
+)  # of views' ids while drawn and then, and of vectors of all rows (measured)
 SAME = 1e-6  # damages so near are equal: what differs is rounding
 
 
@@ -116,13 +120,16 @@ class CCL4Rec:
         self.encodes = 1 + 2 * sum(self.counts)  # of a view what was replaced and what replaces it
 
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
-        """Weights of distinct behaviours for the bank; vectors of all rows; views, and what is made of them."""
+        """While views are drawn: weights of distinct behaviours for the bank, and ids. Or then: what is made of the views, and
+        vectors of all rows. And what the encoder holds of the rows themselves.
+        """
         views, length = sum(self.counts), self.encoder.window.length
-        behaviours = rows * length if items is None else min(rows * length, items)
-        drawn = 8 * (behaviours * (self.bank.size + 1) * 3 + rows * views * length * VIEW_COPIES)
-        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.queries_bytes(rows, rows, width, views)
+        behaviours, ids = rows * length if items is None else min(rows * length, items), 8 * rows * views * length
+        drawn = 8 * behaviours * (self.bank.size + 1) * 3 + ids * VIEW_COPIES
         cosines = 2 * min(rows * batch_rows, numbers_of_a_tile(use_gpu=False))
-        return encoded + drawn + (batch_rows * self.encoder.item_table.shape[1] * CONTRAST_COPIES + cosines) * width
+        contrast = (batch_rows * self.encoder.item_table.shape[1] * CONTRAST_COPIES + cosines) * width
+        encoded = self.encoder.queries_bytes(rows, rows, width, views) + contrast + ids * KEPT_COPIES
+        return self.encoder.queries_bytes(rows, rows, width) + max(drawn, encoded)
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
