@@ -161,7 +161,7 @@ class Scale(Section):
     `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
     `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; a plan must fit it.
     `encode_rows`: an encoder that reads histories takes so many at a time, and each again in the backward pass, so that no
-    more of their activations are held (views of histories are encoded whole).
+    more of their activations are held; views of histories likewise.
     """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)

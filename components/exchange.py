@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,6 +50,10 @@ class _Pretended(Workers):
 
     def _all_reduce(self, value: Tensor) -> None:
         """As it is."""
+
+    def _begun(self, begin: Callable[..., Any], tensor: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        """Nothing comes: what is received is as it is."""
+        return lambda: None
 
     def gather_objects(self, value: Any) -> list[Any]:
         return [value] * self.size

@@ -48,6 +48,12 @@ class Sizes:
     source: str
     rows_are: str = ""
     ids_are: str = ""
+    history: float | None = None  # rows of the log that the user of a row has on average, where the log was read
+
+    @property
+    def rows_of_a_user(self) -> float:
+        """As many; else the mean of users, which is less: those with more rows are met more often."""
+        return self.rows / max(self.users, 1) if self.history is None else self.history
 
 
 def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -77,9 +83,10 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
     yield "parameters", f"{ids_are}{needs.parameters:,}"
     window = trainer.encoder.window
-    of_histories = (
-        "" if window is None else f"{AT_MOST}{_mib(needs.histories)} of histories of {window.length} and their views, "
-    )
+    if window is None:
+        of_histories = f"about {_mib(needs.histories)} of what is read beside rows, " if needs.histories else ""
+    else:
+        of_histories = f"{AT_MOST}{_mib(needs.histories)} of histories of {window.length} and their views, "
     in_all_are = sizes.ids_are or ("about " if window is None else AT_MOST)
     yield (
         "memory",
@@ -108,19 +115,27 @@ class Needs:
     scores: int
     scores_are: str
     vectors: int  # of candidates
-    histories: int  # what encoders that read them make of them, and views
+    histories: int  # what encoders that read them make of them, and views; or what is read of a graph
     order: int
     index: int
     received: int
 
     @property
+    def computed_on(self) -> int:
+        """What is on the GPU, where there is one."""
+        return self.tables + self.scores + self.vectors + self.histories
+
+    @property
     def total(self) -> int:
-        return self.tables + self.scores + self.vectors + self.histories + self.order + self.index
+        return self.computed_on + self.order + self.index
 
 
 def needs_of(recipe: Recipe, train: Interactions) -> Needs:
     """For a prepared log."""
-    return _needs(recipe, _try_parts(recipe), Sizes(len(train), train.num_users, train.num_items, "prepared"))
+    counts = np.diff(train.offsets).astype(np.float64)
+    history = float((counts**2).sum() / max(counts.sum(), 1))
+    sizes = Sizes(len(train), train.num_users, train.num_items, "prepared", history=history)
+    return _needs(recipe, _try_parts(recipe), sizes)
 
 
 def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
@@ -137,7 +152,7 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
     return Needs(
         sizes=sizes,
         parameters=parameters,
-        tables=parameters * _width(recipe) * COPIES,
+        tables=parameters * _width(recipe) * (COPIES + sum(each.copies for each in trainer.memories.values())),
         scores=scores * _width(recipe),
         scores_are=scores_are,
         vectors=vectors * _width(recipe),
@@ -151,10 +166,12 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
 def check_fits(recipe: Recipe, needs: Needs) -> None:
     """Raises an InputError where what is certain is more than a worker has.
 
-    Bounds from above, as of histories that are all as long as may be, are not certain.
+    Bounds from above, as of histories that are all as long as may be, are not certain. How much a GPU has is not known here.
     """
     limit = recipe.scale.memory_per_worker_gib
-    certain = needs.total - needs.histories - (needs.order + needs.index if needs.sizes.rows_are == AT_MOST else 0)
+    certain = 0 if needs.sizes.rows_are == AT_MOST else needs.order + needs.index
+    if not recipe.scale.use_gpu:
+        certain += needs.computed_on - needs.histories
     if needs.sizes.ids_are != AT_MOST and certain > limit * 2**30:
         raise InputError(
             f"scale.memory_per_worker_gib: got {limit:g}, takes at least {certain / 2**30:,.3g} for what each of "
@@ -196,7 +213,8 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int
         candidates = source.candidates_of_a_row(batch_size, sizes.items)
         if source.candidates_of_a_row(batch_size, sizes.items + 1) != candidates:
             scores_are = sizes.ids_are
-        shares = recipe.scale.num_workers if isinstance(source, Memory) else 1  # of candidates, that all rows meet
+        is_shared = isinstance(source, Memory) or getattr(source, "exchange", "gather") == "ring"
+        shares = recipe.scale.num_workers if is_shared else 1  # of candidates, that all rows meet
         distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
         vectors += distinct * width * kinds * VECTOR_COPIES
         looked_up += distinct if found.vectors is None else 0
@@ -216,7 +234,10 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int
 def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> int:
     """What encoders that read histories hold for a worker's, all as long as may be, their views, and what is made of both."""
     if trainer.encoder.window is None:
-        return 0
+        if not hasattr(trainer.encoder, "read_bytes"):
+            return 0
+        rows = math.ceil(recipe.training.batch_size / recipe.scale.num_workers)
+        return trainer.encoder.read_bytes(rows, sizes.rows_of_a_user, sizes.users, sizes.items, _width(recipe))
     batch_size, items = recipe.training.batch_size, None if sizes.ids_are == AT_LEAST else sizes.items
     rows = math.ceil(batch_size / recipe.scale.num_workers)
     return trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))

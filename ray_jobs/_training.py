@@ -176,9 +176,14 @@ def _fit(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Tracked
 
 
 def _beside(needs: plan.Needs, measured: Mapping[str, float]) -> str:
-    """Prediction and measurement, in one line."""
+    """Prediction and measurement, in one line: of a GPU's memory where there was one."""
     memory, received = (measured.get(name, math.nan) for name in (_workers.MEMORY, _workers.RECEIVED))  # nan of an old run
-    told = f"of a worker {needs.total / 2**20:,.1f} MiB of memory predicted, {memory * 2**10:,.1f} measured with Python's own"
+    if (on_gpu := measured.get(_workers.GPU_MEMORY)) is not None:
+        told = f"of a worker {needs.computed_on / 2**20:,.1f} MiB of GPU memory predicted, {on_gpu * 2**10:,.1f} measured"
+    else:
+        told = (
+            f"of a worker {needs.total / 2**20:,.1f} MiB of memory predicted, {memory * 2**10:,.1f} measured with Python's own"
+        )
     if needs.received:
         told += f"; received in a step {needs.received / 2**20:,.3f} MiB predicted, {received:,.3f} measured"
     return told

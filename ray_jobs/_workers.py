@@ -46,6 +46,7 @@ LOST = (  # what workers say when another one is gone
 )
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what torch's allocators say
 MEMORY, RECEIVED = "system/worker/memory_gib", "system/worker/received_mib_per_step"  # metrics, of the one with most
+GPU_MEMORY = "system/worker/gpu_memory_gib"
 PROGRESS_SECONDS = 0.5
 REPORT_SECONDS = 2.0  # a report waits for the controller's poll: epochs of milliseconds would wait most of the time
 
@@ -130,9 +131,14 @@ def _follow(
 
 
 def measured(trainer: Trainer) -> dict[str, float]:
-    """This worker's peak of memory so far, Python's own included, and what it received from others in a step of the epoch."""
+    """This worker's peak of memory so far, Python's own included, and what it received from others in a step of the epoch; that
+    of tensors on its GPU, if it has one.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of kibibytes
-    return {MEMORY: peak, RECEIVED: trainer.received_per_step / 2**20}
+    told = {MEMORY: peak, RECEIVED: trainer.received_per_step / 2**20}
+    if trainer.device.type == "cuda":
+        told[GPU_MEMORY] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
+    return told
 
 
 class Reports:

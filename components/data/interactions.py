@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +58,10 @@ class Interactions:
         return (
             self.item_degrees() if self.starts is None else np.bincount(self.items[self.positives()], minlength=self.num_items)
         )
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Interactions:
+        """Itself: its rows, which may be mapped, are for reading alone."""
+        return self
 
     def items_of(self, user: int) -> Ints:
         return self.items[self.offsets[user] : self.offsets[user + 1]]

@@ -31,25 +31,55 @@ def normalised(matrix: sparse.csr_array, left: float, right: float) -> sparse.cs
     return scaled
 
 
-def product(matrix: sparse.csr_array, table_ND: Tensor, rows: NDArray[np.integer] | None = None) -> Tensor:
-    """matrix @ table, [rows, D]; where `rows` are given, theirs alone, at the cost of their entries."""
-    return _Product.apply(table_ND, matrix if rows is None else matrix[rows])  # pyright: ignore[reportReturnType]
+class Graph:
+    """A sparse matrix to multiply tables by. Its transpose, and what products read of it on a device, are made once."""
+
+    def __init__(self, matrix: sparse.csr_array) -> None:
+        self.matrix = matrix
+        self._transposed: Graph | None = None
+        self._read: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Graph:
+        """Itself: a copy of an encoder has weights of its own, and the same graph."""
+        return self
+
+    def product(self, table_ND: Tensor, rows: NDArray[np.integer] | None = None) -> Tensor:
+        """matrix @ table, [rows, D]; where `rows` are given, theirs alone, at the cost of their entries."""
+        return _Product.apply(table_ND, self if rows is None else Graph(self.matrix[rows]))  # pyright: ignore[reportReturnType]
+
+    @property
+    def transposed(self) -> Graph:
+        """For the backward pass."""
+        if self._transposed is None:
+            self._transposed = Graph(self.matrix.T.tocsr())
+        return self._transposed
+
+    def is_transposed(self, other: Graph) -> None:
+        """Says that either is the other's transpose, which is then not made."""
+        self._transposed, other._transposed = other, self
+
+    def bags(self, table_ND: Tensor) -> Tensor:
+        """The product, without a gradient."""
+        indices, starts, weights = self._on(table_ND.device, table_ND.dtype)
+        return F.embedding_bag(indices, table_ND, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Columns, where each row's begin, and weights in the type of the table."""
+        if (device, dtype) not in self._read:
+            of_matrix = (self.matrix.indices, self.matrix.indptr, self.matrix.data)
+            indices, starts, weights = (torch.from_numpy(each).to(device) for each in of_matrix)
+            self._read[device, dtype] = indices, starts, weights.to(dtype)
+        return self._read[device, dtype]
 
 
 class _Product(torch.autograd.Function):
     """An embedding bag for each row sums its entries, on all threads; torch's CSR product takes three times as long."""
 
     @staticmethod
-    def forward(ctx: Any, table_ND: Tensor, matrix: sparse.csr_array) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.matrix = matrix
-        return _bags(matrix, table_ND)
+    def forward(ctx: Any, table_ND: Tensor, graph: Graph) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.graph = graph
+        return graph.bags(table_ND)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _bags(ctx.matrix.T.tocsr(), gradient.contiguous()), None
-
-
-def _bags(matrix: sparse.csr_array, table_ND: Tensor) -> Tensor:
-    indices, starts, weights = (torch.from_numpy(a).to(table_ND.device) for a in (matrix.indices, matrix.indptr, matrix.data))
-    weights = weights.to(table_ND.dtype)
-    return F.embedding_bag(indices, table_ND, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+        return ctx.graph.transposed.bags(gradient.contiguous()), None

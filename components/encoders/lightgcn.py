@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from components.data.interactions import Interactions
 from components.encoders import Embedded
 from components.encoders._common import Init, Similarity, compared, new_table
-from components.encoders._graph import incidence, normalised, product
+from components.encoders._graph import Graph, incidence, normalised
 from components.training.batches import Batch
 
+LAYER_COPIES = 3  # of an inner layer at the peak of the backward pass
 Layer = tuple[Tensor | None, Tensor | None]  # of users and of items; None where a side is not propagated: zeros
 
 
@@ -62,9 +63,14 @@ class LightGCN(nn.Module):
         self.user_table = new_table(train.num_users, dim, init, init_std, generator)
         self.item_table = new_table(train.num_items, dim, init, init_std, generator)
         edges = incidence(train)
-        users_from_items = normalised(edges, left, right) if side != "items" else None
-        items_from_users = normalised(edges.T.tocsr(), left, right) if side != "users" else None
-        self._matrices = (users_from_items, items_from_users)
+        users_from_items = Graph(normalised(edges, left, right)) if side != "items" else None
+        items_from_users = Graph(normalised(edges.T.tocsr(), left, right)) if side != "users" else None
+        self._graphs = (users_from_items, items_from_users)
+        self._transposes = 1  # of as many graphs: kept for the backward pass of inner layers
+        if users_from_items is not None and items_from_users is not None and left == right:
+            users_from_items.is_transposed(items_from_users)
+        elif layers > 1:
+            self._transposes = 2
         self._inner: list[Layer] = []
 
     def queries(self, batch: Batch) -> Embedded:
@@ -93,8 +99,15 @@ class LightGCN(nn.Module):
         return rows
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """Of the graph, in both directions: a column and a weight for each edge."""
-        return sum(matrix is not None for matrix in self._matrices) * (12 * rows + 4 * (users + items))
+        """Of the graph, in both directions: a column, a weight, and it again in the type of the tables for each edge."""
+        graphs = sum(graph is not None for graph in self._graphs) * self._transposes
+        return graphs * (16 * rows + 4 * (users + items))
+
+    def read_bytes(self, rows: int, history: float, users: int, items: int, width: int) -> int:
+        """Inner layers, which are of all users and items, and their gradients."""
+        sides = ((users, self._graphs[0]), (items, self._graphs[1]))
+        nodes = sum(count for count, graph in sides if graph is not None)
+        return LAYER_COPIES * max(self.layers - 1, 0) * nodes * self.user_table.shape[1] * width
 
     def _embedded(self, side: int, ids: Tensor) -> Embedded:
         rows = F.embedding(ids, (self.user_table, self.item_table)[side], sparse=True)
@@ -115,8 +128,8 @@ class LightGCN(nn.Module):
         return users, items
 
     def _gather(self, side: int, layer: Layer, ids: np.ndarray | None) -> Tensor | None:
-        matrix, other = self._matrices[side], layer[1 - side]
-        return None if matrix is None or other is None else product(matrix, other, ids)
+        graph, other = self._graphs[side], layer[1 - side]
+        return None if graph is None or other is None else graph.product(other, ids)
 
     def _mean(self, inner: list[Layer], side: int, ids: Tensor | None) -> Tensor:
         """The mean of all layers, for some nodes of a side or for all of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from components.encoders._common import Init, Similarity, compared, dropped, new
 from components.training.batches import Batch
 
 HISTORY_ROWS_AT_ONCE = 2**18  # when all users are scored: bounds memory
+ID_COPIES, ITEM_COPIES = 10, 4  # of a history's ids, and of vectors of its items, at the peak of the backward pass
 
 
 class Simplex(nn.Module):
@@ -101,6 +103,14 @@ class Simplex(nn.Module):
     def index_bytes(self, rows: int, users: int, items: int) -> int:
         """Nothing beside the tables: histories are the mapped rows."""
         return 0
+
+    def read_bytes(self, rows: int, history: float, users: int, items: int, width: int) -> int:
+        """Ids and weights of the histories' items, their distinct vectors, and where attention is paid vectors of each."""
+        if self.gamma == 1:
+            return 0
+        of_batch, dim, attends = math.ceil(rows * history), self.user_table.shape[1], self.pool == "user_attention"
+        of_ids, of_items = 8 * ID_COPIES * of_batch, min(of_batch, items)
+        return of_ids + dim * width * (ITEM_COPIES * (of_batch + of_items) if attends else ITEM_COPIES // 2 * of_items)
 
     def _users(self, users_B: Tensor, rows_BD: Tensor, without_B: Tensor | None) -> Tensor:
         """[B, D] gamma e_u + (1 - gamma) W_v pool; an item of `without_B` is left out of its row's history."""

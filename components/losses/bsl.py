@@ -44,4 +44,4 @@ class Bsl:
     def finish(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of each row."""
         positive_B, total_B = state
-        return torch.where(total_B > NOTHING, self.ratio * total_B - positive_B, 0.0)
+        return torch.where(total_B <= NOTHING, 0.0, self.ratio * total_B - positive_B)  # NaN stays NaN

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from components.config import Recipe
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.masks import Mask
 from components.training.batches import Batch
 
 Hardest = Annotated[int, Field(ge=1)] | None  # of a draw: each row keeps so many, null all
@@ -36,19 +37,14 @@ class Candidates(NamedTuple):
 
     items: Tensor  # [C], or [B, N]
     vectors: Tensor | None  # [C, D] where the source has them already (in-batch); else the encoder is asked
-    excluded: tuple[Tensor, Tensor] | None  # rows and columns of candidates that must not count
+    excluded: Mask | None  # rows and candidates that must not count
+    goes_around: bool = False  # vectors are those of this worker's rows of the global batch, and others have the others'
 
     def any_left(self, rows: int) -> Tensor:
         """[B] whether a row has a candidate that counts."""
-        columns = self.items.shape[-1]
-        if self.excluded is None or not columns:
-            return torch.full((rows,), columns > 0, device=self.items.device)
-        row_X, column_X = self.excluded
-        none_B = torch.bincount(row_X, minlength=rows) >= columns
-        if none_B.any():  # or pairs come twice, from a log with repeats
-            place_X = (row_X * columns + column_X)[none_B[row_X]].unique()
-            none_B = torch.bincount(place_X // columns, minlength=rows) >= columns
-        return ~none_B
+        if self.excluded is None:
+            return torch.full((rows,), self.items.shape[-1] > 0, device=self.items.device)
+        return self.excluded.left()
 
 
 class Memory(nn.Module):
@@ -58,10 +54,14 @@ class Memory(nn.Module):
     """
 
     size: int  # what it tells the plan is of so many rows
+    copies = 0  # of the model's weights that it keeps
 
     @abstractmethod
     def push(self, batch: Batch) -> None:
         """Called on every worker after each of the model's steps, with its batch."""
+
+    def follow(self, encoder: Any) -> None:
+        """Called once, before the first step, with the encoder as it is then."""
 
     @abstractmethod
     def skip_warm_up(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.negatives import Candidates
+from components.negatives._seen import Seen, same_item
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -31,15 +31,15 @@ class AllItems:
         self, train: Interactions, workers: Workers, stream: str, /, *, exclude: Literal["seen", "same_item"] = "same_item"
     ) -> None:
         self.train, self.exclude = train, exclude
+        self._seen = Seen(train)
 
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
-        device = batch.items_B.device
+        items_C = torch.arange(self.train.num_items, device=batch.items_B.device)
         if self.exclude == "same_item":
-            excluded = torch.arange(len(batch.items_B), device=device), batch.items_B
-        else:  # an item's column is its id
-            rows, columns = torch.from_numpy(np.stack(self.train.rows_of(batch.users_B.cpu().numpy()))).to(device)
-            excluded = rows, columns
-        return Candidates(torch.arange(self.train.num_items, device=device), None, excluded)
+            excluded = same_item(batch.items_B, items_C)
+        else:
+            excluded = self._seen.among(batch.users_B, items_C)
+        return Candidates(items_C, None, excluded)
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
         """As many as there are items."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from components.data.interactions import Interactions
+from components.masks import Mask
 from components.negatives import Candidates
 from components.negatives._seen import Seen, same_item
+from components.section import Newer
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -18,7 +20,8 @@ class InBatch:
     """Candidates: the items of all rows of the global batch, with multiplicity; a row's own slot never counts.
 
     `exclude` takes out more: `seen`, every training item of the row's user (a repeat of the positive among them); `same_item`,
-    repeats of the positive alone; `nothing`, as in the SSM paper's code, where a repeated item stays a negative.
+    repeats of the positive alone; `nothing`, as in the SSM paper's code, where a repeated item stays a negative. Workers have
+    each other's vectors all at once (`exchange: gather`), or one worker's at a time, around a `ring`; ids are everywhere.
 
     Source: Wu et al. 2024, arXiv 2201.02327 (neg_dist = 0 in the official code).
     """
@@ -33,8 +36,9 @@ class InBatch:
         /,
         *,
         exclude: Literal["seen", "same_item", "nothing"] = "seen",
+        exchange: Annotated[Literal["gather", "ring"], Newer] = "gather",
     ) -> None:
-        self.workers = workers
+        self.workers, self.exchange = workers, exchange
         self.exclude = exclude
         self.excludes_positive = exclude != "nothing"
         self._seen = Seen(train)
@@ -43,23 +47,24 @@ class InBatch:
 
     def __call__(self, batch: Batch, positives_BD: Tensor) -> Candidates:
         items_C = self.workers.gather(batch.items_B, batch.rows)
-        vectors_CD = self.workers.gather(positives_BD, batch.rows)
-        rows = torch.arange(len(batch.items_B), device=items_C.device)
+        goes_around = self.exchange == "ring" and self.workers.size > 1
+        vectors = positives_BD if goes_around else self.workers.gather(positives_BD, batch.rows)
         if self.exclude == "nothing":
-            excluded = rows, rows + batch.first_row
+            rows = torch.arange(len(batch.items_B), device=items_C.device)
+            excluded = Mask.of_pairs(rows, rows + batch.first_row, len(rows), len(items_C))
         elif self.exclude == "same_item":
             excluded = same_item(batch.items_B, items_C)
         else:  # the positive is one of the user's training items, so its own slot is among those found
             excluded = self._seen.among(batch.users_B, items_C)
-        return Candidates(items_C, vectors_CD, excluded)
+        return Candidates(items_C, vectors, excluded, goes_around)
 
     def candidates_of_a_row(self, rows: int, items: int) -> int:
         """As many as the global batch has rows."""
         return rows
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """Each item's share, and what finds the seen."""
-        return 16 * items
+        """Each item's share."""
+        return 8 * items
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item is drawn for a row, one for each of `items`: (rows - 1) * its positives / all positives.

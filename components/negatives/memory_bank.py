@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.data.interactions import Interactions
+from components.errors import InputError
 from components.negatives import Candidates, Memory
 from components.negatives._seen import Seen
 from components.section import Newer
@@ -26,14 +28,18 @@ class MemoryBank(Memory):
 
     Of ids the encoder is asked for the vectors as they are now; before the first step they are those of `size` rows of the log
     at equal distances. Where `stale`, rows keep the vectors that they had in their step, without a gradient, and the bank
-    begins empty. Rows of the last `max_age` steps count (null: all), from `warm_up` steps on; a user's training items are
-    masked. Ids and steps are on every worker, 16 bytes a row; slot m, its vector and its scores are worker m mod W's.
+    begins empty. With a `momentum` m they are of a slow encoder, which begins as the encoder; after each of the model's steps
+    it becomes m times itself and 1 - m times the encoder, and then has the vectors of that batch.
+    Rows of the last `max_age` steps count (null: all), from `warm_up` steps on; a user's training items are masked. Ids and
+    steps are on every worker, 16 bytes a row, and a slow encoder; slot m, its vector and its scores are worker m mod W's.
 
     Shapes: items_M, born_M, a ring whose next row goes to `cursor`; vectors_SD, this worker's.
-    Source: the queue of MoCo (He et al. 2020, arXiv 1911.05722), without its slow encoder; stale vectors of the one encoder and
-    a warm-up as in cross-batch memory (Wang et al. 2020, arXiv 1912.06798); of ids, CauseRec's pool (Zhang et al. 2021,
+    Raises: InputError for a momentum where vectors are fresh.
+    Source: the queue and slow encoder of MoCo (He et al. 2020, arXiv 1911.05722); stale vectors of the one encoder and a
+    warm-up as in cross-batch memory (Wang et al. 2020, arXiv 1912.06798); of ids, CauseRec's pool (Zhang et al. 2021,
     arXiv 2109.05261).
-    Differs: fresh vectors, an age limit. Expected counts are those of a batch's positives; of stale vectors they leave a bias.
+    Differs: fresh vectors, an age limit; the slow encoder moves after the step, MoCo's before it. Expected counts are those of
+    a batch's positives; of stale vectors they leave a bias.
     """
 
     excludes_positive = True
@@ -49,11 +55,16 @@ class MemoryBank(Memory):
         *,
         size: Annotated[int, Field(ge=1)] = 1024,
         stale: Annotated[bool, Newer] = False,
+        momentum: Annotated[Annotated[float, Field(ge=0, lt=1)] | None, Newer] = None,
         max_age: Annotated[Annotated[int, Field(ge=1)] | None, Newer] = None,
         warm_up: Annotated[int, Field(ge=0), Newer] = 0,
     ) -> None:
         super().__init__()
-        self.size = size
+        if momentum is not None and not stale:
+            raise InputError(f"{stream}.momentum: got {momentum:g}, takes null where {stream}.stale is false")
+        self.size, self.momentum, self.copies = size, momentum, int(momentum is not None)
+        self.slow: Any = None
+        self._encoder: tuple[Any, ...] = ()  # whose weights are not the bank's
         self.workers, self.stale, self.max_age, self.warm_up = workers, stale, max_age, warm_up
         self._seen = Seen(train)
         degrees = train.positive_degrees()
@@ -91,20 +102,37 @@ class MemoryBank(Memory):
         size = len(self.items_M)
         kept = slice(max(batch.rows - size, 0), batch.rows)
         slots_N = (self.cursor + torch.arange(batch.rows, device=self.items_M.device)[kept]) % size
-        self.items_M[slots_N] = self.workers.gather(batch.items_B, batch.rows)[kept]
+        items_N = self.workers.gather(batch.items_B, batch.rows)[kept]
+        self.items_M[slots_N] = items_N
         self.born_M[slots_N] = self.steps
         if self.stale:
-            assert self._positives_BD is not None, "a batch is pushed after its step"
-            vectors_ND = self.workers.gather(self._positives_BD, batch.rows)[kept]
+            mine_N = slots_N % self.workers.size == self.workers.rank
+            if self.slow is None:
+                assert self._positives_BD is not None, "a batch is pushed after its step"
+                vectors_KD = self.workers.gather(self._positives_BD, batch.rows)[kept][mine_N]
+            else:
+                vectors_KD = self._moved().items(items_N[mine_N]).vectors
             if not len(self.vectors_SD):
                 share = len(range(self.workers.rank, size, self.workers.size))
-                self.vectors_SD = vectors_ND.new_zeros(max(share, 1), vectors_ND.shape[1])
-            mine_N = slots_N % self.workers.size == self.workers.rank
-            self.vectors_SD[slots_N[mine_N] // self.workers.size] = vectors_ND[mine_N]
+                self.vectors_SD = vectors_KD.new_zeros(max(share, 1), vectors_KD.shape[1])
+            self.vectors_SD[slots_N[mine_N] // self.workers.size] = vectors_KD
         self.cursor += batch.rows
         self.cursor %= size
         self.steps += 1
         self._positives_BD = None
+
+    def follow(self, encoder: Any) -> None:
+        """Its slow copy begins."""
+        if self.momentum is not None:
+            self._encoder, self.slow = (encoder,), copy.deepcopy(encoder).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def _moved(self) -> Any:
+        """The slow encoder, a step nearer to the encoder."""
+        assert self.momentum is not None, "there is a slow encoder"
+        for slow, now in zip(self.slow.parameters(), self._encoder[0].parameters(), strict=True):
+            slow.lerp_(now, 1 - self.momentum)
+        return self.slow
 
     @torch.no_grad()
     def told(self, encoder: Any) -> dict[str, float]:
@@ -142,8 +170,8 @@ class MemoryBank(Memory):
         return self.size
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """Ids and steps, each item's share, and what finds the seen; without vectors."""
-        return 16 * self.size + 16 * items
+        """Ids and steps, and each item's share; without vectors."""
+        return 16 * self.size + 8 * items
 
     def vectors_bytes(self) -> int:
         """Those of all workers, as wide as the rows so far."""

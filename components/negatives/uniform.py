@@ -68,8 +68,8 @@ class Uniform:
         return self.count
 
     def index_bytes(self, rows: int, users: int, items: int) -> int:
-        """What finds the seen; where a row draws from the unseen, its own copy of the log."""
-        return 8 * items + (0 if self._unseen is None else 8 * (rows + users))
+        """Where a row draws from the unseen, its own copy of the log."""
+        return 0 if self._unseen is None else 8 * (rows + users)
 
     def expected_count(self, batch: Batch, items: Tensor) -> Tensor:
         """How often an item that may be drawn is drawn for a row: count / items that may be; [], or [B, 1] if they differ."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.masks import Mask
 from components.objectives import _tiled
 from components.objectives._products import of_sums
 from components.objectives._shared import Shared
@@ -68,10 +69,10 @@ class Contrast:
             of_vectors_Q = positive_Q - torch.minimum(least, most) + torch.maximum(least, most) - mean_Q
         return self._of_rows(of_vectors_Q)
 
-    def _excluded(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
+    def _excluded(self, *columns: Tensor) -> Mask:
         """Of each vector, one of each of some columns."""
         rows_Q = torch.arange(2 * self._rows, device=self._own_Q.device)
-        return rows_Q.repeat(len(columns)), torch.cat(columns)
+        return Mask.of_pairs(rows_Q.repeat(len(columns)), torch.cat(columns), len(rows_Q), 2 * self._batch_rows)
 
     def _of_rows(self, of_vectors_Q: Tensor) -> Tensor:
         """[B] the mean of each row's two."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.objectives import _tiled
 from components.objectives._log_count import LogCount
 from components.objectives._products import of_sums
@@ -33,7 +34,7 @@ def add(
     pool: Any,
     queries_BD: Tensor,
     vectors: Tensor,
-    excluded: _tiled.Excluded | None,
+    excluded: Mask | None,
     log_count: LogCount | None,
 ) -> tuple[Tensor, ...]:
     """The state after a pool's candidates; log_count where the loss corrects for it."""
@@ -43,7 +44,7 @@ def add(
         return _tiled.added(loss, state, pool, queries_BD, vectors, excluded, log_count)
     scores_BT = pool.products(queries_BD, vectors)
     if excluded is not None:
-        rows, columns = excluded
+        rows, columns = excluded.pairs()
         with torch.no_grad():  # in place, as no product keeps a copy of its result; a loss gives EXCLUDED the gradient 0
             scores_BT.view(-1).index_fill_(0, rows * scores_BT.shape[1] + columns, EXCLUDED)
     return loss.add(state, scores_BT, None if log_count is None else log_count.tile())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -25,6 +26,15 @@ class LogCount:
         self._of_rows = sum((count for count in counts if count.dim() == 2), start=nothing)
         if not self._of_rows.dim():
             self._of_candidates = _log(self._of_candidates).to(dtype)
+
+    def part(self, columns: slice) -> LogCount:
+        """Of some candidates alone."""
+        part = copy.copy(self)
+        if part._of_candidates.dim():
+            part._of_candidates = part._of_candidates[columns]
+        if part._of_rows.dim() and part._of_rows.shape[1] > 1:
+            part._of_rows = part._of_rows[:, columns]
+        return part
 
     def tile(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         """[], [T], [R, 1] or [R, T]; of everything without arguments."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.objectives import _fold, _tiled
 from components.objectives._log_count import LogCount
 from components.training.batches import Batch
@@ -48,7 +49,7 @@ class Everyone:
         state: tuple[Tensor, ...],
         pool: Any,
         vectors: Tensor,
-        excluded: _tiled.Excluded | None,
+        excluded: Mask | None,
         log_count: LogCount | None,
     ) -> tuple[Tensor, ...]:
         """The state of this worker's rows after all workers' shares of a pool."""

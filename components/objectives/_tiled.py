@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.objectives._log_count import LogCount
 from components.objectives._products import of_sums
 
 LOG2_E = math.log2(math.e)
-Excluded = tuple[Tensor, Tensor]  # rows and columns of candidates that must not count
 
 
 def log_sum_exp(
-    pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None = None, log_count: LogCount | None = None
+    pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | None = None, log_count: LogCount | None = None
 ) -> Tensor:
     """[B] log sum_j e^{<q, v_j> - log_count_j}; EXCLUDED, and gradient 0, for a row without candidates."""
     tiles = _Tiles(pool, queries_BD, vectors, excluded, log_count)
@@ -38,7 +38,7 @@ def added(
     pool: Any,
     queries_BD: Tensor,
     vectors: Tensor,
-    excluded: Excluded | None = None,
+    excluded: Mask | None = None,
     log_count: LogCount | None = None,
 ) -> tuple[Tensor, ...]:
     """The state of the fold after all of the pool's candidates.
@@ -53,7 +53,7 @@ def added(
 
 
 @torch.no_grad()
-def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None = None) -> Tensor:
+def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | None = None) -> Tensor:
     """[B] the place of the candidate with the largest <q, v_j>, the first of equal ones; of a pool that all rows share."""
     largest_B = queries_BD.new_full((len(queries_BD),), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_B = torch.zeros(len(queries_BD), dtype=torch.int64, device=queries_BD.device)
@@ -68,7 +68,7 @@ def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded |
 
 
 @torch.no_grad()
-def highest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None, count: int) -> tuple[Tensor, Tensor]:
+def highest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | None, count: int) -> tuple[Tensor, Tensor]:
     """[B, count] the highest <q, v_j> of each row, EXCLUDED among them where there are no others, and their places."""
     scores_BN = queries_BD.new_full((len(queries_BD), count), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_BN = torch.zeros_like(scores_BN, dtype=torch.int64)
@@ -86,14 +86,14 @@ class _Tiles:
     """Where the tiles are, and what their scores need beside the product."""
 
     def __init__(
-        self, pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Excluded | None, log_count: LogCount | None
+        self, pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | None, log_count: LogCount | None
     ) -> None:
         self.pool, self._log_count, self._rows = pool, log_count, len(queries_BD)
         device = queries_BD.device.type
         self._rounded_to = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         self._height, self._width = pool.tile_sizes(vectors)
-        self._down = -(-self._rows // self._height)
-        self._excluded = None if excluded is None else self._by_tile(*excluded)
+        self._excluded = excluded
+        self._pairs: tuple[slice, tuple[Tensor, Tensor, list[int]]] | None = None  # of the last columns asked for
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of each; all rows of some columns come first, so that few vectors are in use at a time."""
@@ -111,17 +111,19 @@ class _Tiles:
     def exclude(self, scores_RT: Tensor, rows: slice, columns: slice, score: float) -> None:
         """In place: the score of candidates that must not count."""
         if self._excluded is not None:
-            row_X, column_X, starts = self._excluded
-            tile = columns.start // self._width * self._down + rows.start // self._height
+            if self._pairs is None or self._pairs[0] != columns:
+                self._pairs = columns, self._by_tile(*self._excluded.pairs(columns))
+            row_X, column_X, starts = self._pairs[1]
+            tile = rows.start // self._height
             here = slice(starts[tile], starts[tile + 1])
-            place_X = (row_X[here] - rows.start) * scores_RT.shape[1] + column_X[here] - columns.start
+            place_X = (row_X[here] - rows.start) * scores_RT.shape[1] + column_X[here]
             scores_RT.view(-1).index_fill_(0, place_X, score)
 
     def _by_tile(self, row_X: Tensor, column_X: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """The pairs in the order of tiles, and where each tile's begin."""
-        tile_X, order_X = torch.sort(column_X // self._width * self._down + row_X // self._height)
-        tiles = torch.arange(self._down * -(-self.pool.candidates // self._width) + 1, device=tile_X.device)
-        return row_X[order_X], column_X[order_X], torch.searchsorted(tile_X, tiles).tolist()
+        """The pairs of some columns in the order of rows, and where each tile's begin."""
+        row_X, order_X = torch.sort(row_X)
+        tops = torch.arange(0, self._rows + self._height, self._height, device=row_X.device)
+        return row_X, column_X[order_X], torch.searchsorted(row_X, tops).tolist()
 
 
 def _slices(whole: int, size: int) -> list[slice]:

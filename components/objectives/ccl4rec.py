@@ -14,9 +14,11 @@ from torch import Tensor
 
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.masks import Mask
 from components.negatives import Memory
-from components.objectives import Learner, Outcome
+from components.objectives import Learner, Outcome, _tiled
 from components.objectives._diagnosis import rank_correlation
+from components.objectives._shared import Shared, numbers_of_a_tile
 from components.objectives.supervised import Supervised
 from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
@@ -27,7 +29,11 @@ Epochs = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0.01)]
 Weight = Annotated[float, Field(ge=0)]
 VIEWS = ["dispensable", "indispensable"]
-VIEW_COPIES, CONTRAST_COPIES = 7, 5  # of a view's ids, and of cosines of all rows, at once (measured)
+VIEW_COPIES, KEPT_COPIES, CONTRAST_COPIES = (
+    16,
+    3,
+    6,
+)  # of views' ids while drawn and then, and of vectors of all rows (measured)
 SAME = 1e-6  # damages so near are equal: what differs is rounding
 
 
@@ -52,7 +58,7 @@ class CCL4Rec:
     0, so any substitutes alike and r = 1/2; `strengths: equal` w = v = 1, `hard` v ~ exp(-D_n / strength_temperature);
     `ranking_weight` 0.
 
-    Memory: rows x rows of the global batch for L_CL, and what `replace` says of the bank.
+    Memory: L_CL meets the global batch's rows a tile at a time; what `replace` says of the bank.
     Logged after each epoch with views: `diagnose`.
     Raises: InputError for other views, for no bank of ids at the end of the sources, for an encoder that reads no histories.
     Source: our design after the abstract of CCL4Rec (Zhang et al. 2022, arXiv 2208.08024), whose equations are not public: it
@@ -114,12 +120,16 @@ class CCL4Rec:
         self.encodes = 1 + 2 * sum(self.counts)  # of a view what was replaced and what replaces it
 
     def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
-        """Weights of distinct behaviours for the bank; a batch's cosines with each other; views, and what is made of them."""
+        """While views are drawn: weights of distinct behaviours for the bank, and ids. Or then: what is made of the views, and
+        vectors of all rows. And what the encoder holds of the rows themselves.
+        """
         views, length = sum(self.counts), self.encoder.window.length
-        behaviours = rows * length if items is None else min(rows * length, items)
-        drawn = 8 * (behaviours * (self.bank.size + 1) * 3 + rows * views * length * VIEW_COPIES)
-        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.step_bytes(rows * views, width)
-        return encoded + drawn + rows * batch_rows * width * CONTRAST_COPIES
+        behaviours, ids = rows * length if items is None else min(rows * length, items), 8 * rows * views * length
+        drawn = 8 * behaviours * (self.bank.size + 1) * 3 + ids * VIEW_COPIES
+        cosines = 2 * min(rows * batch_rows, numbers_of_a_tile(use_gpu=False))
+        contrast = (batch_rows * self.encoder.item_table.shape[1] * CONTRAST_COPIES + cosines) * width
+        encoded = self.encoder.queries_bytes(rows, rows, width, views) + contrast + ids * KEPT_COPIES
+        return self.encoder.queries_bytes(rows, rows, width) + max(drawn, encoded)
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -143,8 +153,7 @@ class CCL4Rec:
         cosines_BV = (vectors_BVD * unit_BD.unsqueeze(1)).sum(dim=2)
         added_B = torch.zeros_like(cosines_BV[:, 0])
         if self.contrast_weight:
-            others_BC = self._others(batch, unit_BD)
-            added_B = added_B + self.contrast_weight * self.contrast(cosines_BV, damage_BV, others_BC)
+            added_B = added_B + self.contrast_weight * self.contrast(cosines_BV, damage_BV, self._others(batch, unit_BD))
         if self.ranking_weight:
             added_B = added_B + self.ranking_weight * self.ranking(cosines_BV, damage_BV)
         return torch.where(differs_B, added_B, 0.0)
@@ -246,12 +255,12 @@ class CCL4Rec:
         pull_BP = torch.log_softmax((1 - damage_BP) / self.strength_temperature, dim=1) + math.log(self.counts[0])
         return pull_BP, torch.log_softmax(sign * damage_BQ / self.strength_temperature, dim=1) + math.log(self.counts[1])
 
-    def contrast(self, cosines_BV: Tensor, damage_BV: Tensor, others_BC: Tensor) -> Tensor:
-        """[B] L_CL; others_BC are cosines with other users' rows, -inf where there is none."""
+    def contrast(self, cosines_BV: Tensor, damage_BV: Tensor, others_B: Tensor) -> Tensor:
+        """[B] L_CL; others_B is the log of the sum over other users' rows, EXCLUDED where there is none."""
         positive_BP, negative_BQ = (cosines_BV / self.contrast_temperature).split(self.counts, dim=1)
         log_pull_BP, log_push_BQ = self.log_strengths(damage_BV)
-        against_BC = torch.cat([negative_BQ + log_push_BQ, others_BC / self.contrast_temperature], dim=1)
-        against_B1 = torch.logsumexp(against_BC, dim=1, keepdim=True)  # finite: there is a negative view
+        against_BN = torch.cat([negative_BQ + log_push_BQ, others_B.unsqueeze(1)], dim=1)
+        against_B1 = torch.logsumexp(against_BN, dim=1, keepdim=True)  # there is a negative view
         return (log_pull_BP.exp() * (torch.logaddexp(positive_BP, against_B1) - positive_BP)).mean(dim=1)
 
     def ranking(self, cosines_BV: Tensor, damage_BV: Tensor) -> Tensor:
@@ -267,19 +276,22 @@ class CCL4Rec:
         return (missing_BVV * before_BVV).sum(dim=(1, 2)) / math.comb(views, 2)
 
     def _others(self, batch: Batch, unit_BD: Tensor) -> Tensor:
-        """[B, C] cosines with the global batch's rows, -inf with those of the row's own user."""
+        """[B] log sum_u' e^{cos(h, h_u')/t} over the global batch's rows but those of the row's own user."""
         unit_CD, users_C = (self.workers.gather(each, batch.rows) for each in (unit_BD, batch.users_B))
-        with torch.autocast(unit_BD.device.type, enabled=False):
-            cosines_BC = unit_BD @ unit_CD.T
-        return cosines_BC.masked_fill(batch.users_B.unsqueeze(1) == users_C, -torch.inf)
+        same_user = Mask(torch.arange(len(unit_BD), device=users_C.device), batch.users_B, users_C, len(unit_BD))
+        with torch.autocast(unit_BD.device.type, enabled=False):  # they are not to be rounded
+            return _tiled.log_sum_exp(Shared(batch.rows), unit_BD / self.contrast_temperature, unit_CD, same_user)
 
     def _encoded(self, histories: Histories | None, views_BVL: Tensor, batch: Batch | None = None) -> Tensor:
         """[B, V, D] by the encoder's own short way where it has one; with dropout where a batch is given."""
         assert histories is not None, "batches are made with the encoder's window"
         if hasattr(self.encoder, "encode_replaced"):
-            return self.encoder.encode_replaced(histories, views_BVL)
-        read = (Histories(view_BL, histories.lengths_S, histories.first) for view_BL in views_BVL.unbind(dim=1))
-        return torch.stack([self.encoder.encode(each, batch, f"view {n}: ") for n, each in enumerate(read)], dim=1)
+            return self.encoder.in_slices(self.encoder.encode_replaced, histories, views_BVL)
+        vectors = []
+        for n, view_BL in enumerate(views_BVL.unbind(dim=1)):
+            encode = functools.partial(self.encoder.encode, batch=batch, stream=f"view {n}: ")
+            vectors.append(self.encoder.in_slices(encode, histories._replace(items_SL=view_BL)))
+        return torch.stack(vectors, dim=1)
 
 
 def _differs(batch: Batch, views_BVL: Tensor) -> Tensor:

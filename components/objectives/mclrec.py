@@ -7,6 +7,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -113,7 +114,8 @@ class MCLRec:
             return self.encoder.queries_bytes(rows, rows, width)
         views = rows * self.encoder.window.length * 8 * (2 * len(self.views) + VIEW_COPIES)
         vectors = 2 * batch_rows * self.encoder.scoring_items().shape[1] * width * VECTOR_COPIES
-        return self.encoder.queries_bytes(rows, rows, width) + 2 * self.encoder.step_bytes(rows, width) + views + vectors
+        encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.queries_bytes(rows, rows, width, views=2)
+        return encoded + views + vectors
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""
@@ -140,7 +142,10 @@ class MCLRec:
         if self._drawn is None or self._drawn[0] != (batch.key, batch.stream) or self._drawn[1] is not batch.histories:
             views = two_views(self.views, batch, self.encoder.window.length, self.padding)
             self._drawn = (batch.key, batch.stream), batch.histories, views
-        first, second = (self.encoder.encode(each, turn, f"view {n}: ") for n, each in enumerate(self._drawn[2]))
+        first, second = (
+            self.encoder.in_slices(partial(self.encoder.encode, batch=turn, stream=f"view {n}: "), each)
+            for n, each in enumerate(self._drawn[2])
+        )
         return self._everywhere(first, batch), self._everywhere(second, batch)
 
     def _learned(self, h1: View, h2: View, batch: Batch, gamma: float) -> Tensor:

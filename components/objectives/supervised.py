@@ -12,8 +12,9 @@ from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
 from components.losses import EXCLUDED
+from components.masks import Mask
 from components.negatives import Candidates, Memory
-from components.objectives import Learner, Outcome, _fold, _shares
+from components.objectives import Learner, Outcome, _fold, _ring, _shares
 from components.objectives._drawn import Drawn
 from components.objectives._log_count import LogCount
 from components.objectives._products import of_sums
@@ -106,7 +107,10 @@ class Supervised:
             left = candidates.any_left(len(asking))
             left_B |= everyone.any_of_all(left) if is_memory else left
             named[f"candidates of negatives.{n}"] = vectors
-            if is_memory:
+            if candidates.goes_around:
+                of_all = len(candidates.items), candidates.excluded, log_count, self.workers
+                state = _ring.add(self.loss, state, queries_BD, vectors, *of_all)
+            elif is_memory:
                 state = everyone.add(state, pool, vectors, candidates.excluded, log_count)
             else:
                 state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
@@ -123,7 +127,7 @@ class Supervised:
         scores_BN, place_BN = highest(pool, queries_BD, vectors, candidates.excluded, count)
         items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
         row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
-        return Candidates(items_BN, None, (row_X, column_X))
+        return Candidates(items_BN, None, Mask.of_pairs(row_X, column_X, *items_BN.shape))
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -73,6 +73,36 @@ class Workers:
     def _all_reduce(self, value: Tensor) -> None:
         with self._timed():
             dist.all_reduce(value)
+
+    def pass_on(self, mine: Tensor, theirs: Tensor, tag: int) -> Callable[[], None]:
+        """Begins to send to the next worker of a ring, and to receive of the one before; what it gives waits for both."""
+        sent, received = self.send(mine, tag), self.receive(theirs, tag)
+
+        def wait() -> None:
+            received()
+            sent()
+
+        return wait
+
+    def send(self, mine: Tensor, tag: int) -> Callable[[], None]:
+        """Begins to send to the next worker of a ring; `mine` is not to change before it has waited."""
+        return self._begun(dist.isend, mine, (self.rank + 1) % self.size, tag)
+
+    def receive(self, theirs: Tensor, tag: int) -> Callable[[], None]:
+        """Begins to receive of the worker before, in place."""
+        self.received += theirs.nbytes
+        return self._begun(dist.irecv, theirs, (self.rank - 1) % self.size, tag)
+
+    def _begun(self, begin: Callable[..., Any], tensor: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        under_way = begin(tensor, peer, tag=tag) if tensor.numel() else None  # both sides know that nothing goes
+
+        def wait() -> None:
+            with self._timed():
+                if under_way is not None:
+                    under_way.wait()
+                _ = tensor  # in use until then
+
+        return wait
 
     def gather_objects(self, value: Any) -> list[Any]:
         """One Python object of each worker, in the order of ranks, on every worker."""

@@ -99,6 +99,8 @@ class Trainer:
             )
             for name, learner in self.learners.items()
         }
+        for memory in self.memories.values():
+            memory.follow(self.encoder)
         self.units = units(train, self.objective.positives)
         self.steps = steps_per_epoch(self.units, recipe.training.batch_size, self.objective.positives)  # of a pass
         self.position = Position()

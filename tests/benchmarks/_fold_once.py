@@ -17,12 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components import catalog
+from components.data.interactions import Interactions
+from components.masks import Mask
+from components.negatives._seen import Seen
 from components.objectives import _fold
 from components.objectives._log_count import LogCount
 from components.objectives._shared import Shared
 
 DENSE = "cross_entropy"
-OWN_ITEMS = 30  # of a user, excluded where they are in the pool
+ITEMS, OWN_ITEMS, EXPONENT = (
+    40_000,
+    30,
+    0.6,
+)  # of a log and a user, by a power law: .005 of a pool is masked (Gowalla .006)
 
 
 def main(task: dict[str, Any]) -> dict[str, float]:
@@ -61,19 +68,25 @@ def _dense(queries_BD: Tensor, positives_BD: Tensor, pool_CD: Tensor) -> Tensor:
 
 
 def _folded(task: dict[str, Any], random: torch.Generator) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """In-batch candidates but a row's own, and the pool, of which a row's own items may be excluded and logits corrected."""
+    """In-batch candidates but a row's own, and the pool; its items may be a log's, by popularity, of which users have theirs
+    masked, and logits corrected.
+    """
     loss = catalog.build("loss", {"name": task["loss"], **task["settings"]})
     rows, pool, own = task["rows"], task["pool"], torch.arange(task["rows"])
-    seen, counts = None, [None, None]
+    seen, counts, slots = None, [None, None], Mask.of_pairs(own, own, rows, rows)
     if task["masked"]:
-        seen = own.repeat_interleave(OWN_ITEMS), torch.randint(pool, (rows * OWN_ITEMS,), generator=random)
+        law = torch.arange(1, ITEMS + 1, dtype=torch.float64) ** -EXPONENT
+        items = torch.multinomial(law, rows * OWN_ITEMS + pool, replacement=True, generator=random)
+        users = own.repeat_interleave(OWN_ITEMS)
+        log = Interactions.of(users.numpy(), items[: len(users)].numpy(), rows, ITEMS)
+        seen = Seen(log).among(own, items[len(users) :])
     if loss.logq:
         counts = [LogCount([torch.rand(each, generator=random).double() + 0.5], torch.float32) for each in (rows, pool)]
 
     def folded(queries_BD: Tensor, positives_BD: Tensor, pool_CD: Tensor) -> Tensor:
         queries_BD = queries_BD / loss.temperature
         state = _fold.start(loss, queries_BD, positives_BD, torch.zeros(rows) if loss.logq else None)
-        state = _fold.add(loss, state, Shared(rows), queries_BD, positives_BD, (own, own), counts[0])
+        state = _fold.add(loss, state, Shared(rows), queries_BD, positives_BD, slots, counts[0])
         state = _fold.add(loss, state, Shared(pool), queries_BD, pool_CD, seen, counts[1])
         return loss.finish(state).mean()
 

@@ -209,7 +209,7 @@ def _parts(train: Interactions, batch: Batch) -> dict[str, dict[str, float]]:
     def softmax() -> None:
         loss = trainer.objective.loss
         scores_BB = queries @ positives.T
-        rows, columns = source.excluded
+        rows, columns = source.excluded.pairs()
         with torch.no_grad():
             scores_BB.view(-1).index_fill_(0, rows * BATCH + columns, EXCLUDED)
         loss.finish(loss.add(loss.start((queries * positives).sum(dim=1)), scores_BB)).sum().backward()
@@ -227,7 +227,7 @@ def _parts(train: Interactions, batch: Batch) -> dict[str, dict[str, float]]:
         streams[3].sum()
 
     ids = torch.cat([batch.users_B, batch.items_B])
-    edges = sum(matrix[each].nnz for matrix, each in zip(encoder._matrices, _distinct(batch), strict=True))
+    edges = sum(graph.matrix[each].nnz for graph, each in zip(encoder._graphs, _distinct(batch), strict=True))
 
     def reading() -> None:
         """As many rows as the product reads, twice (backward), from where they lie together."""

@@ -3,10 +3,11 @@
 python -m tests.benchmarks.negatives [--quick] [--keep] [--threads N]
 
 4,096 rows, d 64, candidates: the 4,096 positives of the batch (a row's own apart) and a pool of 65,536 random unit vectors;
-every loss as components.objectives folds it, and sampled softmax once with logQ and 30 excluded items a row. Each measurement
-is a process of its own, and those of cross entropy and of the tiles alternate. Sampled softmax computes what cross entropy
-does: both losses, and the sums of their gradients' magnitudes, are compared. Peak memory is the kernel's VmHWM, of the whole
-process and of what it took beside what it began with. Then that of pools from 65,536 to 1,048,576 and 1,024 rows, the
+every loss as components.objectives folds it, and sampled softmax once with logQ and a pool drawn by popularity, of which rows
+have their user's 30 items masked wherever these come. Each measurement is a process of its own, and those of cross entropy
+and of the tiles alternate. Sampled softmax computes what cross entropy does: both losses, and the sums of their gradients'
+magnitudes, are compared. Peak memory is the kernel's VmHWM, of the whole process and of what it took beside what it began
+with. Then that of pools from 65,536 to 1,048,576 and 1,024 rows, the
 candidates and their gradient taken off. Limits: 2.5 times as fast, 1/8 of the peak memory, memory within 10 % over pools.
 """
 

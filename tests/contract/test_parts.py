@@ -210,5 +210,5 @@ def test_a_source_says_whether_a_rows_own_positive_can_count(spec: Spec) -> None
     candidates = source(batch, torch.zeros(32, 4))
     own = (candidates.items == batch.items_B[:, None]).clone()
     if candidates.excluded is not None:
-        own[candidates.excluded] = False
+        own[candidates.excluded.pairs()] = False
     assert own.any() != source.excludes_positive

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from components import catalog
+from components.masks import Mask
 from components.objectives import _drawn, _tiled
 from components.objectives._drawn import Drawn
 from components.objectives._fold import add, start
@@ -50,7 +51,7 @@ class World:
         masked |= mask == "everything"
         shuffled = torch.randperm(int(masked.sum()), generator=torch.Generator().manual_seed(6))
         rows, columns = masked.nonzero(as_tuple=True)
-        self.excluded = None if mask == "nothing" else (rows[shuffled], columns[shuffled])
+        self.excluded = None if mask == "nothing" else Mask.of_pairs(rows[shuffled], columns[shuffled], ROWS, wide)
         self.masked = masked
         # draws of each row have counts of their own, those of a pool do not: the two together are of rows and candidates
         own, some = random(ROWS, wide, seed=7).exp(), random(wide, seed=8).exp()

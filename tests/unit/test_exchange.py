@@ -19,6 +19,8 @@ READER = {"name": "sasrec", "dim": 8, "inner_dim": 16, "max_length": 7}
 # and how many times more may be told: of short histories, and of one item's rows that torch sums before they travel
 SCHEMES: dict[str, tuple[float, dict[str, Any]]] = {
     "in_batch": (1.01, {}),
+    "ring": (1.01, {"negatives": [{"name": "in_batch", "exchange": "ring"}]}),
+    "slow bank": (1.01, {"negatives": [{"name": "memory_bank", "size": 60, "stale": True, "momentum": 0.9}]}),
     "pools and banks": (
         1.01,
         {

@@ -17,10 +17,15 @@ RECIPE: dict[str, Any] = {
     "data": {"source": "/logs/log.csv"},
     "encoder": {"name": "mf"},
     "loss": {"name": "sampled_softmax"},
-    "negatives": [{"name": "uniform", "count": 8}, {"name": "popularity", "count": 8}, {"name": "memory_bank", "size": 8}],
+    "negatives": [
+        {"name": "uniform", "count": 8},
+        {"name": "popularity", "count": 8},
+        {"name": "memory_bank", "size": 8},
+        {"name": "in_batch"},
+    ],
 }
 # what was computed before any key was newer (of data, in its second layout): a key that comes without the mark changes them
-AT_FIRST = {"recipe": "7087b5ea046b", "data": "a08788edcdf1"}
+AT_FIRST = {"recipe": "692c57295bec", "data": "a08788edcdf1"}
 
 
 def changed(key: str, value: Any) -> config.Recipe:
@@ -41,6 +46,8 @@ NEWER = {
     "negatives.0.hardest": (None, 3),
     "negatives.1.hardest": (None, 3),
     "negatives.2.stale": (False, True),
+    "negatives.3.exchange": ("gather", "ring"),
+    "negatives.2.momentum": (None, 0.9),
     "negatives.2.max_age": (None, 2),
     "negatives.2.warm_up": (0, 1),
 }

@@ -7,13 +7,19 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from components import plan
+from components.data.interactions import Interactions
 from components.errors import InputError
 from components.negatives.memory_bank import MemoryBank
+from components.training.collectives import Workers
+from components.training.loop import Trainer
 from tests.held import Held
 from tests.unit.test_plan import finished, recipe_of
+from tests.worlds import recipe
 
 
 @pytest.mark.parametrize("stale", [True, False])
@@ -36,7 +42,7 @@ def test_a_large_bank_is_tried_small_and_told_of_whole(tmp_path: Path, monkeypat
     _, arrays = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held.peak + arrays < 2**25 < 16 * 30_000_000
-    index = 16 * 20 + 16 * 20 + 16 * 30_000_000 + stale * 30_000_000 * 8 * 4 / 2
+    index = 8 * 20 + 8 * 20 + 16 * 30_000_000 + stale * 30_000_000 * 8 * 4 / 2
     assert f"at most {index / 2**20:,.1f} MiB of indices" in memory
     assert max(met) > 0
 
@@ -53,6 +59,49 @@ def test_what_does_not_fit_is_refused_with_the_figure(tmp_path: Path) -> None:
     said = r"^scale\.memory_per_worker_gib: got 0\.01, takes at least 0\.0\d+ for .* 15\.0 MiB of tables and Adam"
     with pytest.raises(InputError, match=said):
         list(plan.of(small))
+
+
+def test_on_a_gpu_it_is_not_the_pods_memory_that_tables_take(tmp_path: Path) -> None:
+    scale = {"storage_path": str(tmp_path / "runs"), "use_gpu": True, "memory_per_worker_gib": 0.01}
+    given = recipe_of(tmp_path, encoder={"name": "mf", "dim": 2**14}, scale=scale)
+    finished(given, train=90, valid=5, test=0)
+    told = dict(plan.of(given))
+    assert "15.0 MiB of tables and Adam" in told["memory"]
+    bank = [{"name": "memory_bank", "size": 90}]
+    narrow = given.model_copy(
+        update={"scale": given.scale.model_copy(update={"memory_per_worker_gib": 2e-6}), "negatives": bank}
+    )
+    with pytest.raises(InputError, match=r"^scale\.memory_per_worker_gib: got 2e-06, takes at least"):
+        list(plan.of(narrow))
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"name": "lightgcn", "layers": 2},
+        {"name": "lightgcn", "layers": 4},
+        {"name": "lightgcn", "layers": 3, "side": "users"},
+        {"name": "simplex", "pool": "user_attention"},
+        {"name": "simplex", "pool": "mean", "shared_items": True},
+    ],
+)
+def test_what_encoders_read_of_a_graph_or_of_histories_is_told(encoder: dict[str, Any]) -> None:
+    """No less than a step holds beyond one of MF, tables and their gradients apart, and not many times more."""
+    random = np.random.default_rng(0)
+    log = Interactions.of(random.integers(0, 500, 20_000), random.integers(0, 2_000, 20_000), 500, 2_000)
+    held = {}
+    for name, spec in (("own", encoder), ("mf", {"name": "mf"})):
+        training = {"batch_size": 200, "precision": "float32", "select_on": "none"}
+        given = recipe(encoder={**spec, "dim": 64}, training=training, negatives=[{"name": "uniform", "count": 5}])
+        trainer = Trainer(given, log, None, Workers(), torch.device("cpu"))
+        batch = next(trainer.batches())
+        with Held() as holding:
+            trainer.objective(batch).loss_B.sum().backward()
+        held[name] = holding.peak
+    gradients = sum(table.nbytes for table in trainer.encoder.parameters())
+    told = plan.needs_of(given.model_copy(update={"encoder": {**encoder, "dim": 64}}), log).histories
+    more = held["own"] - held["mf"]
+    assert more - 2 * gradients < told < 4 * more
 
 
 def test_what_is_held_in_all_is_the_sum(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_memory_of_candidates_vectors_and_of_the_sources_own_indices(tmp_path: P
     assert f"about {vectors / 2**20:,.1f} MiB of candidates' vectors" in memory
     scores = 20 * (12 + 18 + 20) * 4 * 2  # rows meet all 20, and take their own 18
     assert f"Adam, {scores / 2**20:.1f} MiB of scores" in memory
-    index = 8 * 20 + 8 * 20 + 8 * (150 + 50)
+    index = 8 * (150 + 50)
     assert f"at most {index / 2**20:.1f} MiB of indices" in memory
 
 
@@ -155,7 +155,7 @@ def test_a_bank_is_shared_out_and_no_larger_than_the_log(tmp_path: Path) -> None
     bank = {"name": "memory_bank", "size": 150, "stale": True}
     settings = {"encoder": {"name": "mf", "dim": 8192}, "negatives": [{"name": "in_batch"}, bank]}
     memory = dict(plan.of(recipe_of(tmp_path, **settings)))["memory"]
-    index = 16 * 20 + 16 * 20 + 16 * 150 + 150 * 8192 * 4 / 2  # shares, ids and steps, and vectors on two workers
+    index = 8 * 20 + 8 * 20 + 16 * 150 + 150 * 8192 * 4 / 2  # shares, ids and steps, and vectors on two workers
     assert f"at most {index / 2**20:.1f} MiB of indices" in memory
     scores = (20 * 40 + 20 * 150) * 4 * 2  # all 40 rows meet half of the bank
     assert f"Adam, {scores / 2**20:.1f} MiB of scores" in memory

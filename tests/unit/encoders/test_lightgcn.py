@@ -10,7 +10,7 @@ import torch
 
 from components import catalog
 from components.data.interactions import Interactions
-from components.encoders._graph import incidence, normalised, product
+from components.encoders._graph import Graph, incidence, normalised
 from components.encoders.lightgcn import LightGCN
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
@@ -143,11 +143,48 @@ def test_a_log_that_is_mapped_for_reading_alone_will_do() -> None:
 def test_a_product_of_some_rows_is_those_of_the_whole() -> None:
     matrix = normalised(incidence(TRAIN), 0.5, 0.5)
     table = torch.randn(TRAIN.num_items, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    whole = product(matrix, table)
+    graph = Graph(matrix)
+    whole = graph.product(table)
     assert np.allclose(whole.detach().numpy(), matrix @ table.detach().numpy(), rtol=1e-13)
     rows = np.array([5, 0, 59])
-    assert torch.equal(product(matrix, table, rows), whole[torch.from_numpy(rows)])
-    assert torch.autograd.gradcheck(lambda t: product(matrix, t, rows), (table,))
+    assert torch.equal(graph.product(table, rows), whole[torch.from_numpy(rows)])
+    for some in (rows, None):
+        assert torch.autograd.gradcheck(lambda t, some=some: graph.product(t, some), (table,))
+
+
+@pytest.mark.parametrize("right", [0.5, 0.3])
+def test_transposes_of_the_graph_are_made_once(right: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole in its first step, or never, as each direction is the other's transpose; of a batch's rows in each."""
+    encoder = encoder_of(layers=3, right=right)
+    transposed: list[tuple[int, int]] = []
+    made = Graph.transposed.fget
+    assert made is not None
+
+    def counted(graph: Graph) -> Graph:
+        if graph._transposed is None:
+            rows, columns = graph.matrix.toarray().shape
+            transposed.append((rows, columns))
+        return made(graph)
+
+    monkeypatch.setattr(Graph, "transposed", property(counted))
+    whole = [(60, 40), (40, 60)]
+    for step in range(3):
+        batch = batch_of()
+        vectors = encoder.queries(batch).vectors, encoder.items(batch.items_B).vectors
+        transposed.clear()
+        (vectors[0] * vectors[1]).sum().backward()
+        of_the_whole = [shape for shape in transposed if shape in whole]
+        assert sorted(of_the_whole) == (sorted(whole) if step == 0 and right != 0.5 else [])
+        assert len(transposed) - len(of_the_whole) == 2
+
+
+def test_either_direction_is_the_others_transpose_to_the_bit() -> None:
+    users_from_items, items_from_users = encoder_of()._graphs
+    assert users_from_items is not None and items_from_users is not None
+    assert users_from_items.transposed is items_from_users
+    for name in ("indices", "indptr", "data"):
+        transposed = users_from_items.matrix.T.tocsr()
+        assert np.array_equal(getattr(transposed, name), getattr(items_from_users.matrix, name))
 
 
 def test_a_step_has_inner_layers_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from unittest import mock
 
@@ -74,6 +75,55 @@ def test_no_more_than_a_slice_is_encoded_or_held_at_once() -> None:
     assert max(asked) == 5
     assert sum(asked) == 2 * rows > 600
     assert held[1] < held[0] / 20
+
+
+VIEWS: dict[str, dict[str, Any]] = {
+    "mclrec": {
+        "objective": {"name": "mclrec", "lambda_": 0.5, "beta": 1.0},
+        "views": [{"name": "crop"}, {"name": "reorder"}],
+        "negatives": [{"name": "in_batch"}],
+    },
+    "ccl4rec": {
+        "objective": {"name": "ccl4rec", "positive_views": 2, "negative_views": 1, "warm_up": 0},
+        "views": [{"name": "replace"}, {"name": "replace", "replaces": "indispensable"}],
+        "negatives": [{"name": "in_batch"}, {"name": "memory_bank", "size": 70}],
+    },
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("objective", VIEWS)
+def test_views_are_sliced_too(objective: str, encoder: str) -> None:
+    """Dropout draws are those of the undivided step; all that is encoded for the backward pass is, a slice at a time."""
+    settings: dict[str, Any] = {
+        "data": {"source": "log.csv", "split": {"by": "leave_one_out"}},
+        "encoder": ENCODERS[encoder],
+        "training": {"batch_size": 45, "precision": "float64"},
+        **VIEWS[objective],
+    }
+    gradients, asked = [], []
+    for rows in (None, 7):
+        trainer = Trainer(recipe(**settings, scale={"encode_rows": rows}), TASK.seen, None, Workers(), torch.device("cpu"))
+        trainer.position.epoch = 2
+        patches = []
+        for name in {"encode", "encode_replaced"} & set(dir(trainer.encoder)):
+            encode = getattr(trainer.encoder, name)
+
+            def counting(histories: Any, *rest: Any, encode: Any = encode, **named: Any) -> torch.Tensor:
+                asked.append(len(histories.lengths_S))
+                return encode(histories, *rest, **named)
+
+            patches.append(mock.patch.object(trainer.encoder, name, counting))
+        with contextlib.ExitStack() as stack:
+            for patch in patches:
+                stack.enter_context(patch)
+            loss = trainer.step(next(trainer.batches()))
+        gradients.append([loss, *(weight.grad for weight in trainer.encoder.parameters())])
+        assert max(asked) == (rows or 45)
+        asked.clear()
+    for found, wanted in zip(*gradients, strict=True):
+        assert wanted.abs().max() > 1e-4
+        assert (found - wanted).abs().max() < 1e-11 * max(wanted.abs().max(), 1)
 
 
 def test_only_encoders_of_histories_take_slices() -> None:

@@ -56,6 +56,6 @@ def test_each_item_is_there_once_and_only_the_positive_is_out() -> None:
     candidates = source(batch, torch.zeros(64, 4))
     assert candidates.items.tolist() == [*range(TRAIN.num_items)]
     counts = torch.ones(64, TRAIN.num_items, dtype=torch.bool)
-    counts[candidates.excluded] = False
+    counts[candidates.excluded.pairs()] = False
     assert torch.equal(counts, torch.arange(TRAIN.num_items)[None, :] != batch.items_B[:, None])
     assert source.expected_count(batch, candidates.items).expand(TRAIN.num_items).tolist() == [1] * TRAIN.num_items

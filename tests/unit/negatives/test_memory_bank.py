@@ -132,7 +132,7 @@ def test_a_users_items_are_masked() -> None:
     bank, users = bank_of(200), torch.tensor([3, 17, 3])
     candidates = bank(Batch(users, torch.tensor([0, 1, 2]), 0, 3, (0, 0, 0)), torch.zeros(3, 4))
     masked = torch.zeros(3, 200, dtype=torch.bool)
-    masked[candidates.excluded] = True
+    masked[candidates.excluded.pairs()] = True
     for row, user in enumerate(users.tolist()):
         assert masked[row].tolist() == np.isin(bank.items_M.numpy(), TRAIN.items_of(user)).tolist()
     assert masked.any()
@@ -223,8 +223,9 @@ def test_staleness_is_a_metric_of_every_epoch() -> None:
     assert "negatives.0_drift" not in metrics[0]
 
 
-def test_a_checkpoint_brings_it_back(tmp_path: Path) -> None:
-    whole, left = banks(max_age=4, warm_up=3), []
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_a_checkpoint_brings_it_back(tmp_path: Path, momentum: float | None) -> None:
+    whole, left = banks(max_age=4, warm_up=3, momentum=momentum), []
     for progress in whole.run():
         if progress.checkpoint_due:
             path = tmp_path / f"{len(left)}"
@@ -233,7 +234,7 @@ def test_a_checkpoint_brings_it_back(tmp_path: Path) -> None:
             left[-1] = (path, [{name: value.clone() for name, value in state.items()} for state in left[-1][1]])
     assert len(left) > 6
     for path, states in left[:: len(left) // 4]:
-        resumed = banks(max_age=4, warm_up=3)
+        resumed = banks(max_age=4, warm_up=3, momentum=momentum)
         resumed.restore(path, DATASET)
         for memory, state in zip(resumed.memories.values(), states, strict=True):
             for name, value in memory.state_dict().items():

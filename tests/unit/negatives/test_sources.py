@@ -39,7 +39,7 @@ def counted(candidates: Candidates, rows: int) -> np.ndarray:
     items = candidates.items
     counts = torch.ones(rows, items.shape[-1], dtype=torch.bool)
     if candidates.excluded is not None:
-        counts[candidates.excluded] = False
+        counts[candidates.excluded.pairs()] = False
     return counts.numpy()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.errors import InputError
+from components.losses import EXCLUDED
 from components.objectives.ccl4rec import CCL4Rec
 from components.training.batches import Batch, Histories
 from components.training.collectives import Workers
@@ -207,7 +208,7 @@ def row(*values: float) -> Tensor:
     return torch.tensor([values], dtype=torch.float64)
 
 
-NOBODY = torch.full((1, 1), -torch.inf, dtype=torch.float64)
+NOBODY = torch.full((1,), EXCLUDED, dtype=torch.float64)
 
 
 def test_strengths() -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.masks import Mask
 from components.objectives._log_count import LogCount
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
@@ -115,9 +116,10 @@ def test_pairs_that_come_twice_count_once() -> None:
     twice = Interactions.of([0, 0, 0], [0, 1, 0], 1, 3)
     source = catalog.build("negatives", {"name": "popularity", "count": 2}, twice, Workers(), "negatives.0")
     candidates = source(Batch(torch.tensor([0]), torch.tensor([0]), 0, 1, (0, 0, 0)), torch.zeros(1, 2))
-    candidates = candidates._replace(items=torch.tensor([0, 2]), excluded=(torch.tensor([0, 0]), torch.tensor([0, 0])))
-    assert candidates.any_left(1).tolist() == [True], "item 2"
-    assert candidates._replace(items=torch.tensor([0])).any_left(1).tolist() == [False]
+    rows, columns = torch.tensor([0, 0]), torch.tensor([0, 0])
+    for items, left in (([0, 2], True), ([0], False)):
+        excluded = Mask.of_pairs(rows, columns, 1, len(items))
+        assert candidates._replace(items=torch.tensor(items), excluded=excluded).any_left(1).tolist() == [left]
 
 
 @pytest.mark.parametrize("of_rows", [False, True])
@@ -141,7 +143,8 @@ def test_a_candidate_that_no_source_draws_has_no_weight(tiled: bool, of_rows: bo
     rows, columns = np.nonzero(np.tile(drawn.items.numpy() == never, (9, 1)))
     assert len(rows)
     pairs = torch.from_numpy(rows), torch.from_numpy(columns)
-    without = drawn._replace(excluded=tuple(torch.cat(each) for each in zip(drawn.excluded, pairs, strict=True)))
+    both_rows, both_columns = (torch.cat(each) for each in zip(drawn.excluded.pairs(), pairs, strict=True))
+    without = drawn._replace(excluded=Mask.of_pairs(both_rows, both_columns, 9, len(drawn.items)))
     found = []
     for sources in ([Never()], [type("Out", (), {**vars(Never), "__call__": lambda *_: without})()]):
         trainer.objective.sources = sources

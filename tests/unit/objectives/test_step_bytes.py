@@ -75,10 +75,10 @@ def test_a_step_holds_no_more_than_is_told_and_not_much_less(rows: int, encoder:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "sections", "times"), [(SASREC, {}, 4), (SASREC, MCLREC, 1.2), (MEAN_POOL, {**CCL4REC, "bank": 64}, 1)]
+    ("encoder", "sections", "times"), [(SASREC, {}, 4), (SASREC, MCLREC, 3), (MEAN_POOL, {**CCL4REC, "bank": 64}, 1)]
 )
 def test_in_slices_a_step_holds_one_of_them_and_the_vectors(encoder: Any, sections: Any, times: float) -> None:
-    """Views are whole, and what is told is so many times less."""
+    """Views too; what is told is so many times less."""
     whole, sliced = (of_whole_histories(256, encoder, **sections, scale={"encode_rows": rows}) for rows in (None, 32))
     batch = next(sliced.batches())
     with Held() as held:

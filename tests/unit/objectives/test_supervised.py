@@ -11,6 +11,7 @@ import torch
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.masks import Mask
 from components.negatives import Candidates
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
@@ -129,7 +130,8 @@ class PerRow:
     exclude, excludes_positive = "seen", True
 
     def __call__(self, batch: Batch, positives_BD: torch.Tensor) -> Candidates:
-        return Candidates(torch.tensor([[0, 1], [2, 3], [4, 5]]), None, (torch.tensor([1]), torch.tensor([1])))
+        excluded = Mask.of_pairs(torch.tensor([1]), torch.tensor([1]), 3, 2)
+        return Candidates(torch.tensor([[0, 1], [2, 3], [4, 5]]), None, excluded)
 
 
 def test_candidates_of_a_row_are_excluded_too() -> None:

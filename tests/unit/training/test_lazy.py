@@ -6,11 +6,13 @@ import itertools
 import math
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from components.data.interactions import Interactions
+from components.encoders import mf
 from components.errors import InputError
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -90,8 +92,30 @@ def received(items: int) -> int:
     return trainer.workers.received
 
 
+def one_row(num_rows: int, dim: int, *_: Any) -> torch.nn.Parameter:
+    """A table whose rows are one in memory."""
+    return torch.nn.Parameter(torch.ones(1, dim, dtype=torch.float64).expand(num_rows, dim))
+
+
+def received_of_large(items: int) -> int:
+    """The same, of catalogues too large to hold: tables are one row, and rest."""
+    log = small_log().seen
+    negatives = [{"name": "uniform", "count": 30}, {"name": "uniform", "count": 5, "per": "row", "exclude": "nothing"}]
+    with mock.patch.object(mf, "new_table", one_row):
+        trainer = trainer_of(Interactions.of(log.users, log.items, log.num_users, items), negatives=negatives)
+    for batch in itertools.islice(trainer.batches(), 3):
+        with mock.patch.object(trainer.optimizers["model"], "step"):
+            trainer.update(batch)
+        assert trainer.encoder.item_table.untyped_storage().nbytes() == 8 * 8
+        assert all(table.grad.is_sparse for table in trainer.encoder.parameters())
+    return trainer.workers.received
+
+
 def everything() -> dict[str, Any]:
-    counts = {"received": {items: received(items) for items in (10**3, 10**5)}}
+    counts = {
+        "received": {items: received(items) for items in (10**3, 10**5)},
+        "received of large": {items: received_of_large(items) for items in (10**5, 10**7)},
+    }
     return {scheme: trained(scheme) for scheme in SCHEMES} | counts
 
 
@@ -111,6 +135,8 @@ def test_w_workers_are_one_and_bytes_know_no_catalogue(tmp_path: Path, alone: di
         small, large = worker["received"].values()
         assert small == large > 3 * 50 / workers * 8 * 8, "more than the rows of another worker's users"
         assert large < 10**5 * 8 * 8, "less than a table"
+        large, largest = worker["received of large"].values()
+        assert large == pytest.approx(largest, rel=0.02), "but for items that a batch draws twice, which are sent once"
     assert alone["received"] == {10**3: 0, 10**5: 0}
 
 

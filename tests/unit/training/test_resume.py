@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from components import catalog
 from components.config import Recipe
+from components.data.interactions import Interactions
 from components.errors import DivergedError, InputError
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
@@ -261,6 +263,20 @@ def test_vectors_that_are_not_finite_are_named(table: str, named: str) -> None:
         getattr(faulty.encoder, table)[:] = torch.inf
     with pytest.raises(
         DivergedError, match=rf"^epoch 1, step 1: the loss is nan .* in its order, where {named} are not finite;"
+    ):
+        go_on(faulty)
+
+
+@pytest.mark.parametrize("loss", catalog.names("loss"))
+def test_no_loss_hides_a_candidate_that_is_not_finite(loss: str) -> None:
+    """Step, batch and vectors are named whatever the loss: it is the loss that is looked at."""
+    seen, given = small_log().seen, recipe(loss={"name": loss}, negatives=[{"name": "all_items"}])
+    log = Interactions.of(seen.users, seen.items, seen.num_users, seen.num_items + 1)
+    faulty = Trainer(given, log, None, Workers(), torch.device("cpu"))
+    with torch.no_grad():
+        faulty.encoder.item_table[-1] = torch.nan  # nobody's positive
+    with pytest.raises(
+        DivergedError, match=r"^epoch 1, step 1: the loss is nan on .*, where candidates of negatives\.0 are not finite;"
     ):
         go_on(faulty)
 

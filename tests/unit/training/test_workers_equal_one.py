@@ -36,6 +36,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
             {"name": "in_batch"},
             {"name": "memory_bank", "size": 70},
             {"name": "memory_bank", "size": 130, "stale": True, "max_age": 2, "warm_up": 2},
+            {"name": "memory_bank", "size": 60, "stale": True, "momentum": 0.9},
             {"name": "uniform", "count": 5, "per": "row"},
         ],
         "loss": {"name": "sampled_softmax", "temperature": 0.2, "logq": True},
@@ -264,7 +265,7 @@ def test_in_float32_banks_of_w_workers_are_those_of_one_but_for_rounding(alone: 
     key = "banks in float32"
     assert alone[key]["loss"] != alone["curves"]["banks"]["loss"]
     counted = {name for name in alone[key]["told"] if name.endswith(("_rows", "_age"))}
-    assert len(counted) == 4
+    assert len(counted) == 6
     for worker in (each[key] for each in together):
         assert worker["loss"] == pytest.approx(alone[key]["loss"], rel=1e-5)
         assert {name: worker["told"][name] for name in counted} == {name: alone[key]["told"][name] for name in counted}
