@@ -13,16 +13,20 @@ Floats = NDArray[np.float64]
 TENTHS = 10
 
 
-def tenths(degree_I: Counts) -> Counts:
-    """[I] the tenth of train's rows that an item belongs to, 1 (least popular) to 10 (`metrics.groups`); 0 has no row there."""
-    return np.where(degree_I > 0, metrics.groups(degree_I, TENTHS), 0)
+def shares(rows_I: Counts, degree_I: Counts) -> Floats:
+    """[1 + 10] of a split's rows, the share whose items are in each tenth of train's rows, 1 the least popular
+    (`metrics.groups`), and in 0 those whose items have no row there. Of a split with rows.
 
-
-def shares(rows_I: Counts, tenth_I: Counts) -> Floats:
-    """[1 + 10] of a split's rows, the share whose items are in each tenth. Of a split with rows."""
-    rows = np.zeros(1 + TENTHS, np.int64)
-    np.add.at(rows, tenth_I, rows_I)
-    return rows / rows.sum()
+    Items of one degree may lie in several tenths, which of them where is chance: they count in each by their part of it, so
+    that the shares do not depend on how items are numbered.
+    """
+    tenth_I = np.where(degree_I > 0, metrics.groups(degree_I, TENTHS), 0)
+    degrees_V, of_I = np.unique(degree_I, return_inverse=True)
+    lies_VG = np.zeros((len(degrees_V), 1 + TENTHS))
+    np.add.at(lies_VG, (of_I, tenth_I), 1)
+    rows_V = np.zeros(len(degrees_V), np.int64)
+    np.add.at(rows_V, of_I, rows_I)
+    return rows_V @ (lies_VG / lies_VG.sum(axis=1, keepdims=True)) / rows_I.sum()
 
 
 def divergence(p_G: Floats, q_G: Floats) -> float:

@@ -146,9 +146,9 @@ def _lengths(page: Page, about: Mapping[str, Any], statistics: DatasetStatistics
 
 
 def _shift(page: Page, statistics: DatasetStatistics, folder: Path) -> None:
-    tenth_I = popularity_shift.tenths(statistics.degree)
+    degree_I = statistics.degree
     held = {name: rows for name, rows in statistics.held.items() if rows.any()}
-    shares = {name: popularity_shift.shares(rows, tenth_I) for name, rows in {"train": statistics.degree, **held}.items()}
+    shares = {name: popularity_shift.shares(rows, degree_I) for name, rows in {"train": degree_I, **held}.items()}
     if not held:
         return
     divergences = {name: popularity_shift.divergence(shares["train"], own) for name, own in shares.items() if name != "train"}

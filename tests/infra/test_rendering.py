@@ -64,13 +64,17 @@ def test_every_stage_has_a_job_and_every_job_is_a_stage() -> None:
 
 
 def test_a_jobs_cluster_is_the_standing_one() -> None:
-    """But for its recipe, and a tune's width: what holds for one holds for the other."""
+    """But for its recipe, its name, and a tune's width: what holds for one holds for the other."""
     (standing,) = of_kind("kuberay/overlays/cpu", "RayCluster")
     (job,) = of_kind("kuberay/jobs/train", "RayJob")
     made = job["spec"]["rayClusterSpec"]
-    for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):
+    for group, own in (
+        (made["headGroupSpec"], ["RECIPE", "ATTEMPT"]),
+        *((group, ["RECIPE"]) for group in made["workerGroupSpecs"]),
+    ):
         (container,) = group["template"]["spec"]["containers"]
-        assert container["env"].pop()["name"] == "HARDNEG_RECIPE"
+        added = [container["env"].pop()["name"] for _ in own]
+        assert added[::-1] == [f"HARDNEG_{name}" for name in own]
     assert made == standing["spec"]
 
 

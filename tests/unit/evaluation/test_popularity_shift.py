@@ -12,18 +12,25 @@ from components.evaluation import popularity_shift
 
 def test_train_has_a_tenth_of_its_rows_in_each_tenth_and_cold_items_apart() -> None:
     degree = np.random.default_rng(0).integers(0, 30, 5000)
-    tenth = popularity_shift.tenths(degree)
-    assert set(tenth[degree == 0]) == {0}
-    assert set(tenth[degree > 0]) == set(range(1, 11))
-    for group in range(1, 10):
-        assert degree[tenth == group].max() <= degree[tenth == group + 1].min()
-    assert popularity_shift.shares(degree, tenth) == pytest.approx([0] + [0.1] * 10, abs=0.002)
+    assert popularity_shift.shares(degree, degree) == pytest.approx([0] + [0.1] * 10, abs=0.002)
+    assert popularity_shift.shares((degree == 0).astype(np.int64), degree).tolist() == [1] + [0] * 10
+    assert popularity_shift.shares((degree == degree.max()).astype(np.int64), degree)[10] == pytest.approx(1)
 
 
-def test_shares_are_of_rows() -> None:
-    rows, tenth = np.array([1, 0, 2, 5, 0, 2]), np.array([0, 1, 1, 10, 10, 4])
-    found = popularity_shift.shares(rows, tenth)
-    assert found.tolist() == [0.1, 0.2, 0, 0, 0.2, 0, 0, 0, 0, 0, 0.5]
+def test_shares_are_of_rows_and_equally_popular_items_count_by_their_part_of_a_tenth() -> None:
+    degree = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])  # of the last ten, one lies in each tenth
+    assert popularity_shift.shares(np.array([3, 7, *9 * [0]]), degree) == pytest.approx([0.3] + [0.07] * 10)
+    degree, rows = np.arange(1, 41), np.random.default_rng(0).integers(0, 9, 40)
+    first, last = popularity_shift.shares(rows, degree)[[1, 10]]
+    assert last == pytest.approx(rows[37:].sum() / rows.sum())  # from 38 on, which ends at 741 of 820
+    assert first == pytest.approx(rows[:12].sum() / rows.sum())  # to 12, which ends at 78
+
+
+def test_shares_do_not_depend_on_how_items_are_numbered() -> None:
+    random = np.random.default_rng(0)
+    degree, rows = random.integers(0, 5, 300), random.integers(0, 9, 300)
+    order = random.permutation(300)
+    assert popularity_shift.shares(rows[order], degree[order]).tolist() == popularity_shift.shares(rows, degree).tolist()
 
 
 def test_the_divergence_is_its_definition() -> None:

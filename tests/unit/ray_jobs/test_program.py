@@ -16,6 +16,7 @@ from ray_jobs import _program
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a program sets for Ray stays with it."""
     monkeypatch.setattr(os, "environ", {**os.environ, "RAY_ADDRESS": "head:6379"})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have started here
 
 
 def test_another_ray_is_said_in_a_line_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
