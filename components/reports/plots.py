@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from components.evaluation.comparison import Difference, excludes_zero
@@ -198,3 +198,13 @@ def figure(path: Path, title: str, *, panels: int = 1, wide: float = 4.9, tall: 
             unused.remove()
         yield axes[:panels]
         figure.savefig(path)
+
+
+def log_scale(axes: Axes, vertical: bool = False) -> None:
+    """Of what is drawn, with plain numbers."""
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    axis = axes.yaxis if vertical else axes.xaxis
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

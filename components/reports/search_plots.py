@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from components.reports.plots import COLOURS, INK, figure
+from components.reports.plots import COLOURS, INK, figure, log_scale
 from components.search import Trial
 
 BINS = 8  # of a heat map, each way
@@ -153,12 +152,7 @@ def _scale(axes: Axes, labels: Sequence[str], is_log: bool, vertical: bool = Fal
     if labels:
         (axes.set_yticks if vertical else axes.set_xticks)(range(len(labels)), labels)
     elif is_log:
-        (axes.set_yscale if vertical else axes.set_xscale)("log")
-        axis = axes.yaxis if vertical else axes.xaxis
-        low, high = axis.get_data_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
+        log_scale(axes, vertical)
 
 
 def _edges(values: NDArray[np.float64], labels: Sequence[str], is_log: bool) -> NDArray[np.float64]:

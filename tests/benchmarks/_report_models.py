@@ -88,9 +88,9 @@ def _curve(figures: dict[str, Any]) -> Path:
 
 def systems(result: Result) -> Iterator[str]:
     figures = result["figures"]
-    yield f"## {figures['title']}"
-    yield ""
     metrics, protocol = figures.get("metrics", ["recall@20", "ndcg@20"]), figures.get("protocol", PROTOCOLS["masked"])
+    yield f"## {figures['title']}{'' if protocol == PROTOCOLS['masked'] else f', {protocol}'}"
+    yield ""
     chosen = sorted({system.get("chosen_on", MASKED) for system in figures["systems"]})
     yield f"Epoch chosen on {' or '.join(chosen)}; tested once on {figures['split']} ({figures['users']:,} users), {protocol}."
     if figures["changes"]:
@@ -192,7 +192,7 @@ def _frontier(figures: dict[str, Any], costs: dict[str, tuple[float, ...]], metr
                 axes.plot(cost[n], values[label], "o", color=colour, markersize=8, label=label)
             prices = [cost[n] for cost in costs.values()]
             if max(prices) > FAR * min(prices):
-                axes.set_xscale("log")
+                plots.log_scale(axes)
             axes.set_xlabel(price)
         panels[0].set_ylabel(f"{metric} on {figures['split']}")
         panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))

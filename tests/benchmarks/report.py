@@ -60,7 +60,8 @@ def page() -> str:
 
 def _provenance(result: Result) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
-    return f"`{result['command']}` at {result['commit']}, {result['date'][:10]}, seeds {seeds}; {result['machine']}."
+    note = f" {result['note']}" if "note" in result else ""  # of a person, on what the figures do not say
+    return f"`{result['command']}` at {result['commit']}, {result['date'][:10]}, seeds {seeds}; {result['machine']}.{note}"
 
 
 def _not_run(results: dict[str, Result]) -> Iterator[str]:

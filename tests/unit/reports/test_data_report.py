@@ -122,16 +122,18 @@ def test_the_numbers_are_those_of_the_log(tmp_path: Path, splits: dict[str, floa
 
 
 def shift(train: pl.DataFrame, held: pl.DataFrame) -> list[str]:
-    """Shares by tenths and their divergence, item by item."""
+    """Shares by tenths and their divergence, row by row: one counts in each tenth that items as popular as its own lie in."""
     degree = dict(train.group_by("item").len().sort("len", "item").iter_rows())
-    tenth, running = {}, 0
-    for item, rows in degree.items():
+    tenths, running = {rows: [] for rows in degree.values()}, 0  # by popularity, one for each item of it
+    for rows in degree.values():
         running += rows
-        tenth[item] = -(-running * 10 // len(train))
+        tenths[rows].append(-(-running * 10 // len(train)))
     p, q = (np.zeros(11), np.zeros(11))
     for shares, frame in ((p, train), (q, held)):
         for item in frame["item"]:
-            shares[tenth.get(item, 0)] += 1 / len(frame)
+            own = tenths[degree[item]] if item in degree else [0]
+            for tenth in own:
+                shares[tenth] += 1 / len(own) / len(frame)
     m = (p + q) / 2
     js = sum(x * np.log2(x / y) for own in (p, q) for x, y in zip(own, m, strict=True) if x) / 2
     return [*(f"{share:.2%}" for share in q), f"{js:.4f}"]
