@@ -16,10 +16,10 @@ cluster: .venv/cluster  ## Ray, MLflow, PostgreSQL and S3 on this machine, behin
 cluster-down:  ## ends them
 	$(BIN)/python -m infra.local.cluster down
 
-test: .venv/dev  ## the default tests (two at a time, 12 minutes; HARDNEG_DATA names the folder of real logs)
+test: .venv/dev  ## the default tests (two at a time, 14 minutes; HARDNEG_DATA names the folder of real logs)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, 25 minutes)
+slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, half an hour)
 	PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
 
 check: .venv/dev  ## ruff and pyright
