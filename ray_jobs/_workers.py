@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.callbacks import DatasetsCallback
 
 from components import storage
 from components.config import Recipe
@@ -259,6 +260,13 @@ class _Board:
         storage.write_json(self._path, state)
 
 
+class _TorchTrainer(ray.train.torch.TorchTrainer):
+    """Without Ray Data's shards, of which no training takes any: their manager would be one more process of each."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
+
+
 def fit(
     recipe: Recipe,
     dataset: Path,
@@ -277,7 +285,7 @@ def fit(
     """
     scale = recipe.scale
     resources = {"CPU": float(scale.cpus_per_worker)} | ({"GPU": 1.0} if scale.use_gpu else {})
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _TorchTrainer(
         train_worker,
         train_loop_config={"recipe": recipe.to_json(), "dataset": str(dataset), "run": str(run)},
         scaling_config=ray.train.ScalingConfig(

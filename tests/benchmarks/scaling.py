@@ -4,12 +4,14 @@ python -m tests.benchmarks.scaling [--quick] [--keep]
 
 MF and LightGCN (1 layer) with sampled softmax in-batch, d 64, global batch 8,192, on Gowalla or a log of its size: real
 processes over gloo, each with the loop that ships, Trainer.run(). A step's seconds are split into data (the next batch),
-exchange (in collectives, waiting for the other included) and compute (the rest); turns of one and of two alternate. Target: MF
-at 1.6 times the rows per second. Collectives of one number and of 8 MiB give what a round and a byte cost here.
+exchange (in collectives, waiting for the other included) and compute (the rest); turns of one, of one beside another that it
+does not know, and of two together alternate. Target: MF at 1.6 times the rows per second. Two that share nothing but the
+machine's memory and clock are its own bound. Collectives of one number and of 8 MiB give what a round and a byte cost here.
 
-`seconds` is the model of more workers: what of compute and data two workers halve is shared by W, the rest each repeats; a
-ring has W - 1 rounds for a gather and twice that for a sum, of which a worker receives (W - 1) / W of the bytes, none of it
-beside compute; what two workers wait for each other stays. It assumes equal workers of one thread and the same global batch.
+`seconds` is the model of more workers, each on a machine as busy as this one with two: what of compute and data two workers
+halve of one's beside another is shared by W, the rest each repeats; a ring has W - 1 rounds for a gather and twice that for a
+sum, of which a worker receives (W - 1) / W of the bytes, none of it beside compute; what two workers wait for each other stays.
+It assumes equal workers of one thread and the same global batch.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +42,9 @@ from tests.benchmarks import _common, epoch
 from tests.worlds import in_processes
 
 BATCH, WIDTH, LIMIT = 8192, 64, 1.6
-WARM_UP, STEPS, TURNS = 3, 60, 3
+WARM_UP, STEPS, TURNS = 3, 30, 3
 MODELS: dict[str, dict[str, Any]] = {"MF": {"name": "mf"}, "LightGCN": {"name": "lightgcn", "layers": 1}}
+ALONE, BESIDE, TOGETHER = "1", "1 beside another", "2"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 NETWORKS = {
     "10 Gbit/s, 50 µs a round": (50e-6, 1.25e9),
@@ -73,7 +77,7 @@ def seconds(parts: Parts, workers: int, latency: float, rate: float) -> float:
 
 
 def parts_of(one: dict[str, float], two: dict[str, float], latency: float, rate: float) -> Parts:
-    """From steps of one worker and of two, and what collectives cost between these two."""
+    """From steps of one worker (beside another) and of two, and what collectives cost between these two."""
     alone, both = (each["compute"] + each["data"] for each in (one, two))
     shared = min(max(2 * (alone - both), 0.0), alone)
     told = two["rounds"] * latency + two["received"] / rate
@@ -160,11 +164,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         models = {}
         for model, encoder in MODELS.items():
             recipe = recipe_of(encoder, BATCH).to_json()
-            turned: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+            turned: dict[str, list[dict[str, float]]] = {ALONE: [], BESIDE: [], TOGETHER: []}
             for turn in range(turns):
-                for workers, found in turned.items():
-                    found.append(_mean(in_processes(worker, workers, next(places), recipe, log, steps)))
-                    _common.say(f"{model}, turn {turn}, {workers} workers: {found[-1]}")
+                for who, found in turned.items():
+                    worlds, size = {ALONE: (1, 1), BESIDE: (2, 1), TOGETHER: (1, 2)}[who]
+                    with ThreadPoolExecutor(worlds) as pool:
+                        run = [pool.submit(in_processes, worker, size, next(places), recipe, log, steps) for _ in range(worlds)]
+                    found.append(_mean([each for world in run for each in world.result()]))
+                    _common.say(f"{model}, turn {turn}, {who}: {found[-1]}")
             models[model] = told_of(turned, here)
             _common.say(f"{model}: {models[model]['speedup']:.2f} times the rows per second")
     return {
@@ -173,16 +180,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def told_of(turned: dict[int, list[dict[str, float]]], here: dict[str, float]) -> dict[str, Any]:
-    """One worker and two beside each other, and the model's speed-ups: on this machine, and on networks that there are."""
-    one, two = (_median(turned[workers]) for workers in (1, 2))
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(turned[1], turned[2], strict=True)]
-    parts = parts_of(one, two, here["latency"], here["rate"])
+def told_of(turned: dict[str, list[dict[str, float]]], here: dict[str, float]) -> dict[str, Any]:
+    """What was measured, and the model's speed-ups: on this machine, and on networks that there are."""
+    medians = {who: _median(turns) for who, turns in turned.items()}
+    taken = ([turn["seconds"] for turn in turned[who]] for who in (ALONE, BESIDE, TOGETHER))
+    ratios, bounds = zip(*((a / c, 2 * a / b) for a, b, c in zip(*taken, strict=True)), strict=True)
+    parts = parts_of(medians[BESIDE], medians[TOGETHER], here["latency"], here["rate"])
     networks = {"this machine's": (here["latency"], here["rate"]), **NETWORKS}
     return {
-        "workers": {"1": one, "2": two},
+        "workers": medians,
         "speedup": statistics.median(ratios),
         "speedup_range": [min(ratios), max(ratios)],
+        "bound": statistics.median(bounds),
         "parts": dataclasses.asdict(parts),
         "on_paper": {
             label: {str(count): seconds(parts, 1, *given) / seconds(parts, count, *given) for count in COUNTS}

@@ -50,9 +50,14 @@ def test_a_steps_seconds_are_its_parts() -> None:
 
 
 def test_a_report_says_whether_its_target_is_reached() -> None:
-    models = {model: scaling.told_of({1: [ONE], 2: [TWO]}, HERE) for model in scaling.MODELS}
+    beside = {**ONE, "seconds": 1.2, "compute": 1.15}
+    turned = {scaling.ALONE: [ONE], scaling.BESIDE: [beside], scaling.TOGETHER: [TWO]}
+    models = {model: scaling.told_of(turned, HERE) for model in scaling.MODELS}
+    assert models["MF"]["parts"]["shared"] == pytest.approx(1.2 - 0.05), "what two halve, on a machine as busy"
     figures = {"log": "gowalla", "batch": 8192, "threads": 1, "limit": 1.6, "here": HERE, "models": models}
     text = "\n".join(_report_speed.scaling({"figures": figures}))
     assert "| MF | 2 | 10,923 | 1.40 | 750 | 600 | 125 | 25 | 3.8 |" in text
-    assert "MF at 1.40 times; the target of 1.6 is **not reached**." in text
-    assert "| LightGCN | this machine's | 1.0 | 1.4 |" in text
+    assert "| MF | 1 beside another | 13,653 | 1.75 |" in text
+    assert "MF at 1.40 times (1.40 to 1.40 over the turns), 0.80 of what the" in text
+    assert "the target of 1.6 is **not reached**." in text
+    assert "| LightGCN | this machine's | 1.0 | 1.6 |" in text
