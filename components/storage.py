@@ -68,6 +68,21 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_object(path: Path, takes: str) -> dict[str, Any]:
+    """What a file says that somebody else may have put there.
+
+    Raises:
+        InputError: it is no JSON object, but a pickle, say, which would run what it holds.
+    """
+    try:
+        found = read_json(path)
+    except (ValueError, RecursionError) as error:  # of what is no text, no JSON, or JSON without an end
+        raise InputError(f"{path}: got no JSON ({error}), takes {takes}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: got JSON that is no object, takes {takes}")
+    return found
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, in hex."""
     with path.open("rb") as file:
@@ -101,15 +116,18 @@ def open_finished(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of a finished folder of a kind (dataset, run), its files' presence and sizes checked.
 
     Raises:
-        InputError: there is no manifest, it is of another kind, or a file that it lists lies elsewhere, is missing or has
-            another size.
+        InputError: there is no manifest, or what is there is none, or it is of another kind, or a file that it lists lies
+            elsewhere, is missing or has another size.
     """
     if not is_finished(folder):
         raise InputError(f"{kind} {folder}: not finished or not there, takes a folder with {MANIFEST}")
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_object(folder / MANIFEST, f"the manifest of a {kind}")
     if manifest.get("kind") != kind:
         raise InputError(f"{kind} {folder}: got the folder of a {manifest.get('kind')}, takes that of a {kind}")
-    for name, entry in manifest["files"].items():
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) and "bytes" in entry for entry in files.values()):
+        raise InputError(f"{kind} {folder}: {MANIFEST} lists no files, takes their names, each with its bytes")
+    for name, entry in files.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:  # it would have us read whatever its writer likes
             raise InputError(f"{kind} {folder}: {MANIFEST} lists {name}, takes files below that folder")

@@ -36,7 +36,7 @@ def copy_last(finished: Path, run: Path) -> None:
 
 def last_position(finished: Path) -> dict[str, Any]:
     """Where a finished run's training stood."""
-    return storage.read_json(_last(finished) / checkpoint.POSITION)["position"]
+    return storage.read_object(_last(finished) / checkpoint.POSITION, "a position as training writes it")["position"]
 
 
 def _last(finished: Path) -> Path:

@@ -104,9 +104,10 @@ def restore(
     """Loads weights, memories and optimisers in place and returns the position.
 
     Raises:
-        InputError: the checkpoint was made for another dataset or another recipe, or a worker's share is not in it.
+        InputError: the checkpoint was made for another dataset or another recipe, a worker's share is not in it, or a file is
+            not of the form that training writes.
     """
-    saved = storage.read_json(folder / POSITION)
+    saved = storage.read_object(folder / POSITION, "a position as training writes it")
     for what, wanted in (("dataset", dataset_fingerprint), ("recipe", recipe.fingerprint())):
         if saved["made_for"][what] != wanted:
             raise InputError(f"checkpoint {folder}: made for {what} {saved['made_for'][what]}, takes one of {what} {wanted}")

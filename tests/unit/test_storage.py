@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -12,11 +13,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components import storage
 from components.errors import InputError
+from tests.unit.test_serving import Hostile
 
 
 def test_a_folder_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
@@ -50,6 +53,23 @@ def test_a_manifest_that_lists_what_lies_elsewhere_is_refused(name: str, tmp_pat
     storage.write_json(folder / storage.MANIFEST, {"kind": "run", "files": {listed: {"bytes": 3, "sha256": ""}}})
     with pytest.raises(InputError, match=rf"^run {folder}: manifest.json lists {listed}, takes files below that folder$"):
         storage.open_finished(folder, "run")
+
+
+@pytest.mark.parametrize("how", ["a pickle", "", "{", "[]", pytest.param("[" * 100_000, id="deep")])
+def test_a_manifest_that_is_no_object_is_refused_and_runs_nothing(how: str, tmp_path: Path) -> None:
+    folder, struck = tmp_path / "dataset", tmp_path / "struck"
+    folder.mkdir()
+    (folder / storage.MANIFEST).write_bytes(pickle.dumps(Hostile(struck)) if how == "a pickle" else how.encode())
+    with pytest.raises(InputError, match=rf"^{folder}/manifest.json: got (no )?JSON .*, takes the manifest of a dataset$"):
+        storage.open_finished(folder, "dataset")
+    assert not struck.exists()
+
+
+@pytest.mark.parametrize("files", [None, ["a.txt"], {"a.txt": 3}, {"a.txt": {}}])
+def test_a_manifest_without_a_list_of_files_is_refused(files: Any, tmp_path: Path) -> None:
+    storage.write_json(tmp_path / storage.MANIFEST, {"kind": "run"} | ({} if files is None else {"files": files}))
+    with pytest.raises(InputError, match=rf"^run {tmp_path}: manifest.json lists no files, takes their names, each with"):
+        storage.open_finished(tmp_path, "run")
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from components import catalog
 from components.config import Recipe
 from components.data.interactions import Interactions
 from components.errors import DivergedError, InputError
+from components.training import checkpoint
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
+from tests.unit.test_serving import Hostile
 from tests.worlds import recipe, small_log
 
 DATASET = "0123456789ab"
@@ -176,6 +179,16 @@ def test_a_finished_training_does_not_go_on(tmp_path: Path) -> None:
     resumed = trainer(given)
     resumed.restore(left[-1][0], DATASET)
     assert go_on(resumed) == []
+
+
+def test_a_position_that_is_a_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    folder, struck = tmp_path / "checkpoint", tmp_path / "struck"
+    resumed = trainer(mixed())
+    resumed.save(folder, DATASET)
+    (folder / checkpoint.POSITION).write_bytes(pickle.dumps(Hostile(struck)))
+    with pytest.raises(InputError, match=rf"^{folder}/position.json: got no JSON .*, takes a position as training writes it$"):
+        resumed.restore(folder, DATASET)
+    assert not struck.exists()
 
 
 def test_a_finished_training_extended_is_the_longer_one(tmp_path: Path) -> None:
