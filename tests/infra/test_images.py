@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from components.steps import IMAGE, rayjob
-from tests.infra.manifests import INFRA
+from tests.infra.manifests import DEPLOYED, INFRA, containers, render, templates
 from tests.infra.test_against_code import pinned
 
 ROOT = INFRA.parent
@@ -56,11 +56,32 @@ def requirement(line: str) -> str:
     return re.split(r"[\[=<>!~; ]", line, maxsplit=1)[0].lower().replace("_", "-")
 
 
+def users() -> dict[str, set[str]]:
+    """Whom pods run each image as: those of the manifests, and of a step's RayJob."""
+    found = {IMAGE: {f"{rayjob.USER}:{rayjob.USER}"}}
+    for it in (it for folder in DEPLOYED for it in render(folder)):
+        for template, _ in templates(it):
+            pod = template["spec"]["securityContext"]
+            for image in (container["image"] for container in containers(it) if "image" in container):
+                found.setdefault(image, set()).add(f"{pod['runAsUser']}:{pod['runAsGroup']}")
+    return found
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_runs_as_the_user_of_its_pods(target: str) -> None:
-    users = [rest for word, rest in stages()[target].steps if word == "USER"]
-    assert users == [f"{rayjob.USER}:{rayjob.USER}"]
+    text = (INFRA / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    (image,) = re.findall(rf"docker build .*--target {target} +-t (\S+)", text)
+    (user,) = users()[image]
+    assert not user.startswith("0:")
+    assert [rest for word, rest in stages()[target].steps if word == "USER"] == [user]
     assert stages()[target].steps[-1][0] in ("USER", "CMD"), "what comes after is this user's"
+
+
+def test_no_image_is_built_with_a_secret() -> None:
+    """What is given to a build, or set in an image, stays to be read in its history."""
+    given = [rest for stage in stages().values() for word, rest in stage.steps if word in ("ARG", "ENV")]
+    assert len(given) >= 5
+    assert [each for each in given if re.search("PASSWORD|TOKEN|SECRET|KEY|://[^/ ]*@", each)] == []
 
 
 @pytest.mark.parametrize("target", TARGETS)
