@@ -301,7 +301,8 @@ def follow(
     The log is asked for anew each time, so that a dropped connection costs nothing; the longer an answer takes, the rarer.
 
     Raises:
-        InputError: there is no such job, or the head has not answered for five minutes (the job may go on).
+        InputError: there is no such job, or the head has not answered for five minutes or takes the token no more (the job
+            may go on).
     """
     log, heard = _Log(echo), time.monotonic()
     while True:
@@ -310,7 +311,8 @@ def follow(
             details = find(client, submission_id)
             if details is None:
                 raise unknown(client, submission_id)
-            text = _within(ANSWER_SECONDS, lambda: client.get_job_logs(submission_id))
+            with _explained(client.get_address()):  # a token that has expired meanwhile, as find has it
+                text = _within(ANSWER_SECONDS, lambda: client.get_job_logs(submission_id))
         except (AwayError, RuntimeError, OSError) as error:
             silent = time.monotonic() - heard
             if silent > LOST_SECONDS:

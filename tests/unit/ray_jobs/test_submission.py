@@ -124,6 +124,43 @@ def test_a_log_is_told_line_by_line_whatever_pieces_it_comes_in() -> None:
         assert log.result == {"k": 5}
 
 
+@pytest.mark.parametrize("call", ["get_job_info", "get_job_logs"])
+def test_a_token_that_expires_while_a_job_is_followed_is_said_in_a_line(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobDetails
+
+    class Client:
+        """Of a head that takes the token for two looks."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def get_address(self) -> str:
+            return "http://head:8265"
+
+        def get_job_info(self, submission_id: str) -> JobDetails:
+            self.asked += 1
+            self.refuse("get_job_info")
+            return JobDetails.model_validate({"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "x"})
+
+        def get_job_logs(self, submission_id: str) -> str:
+            self.refuse("get_job_logs")
+            return "epoch 1\n" * self.asked
+
+        def refuse(self, asked_for: str) -> None:
+            if asked_for == call and self.asked > 2:
+                raise AuthenticationError("Authentication failed: Forbidden: Invalid authentication token")
+
+    monkeypatch.setattr(_submission, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(_submission, "LOST_SECONDS", 1e9)  # it is not waited for: it would not pass
+    client: Any = Client()
+    told: list[str] = []
+    with pytest.raises(InputError, match=r"^--address: http://head:8265: 403, the token that was sent is .*\(expired, or") as caught:
+        _submission.follow(client, "mine", told.append)
+    assert told == ["epoch 1", "epoch 1"]
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 1), ("FAILED", -9, 137), ("STOPPED", None, 143), ("FAILED", 0, 1)],
