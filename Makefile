@@ -6,7 +6,7 @@ BIN := .venv/bin
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo: .venv/core  ## MovieLens-100K from raw log to ranked lists, on a Ray started here (4 minutes)
+demo: .venv/core  ## MovieLens-100K from raw log to ranked lists, on a Ray started here (2 minutes, once installed)
 	$(BIN)/python -m pipelines.movielens runs/sources
 	$(BIN)/python -m pipelines.local $(RECIPE)
 
