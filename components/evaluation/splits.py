@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components import storage
-from components.config import SPLITS
+from components.config import SPLITS, is_split
 from components.data import interactions
 from components.data.interactions import Interactions
 from components.errors import InputError
@@ -63,6 +63,14 @@ def known(dataset: Path) -> Interactions:
 
 
 def _splits(dataset: Path) -> list[str]:
-    """Splits that have rows, in the manifest's order: train, valid, test, further ones."""
+    """Splits that have rows, in the manifest's order: train, valid, test, further ones.
+
+    Raises:
+        InputError: one is none: its name becomes a folder's, there and in the cache, and could lead out of both.
+    """
     rows = storage.open_finished(dataset, "dataset")["rows"]
-    return [name for name in (*SPLITS, *sorted(set(rows) - set(SPLITS))) if rows.get(name)]
+    found = [name for name in (*SPLITS, *sorted(set(rows) - set(SPLITS))) if rows.get(name)]
+    if wrong := [name for name in found if not is_split(name)]:
+        takes = "takes train, valid, test, valid_NAME and test_NAME"
+        raise InputError(f"dataset {dataset}: {storage.MANIFEST} has rows of {wrong[0]}, {takes}")
+    return found

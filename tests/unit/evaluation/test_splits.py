@@ -44,6 +44,22 @@ def dataset(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["../secret", "test_/../../secret", "absolute", "valid_a.b", ""])
+def test_a_manifest_whose_splits_lead_elsewhere_is_refused(dataset: Path, name: str) -> None:
+    elsewhere = dataset.parent / "secret"
+    elsewhere.mkdir()
+    (dataset / "train" / "part-00000.parquet").rename(elsewhere / "part-00000.parquet")
+    (dataset / "train").rmdir()
+    about = storage.read_json(dataset / storage.MANIFEST)
+    listed = str(elsewhere) if name == "absolute" else name
+    del about["files"]["train/part-00000.parquet"], about["rows"]["train"]
+    storage.write_json(dataset / storage.MANIFEST, about | {"rows": {**about["rows"], listed: 3}})
+    for read in (splits.known, lambda found: splits.task_of(found, "test"), lambda found: splits.task_of(found, listed)):
+        with pytest.raises(InputError, match=rf"^dataset {dataset}: manifest.json has rows of {listed}, takes train, valid, test"):
+            read(dataset)
+    assert not (dataset.parent / "cache").exists(), "nothing was read or written"
+
+
 @pytest.mark.parametrize(
     ("split", "seen"),
     [
