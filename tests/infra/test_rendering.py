@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
 from components.steps import rayjob
 from components.steps.job import Job
 from pipelines.stages import STAGES
-from tests.infra.manifests import DEPLOYED, INFRA, JOBS, MONITOR, Object, name, of_kind, render, validate
+from tests.infra.manifests import CUSTOM, DEPLOYED, INFRA, JOBS, MONITOR, Object, name, of_kind, render, validate
 from tests.integration import training
 
 
@@ -54,6 +56,14 @@ def test_the_schemas_would_tell(folder: str, kind: str, path: list[str], wrong: 
     at |= wrong
     with pytest.raises(jsonschema.ValidationError, match=said):
         validate(it)
+
+
+def test_the_readme_names_the_versions_that_objects_are_held_against() -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"Kubernetes (\d+\.\d+)", text) == [kubernetes_validate.latest_version().rpartition(".")[0]]
+    (kuberay,), (chart,) = re.findall(r"KubeRay (\d+\.\d+)", text), re.findall(r"--version (\S+)", text)
+    assert chart.startswith(f"{kuberay}."), "the operator that is installed"
+    assert set(re.findall(r"\bv\d+beta\d+\b", text)) == {api.partition("/")[2] for api, _ in CUSTOM if "kueue" in api}
 
 
 def test_every_stage_has_a_job_and_every_job_is_a_stage() -> None:
