@@ -206,6 +206,16 @@ def test_ray_reaches_mlflow_by_a_name_and_port_that_it_answers_to() -> None:
         assert container[probe]["httpGet"]["port"] in {each["name"] for each in container["ports"]}
 
 
+def test_the_database_has_the_names_that_probes_and_the_readmes_uri_ask_for() -> None:
+    ((container,),) = (list(containers(it)) for it in of_kind("mlflow", "StatefulSet"))
+    own = {each["name"]: each["value"] for each in container["env"]}
+    user, database = own["POSTGRES_USER"], own["POSTGRES_DB"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["exec"]["command"] == ["pg_isready", f"--username={user}", f"--dbname={database}"]
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"'postgresql\+\w+://(\w+):%s@\w+:\d+/(\w+)'", text) == [(user, database)]
+
+
 # Kueue --------------------------------------------------------------------------------------------------------------
 
 
