@@ -54,8 +54,9 @@ def test_a_manifest_whose_splits_lead_elsewhere_is_refused(dataset: Path, name: 
     listed = str(elsewhere) if name == "absolute" else name
     del about["files"]["train/part-00000.parquet"], about["rows"]["train"]
     storage.write_json(dataset / storage.MANIFEST, about | {"rows": {**about["rows"], listed: 3}})
+    said = rf"^dataset {dataset}: manifest.json has rows of {listed}, takes train, valid, test"
     for read in (splits.known, lambda found: splits.task_of(found, "test"), lambda found: splits.task_of(found, listed)):
-        with pytest.raises(InputError, match=rf"^dataset {dataset}: manifest.json has rows of {listed}, takes train, valid, test"):
+        with pytest.raises(InputError, match=said):
             read(dataset)
     assert not (dataset.parent / "cache").exists(), "nothing was read or written"
 

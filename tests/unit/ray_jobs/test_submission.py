@@ -155,7 +155,8 @@ def test_a_token_that_expires_while_a_job_is_followed_is_said_in_a_line(call: st
     monkeypatch.setattr(_submission, "LOST_SECONDS", 1e9)  # it is not waited for: it would not pass
     client: Any = Client()
     told: list[str] = []
-    with pytest.raises(InputError, match=r"^--address: http://head:8265: 403, the token that was sent is .*\(expired, or") as caught:
+    said = r"^--address: http://head:8265: 403, the token that was sent is not the cluster's \(expired, or"
+    with pytest.raises(InputError, match=said) as caught:
         _submission.follow(client, "mine", told.append)
     assert told == ["epoch 1", "epoch 1"]
     assert "\n" not in str(caught.value)
