@@ -19,6 +19,7 @@ import requests
 
 from infra.local import cluster, processes
 from infra.local.processes import Process
+from ray_jobs import _mlflow
 from tests.integration import planted, submitting, training
 from tests.integration.postgres import require_cluster
 from tests.integration.preparing import ROOT, write_log
@@ -164,6 +165,44 @@ client.log_text(run.info.run_id, "kept in S3", "note.txt")
 path = client.download_artifacts(run.info.run_id, "note.txt")
 print(json.dumps({"read": open(path).read(), "uri": run.info.artifact_uri.partition(":")[0]}))
 """
+
+
+def test_the_user_of_jobs_may_do_what_they_do_and_another_may_read(
+    up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users as infra/README.md makes one: all that `register` asks of MLflow, without the rights of its administrator."""
+    uri, password = up.here["MLFLOW_TRACKING_URI"], "of-the-team-2718"
+    for user in ("hardneg", "another"):
+        asked = {"username": user, "password": password}
+        made = requests.post(
+            f"{uri}/api/2.0/mlflow/users/create", json=asked, auth=("admin", up.secrets()["password"]), timeout=30
+        )
+        assert made.status_code == 200, made.text
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "hardneg")
+    mlflow, kept = _mlflow.client(uri), tmp_path / "metrics.json"
+    kept.write_text("{}")
+    run = mlflow.create_run(mlflow.create_experiment("team")).info
+    mlflow.log_artifact(run.run_id, str(kept), "evaluation/test")
+    mlflow.log_artifacts(run.run_id, str(tmp_path), "models/shop")
+    mlflow.create_registered_model("shop")
+    mlflow.create_model_version("shop", f"{run.artifact_uri}/models/shop", run.run_id, {"run": "a"})
+    (version,) = (each.version for each in mlflow.search_model_versions(f"name = 'shop' and run_id = '{run.run_id}'"))
+    mlflow.set_registered_model_alias("shop", "champion", version)
+    mlflow.set_model_version_tag("shop", version, "gate", "promoted")
+    mlflow.update_model_version("shop", version, "champion")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "another")
+    assert str(mlflow.get_registered_model("shop").aliases["champion"]) == str(version)
+    assert Path(mlflow.download_artifacts(run.run_id, "evaluation/test/metrics.json", str(tmp_path))).read_text() == "{}"
+    for refused in (
+        lambda: mlflow.set_registered_model_alias("shop", "challenger", version),
+        lambda: mlflow.create_model_version("shop", f"{run.artifact_uri}/models/shop", run.run_id),
+        lambda: mlflow.set_tag(run.run_id, "recipe", "b"),
+        lambda: mlflow.log_artifact(run.run_id, str(kept), "evaluation/test"),
+    ):
+        with pytest.raises(Exception, match="403|[Pp]ermission"):
+            refused()
 
 
 def test_down_ends_it_and_nothing_else(up: Up, tmp_path: Path) -> None:

@@ -217,19 +217,26 @@ def test_a_step_that_was_lost_finds_its_job_and_the_exit_handler_stops_what_is_l
 
 
 @pytest.mark.slow
-def test_a_step_that_is_told_to_stop_stops_its_job_and_a_retry_goes_on(world: World, tmp_path: Path) -> None:
+def test_a_step_that_is_told_to_stop_stops_its_job_and_a_retry_goes_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = new_run()
+    monkeypatch.setenv("KFP_RUN_ID", run_id)
+    targets.run(world.address, "prepare", world.recipe.to_json(), Prepared)
     arguments = ["train", world.longer("cancelled"), world.address, "7", "a", "b", "no dataset", "no run"]
+    runs, epochs = world.folder / "store" / "runs", 0
     for attempt, job in ((1, "train-7"), (2, "train-7-2")):
         step = Step(tmp_path / str(attempt), run_id, *arguments)
         step.says(f"{job}: submitted")
-        wait_for(lambda job=job: world.jobs(run_id).get(job) == "RUNNING", "the job to run", step.process)
+        run = wait_for(lambda: next(runs.glob("cancelled-*"), None), "a run", step.process)
+        wait_for(lambda run=run, before=epochs: training.reported(run) > before, "another epoch", step.process)
+        if attempt == 2:
+            step.says("begun by an earlier try of HARDNEG_ATTEMPT=")
         assert step.tell_to_stop() == 143
         assert "Traceback" not in step.text
         assert world.jobs(run_id)[job] == "STOPPED"
-    folders = [path.name for path in (world.folder / "store" / "runs").glob("cancelled-*")]
-    assert len(folders) <= 1, "if the first came as far as a run, the second went on with it"
-    assert all(each.endswith(name(run_id, "train-7")) for each in folders)
+        epochs = training.reported(run)
+    assert [path.name.endswith(f"-{name(run_id, 'train-7')}") for path in runs.glob("cancelled-*")] == [True]
 
 
 @pytest.mark.slow

@@ -144,11 +144,12 @@ def test_a_killed_worker_costs_nothing_but_time(calm: Path, given: Recipe, datas
 
 
 def test_a_killed_driver_is_resumed_and_nobody_else_gets_in(
-    calm: Path, given: Recipe, dataset: Path, store: Path, tmp_path: Path
+    calm: Path, given: Recipe, dataset: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As of a RayJob: the next try has the job's name too, and no other word of what was."""
     before = runs(store)
-    address = ray.get_runtime_context().gcs_address
-    driver = program("train", str(recipe_file(tmp_path / "r.yaml", given)), out=tmp_path / "train", RAY_ADDRESS=address)
+    own = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, _runs.ATTEMPT: "job"}
+    driver = program("train", str(recipe_file(tmp_path / "r.yaml", given)), out=tmp_path / "train", **own)
     run = wait_for(lambda: (found := under_way(store, before)).exists() and found, "a run", driver)
     wait_for(lambda: reported(run) >= 2, "two epochs", driver)
     with pytest.raises(InputError, match=rf"locked by .*process {driver.pid} "):
@@ -159,11 +160,14 @@ def test_a_killed_driver_is_resumed_and_nobody_else_gets_in(
     wait_for(lambda: Tracked(run).status == "KILLED", "the guard to end the MLflow run")
     assert Tracked(run).tags["reason"] == "the driver was killed"
     (run / _checkpoints.LIST).write_text('{"ray_version"')  # the worst moment: Ray writes its list in place
-    _training.resume(given, run)
+    monkeypatch.setenv(_runs.ATTEMPT, "job")
+    assert _training.train(given, dataset) == run
+    assert [each for each in runs(store) if each not in before] == [run]
+    assert run.name == f"{given.name}-{given.fingerprint()}-job"
     assert outcome(run) == outcome(calm)
     assert Tracked(run).status == "FINISHED"
     has_all_epochs(run, Tracked(run))
-    _training.resume(given, run)  # sends again what MLflow may lack: changes nothing
+    assert _training.train(given, dataset) == run, "it is done: MLflow is sent again what it may lack, which changes nothing"
     has_all_epochs(run, Tracked(run))
 
 

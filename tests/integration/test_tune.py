@@ -16,7 +16,7 @@ import yaml
 from components import config, storage
 from components.config import Recipe
 from components.errors import FailedError, InputError
-from ray_jobs import _dataflow, _found, _refits, _reporter, _search, _tracking
+from ray_jobs import _dataflow, _found, _refits, _reporter, _runs, _search, _tracking
 from tests.benchmarks import _spans
 from tests.integration import searching, training
 from tests.integration.searching import SLOW, TOO_LARGE, children, ended
@@ -251,14 +251,15 @@ def epochs_of(run: Path) -> int:
 def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     source: Path, tmp_path: Path, own_ray: dict[str, str | None]
 ) -> None:
-    """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on."""
+    """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on; told by --resume, or as a job's next try."""
     asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid"}
     scale = {"storage_path": str(tmp_path), "num_workers": 1}
     given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 20}, scale=scale)
     file = recipe_file(tmp_path / "recipe.json", given)
     _dataflow.prepare(given, report=lambda line: None)
 
-    first = program("tune", str(file), out=tmp_path / "first", **own_ray)
+    job = {_runs.ATTEMPT: "job"}
+    first = program("tune", str(file), out=tmp_path / "first", **own_ray, **job)
     folder: Path = wait_for(lambda: searching.newest(tmp_path), "a trial", first)
     wait_for(lambda: [run for run in _found.runs(folder) if epochs_of(run) >= 2], "two epochs of a trial", first)
     worker = wait_for(lambda: workers_below(first.pid), "a worker", first)[0]
@@ -278,8 +279,9 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     kill_group(second)
     wait_for(lambda: "RUNNING" not in {run.info.status for run in children(folder).values()}, "trials' runs that are ended")
 
-    third = program("tune", str(file), "--resume", str(folder), out=tmp_path / "third", **own_ray)
+    third = program("tune", str(file), out=tmp_path / "third", **own_ray, **job)
     assert code(third) == 0, (tmp_path / "third.err").read_text()
+    assert list((tmp_path / "searches").glob("*-*-*")) == [folder]
     assert {run: (run / storage.MANIFEST).stat().st_mtime_ns for run in finished} == finished, "none ran again"
     assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 3}
     for run, began in before.items():

@@ -72,7 +72,7 @@ def test_pools_are_of_their_size_and_take_as_many_steps(name: str, monkeypatch: 
         kind, _, size = system.label.partition(", ")
         training = recipe.training
         steps = steps_per_epoch(rows, training.batch_size) * training.epochs
-        assert abs(steps / 11_400 - 1) < 0.02
+        assert abs(steps / 5_700 - 1) < 0.02
         assert training.epochs == training.patience * training.validate_every, "validated as often, and none stops early"
         sizes = {"in_batch": training.batch_size, "all_items": 0}
         pool = sum(spec.get("size", spec.get("count", sizes.get(spec["name"]))) for spec in recipe.negatives)
