@@ -1,7 +1,7 @@
 """RePlay's own preparation, on polars: python -m tests.benchmarks._replay_prepare SOURCE OUT CORE, in RePlay's environment.
 
-SOURCE holds Parquet files. Repeats of a pair are dropped by polars (RePlay's filter of repeats sees only those that follow each
-other); the k-core is MinCountFilter by users and by items in turn until nothing goes (RePlay has no loop of its own); ids are
+SOURCE holds Parquet files. Repeats of a pair are dropped by polars, the first by time stays: RePlay's filter of repeats sees only
+those that follow each other. The k-core is InteractionEntriesFilter, which goes on until nothing goes; ids are
 DatasetLabelEncoder's, leave-one-out is LastNSplitter, twice. Written: each split as Parquet, and the encoder.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
         FeatureType,
     )
     from replay.data.dataset_utils import DatasetLabelEncoder  # pyright: ignore[reportMissingImports]
-    from replay.preprocessing.filters import MinCountFilter  # pyright: ignore[reportMissingImports]
+    from replay.preprocessing.filters import InteractionEntriesFilter  # pyright: ignore[reportMissingImports]
     from replay.splitters import LastNSplitter  # pyright: ignore[reportMissingImports]
 
     source, out, core = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -34,12 +34,7 @@ def main() -> None:
     telling.done("read")
     frame = frame.sort("t").unique(["user_id", "item_id"], keep="first", maintain_order=True)
     telling.done("collect")
-    filters = [MinCountFilter(core, groupby_column=column) for column in ("user_id", "item_id")]
-    while True:
-        left = filters[1].transform(filters[0].transform(frame))
-        if len(left) == len(frame):
-            break
-        frame = left
+    frame = InteractionEntriesFilter(min_inter_per_user=core, min_inter_per_item=core).transform(frame)
     telling.done("k-core")
     features = [
         FeatureInfo("user_id", FeatureType.CATEGORICAL, FeatureHint.QUERY_ID),
