@@ -276,8 +276,8 @@ def prepare_peers(result: Result) -> Iterator[str]:
     yield ""
     yield "The log and the work of the comparison with polars, whole programs: dedupe, 10-core, ids, leave-one-out, on disk."
     yield "RecBole reads text in its own format, whose making is not counted, and saves all rows, split anew when they are"
-    yield "loaded; its samplers and loaders are left out. RePlay runs on polars, which drops the repeats for it. A peer may take"
-    yield f"{figures['limit_seconds']:,.0f} s."
+    yield "loaded; its samplers and loaders are left out. RePlay runs on polars, which drops the repeats for it."
+    yield f"A peer may take {figures['limit_seconds']:,.0f} s."
     yield ""
     rows, stages = [], []
     for told in figures["runs"]:
