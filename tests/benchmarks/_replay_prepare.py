@@ -1,7 +1,7 @@
 """RePlay's own preparation, on polars: python -m tests.benchmarks._replay_prepare SOURCE OUT CORE, in RePlay's environment.
 
-SOURCE holds Parquet files. Repeats of a pair are dropped by polars, the first by time stays: RePlay's own filter of repeats sees
-only those that follow each other. The k-core is InteractionEntriesFilter, which goes on until nothing goes; ids are
+SOURCE holds Parquet files. Repeats of a pair are dropped by polars, the first by time stays: RePlay's own filter of repeats
+sees only those that follow each other. The k-core is InteractionEntriesFilter, which goes on until nothing goes; ids are
 DatasetLabelEncoder's, leave-one-out is LastNSplitter, twice. Written: each split as Parquet, and the encoder.
 """
 
