@@ -87,7 +87,7 @@ NO_BENCHMARK_YET = (
     "is left where the baseline is tuned is not settled here",
     "the noise study on micro-videos: `noise` is of Beauty",
     "the bias of stale vectors on a real log, bytes by the size of the catalogue, tiles on a GPU, and several GPUs",
-    "preparation beside RecBole's and RePlay's own; at 100,000,000 rows it is asked for by `--rows`",
+    "preparation at 100,000,000 rows: `prepare` is asked for it by `--rows`",
     "what recipes on KuaiRec and TikTok cost: `costs` does not read these logs",
     "the best masked figure on Beauty that these parts give",
 )

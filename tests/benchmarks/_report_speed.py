@@ -270,6 +270,51 @@ def prepare(result: Result) -> Iterator[str]:
         yield from table(["nodes", "rows", "seconds", "MiB over the loopback", "MiB written to the storage path"], rows)
 
 
+def prepare_peers(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield "## Preparing a log beside RecBole's and RePlay's own ways"
+    yield ""
+    yield "The log and the work of the comparison with polars, whole programs: dedupe, 10-core, ids, leave-one-out, on disk."
+    yield "RecBole reads text in its own format, whose making is not counted, and saves all rows, split anew when they are"
+    yield "loaded; its samplers and loaders are left out. RePlay runs on polars, which drops the repeats for it."
+    yield f"A peer may take {figures['limit_seconds']:,.0f} s."
+    yield ""
+    rows, stages = [], []
+    for told in figures["runs"]:
+        ours = told["prepare"]
+        rows.append([f"{told['log_rows']:,}", "hardneg", *_seconds_of(told["log_rows"], ours), "1", _left(ours)])
+        stages.append([f"{told['log_rows']:,}", "hardneg", _told_stages(ours)])
+        for name, peer in told["peers"].items():
+            stages.append([f"{told['log_rows']:,}", name, _told_stages(peer)])
+            if "ended" in peer:
+                rows.append([f"{told['log_rows']:,}", name, f"**{peer['ended']}**", "", f"{peer['peak_gib']:.2f}", "", ""])
+                continue
+            left = "the same" if peer["rows"] == ours["rows"] else f"**{_left(peer)}**"
+            cells = [*_seconds_of(told["log_rows"], peer), f"{peer['times_hardneg']:.1f}", left]
+            rows.append([f"{told['log_rows']:,}", name, *cells])
+    yield from table(["rows", "", "seconds", "rows / s", "GiB", "times hardneg's seconds", "rows of train, valid, test"], rows)
+    yield ""
+    yield from table(["rows", "", "seconds of its stages"], stages)
+    yield ""
+    versions = {
+        name: peer["versions"] for told in figures["runs"] for name, peer in told["peers"].items() if "versions" in peer
+    }
+    for name, found in versions.items():
+        yield f"{name}: {', '.join(f'{package} {version}' for package, version in found.items())}."
+
+
+def _seconds_of(rows: int, one: dict[str, Any]) -> list[str]:
+    return [f"{one['total_seconds']:,.1f}", f"{rows / one['total_seconds']:,.0f}", f"{one['peak_gib']:.2f}"]
+
+
+def _left(one: dict[str, Any]) -> str:
+    return ", ".join(f"{one['rows'][split]:,.0f}" for split in ("train", "valid", "test"))
+
+
+def _told_stages(one: dict[str, Any]) -> str:
+    return ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in one.get("seconds", {}).items())
+
+
 def _stages(told: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([*told["prepare"]["seconds"], *told["polars"].get("seconds", {})]))
 

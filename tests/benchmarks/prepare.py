@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -90,7 +91,7 @@ def verdicts(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _one(rows: int, folder: Path) -> dict[str, Any]:
     write_log(folder / "log", rows)
     _common.say(f"{rows:,} rows are written")
-    ours, polars = _prepare(folder), _polars(folder)
+    ours, polars = prepared(folder), _polars(folder)
     _tell(rows, "prepare", ours)
     if "ended" in polars:
         _common.say(f"{rows:,} rows, polars: {polars['ended']} at {polars['peak_gib']:.2f} GiB")
@@ -119,7 +120,7 @@ def _on_nodes(folder: Path, counts: list[int]) -> list[dict[str, Any]]:
         place.mkdir()
         with nodes.cluster(place, [1] * (count - 1), head_cpus=1, PYTHONPATH=str(ROOT)) as cluster:
             before = _loopback()
-            one = _prepare(folder, place, RAY_ADDRESS=cluster.gcs, RAY_AUTH_MODE="disabled")
+            one = prepared(folder, place, RAY_ADDRESS=cluster.gcs, RAY_AUTH_MODE="disabled")
             loopback = _loopback() - before
         made.add(json.dumps(one.pop("files"), sort_keys=True))
         about = {"nodes": count, "loopback_bytes": loopback, "log_rows": NODE_ROWS}
@@ -147,7 +148,7 @@ def write_log(folder: Path, rows: int) -> None:
         pq.write_table(table, folder / f"part-{n:02d}.parquet")
 
 
-def _prepare(folder: Path, place: Path | None = None, **environment: str) -> dict[str, Any]:
+def prepared(folder: Path, place: Path | None = None, **environment: str) -> dict[str, Any]:
     """Of the log in `folder`, into `place` (by default there)."""
     place = place or folder
     recipe = {
@@ -187,8 +188,7 @@ def _polars(folder: Path) -> dict[str, Any]:
     run = watched([sys.executable, "-m", "tests.benchmarks._polars_prepare", *arguments])
     memory = {**run.memory(), "peak_gib": run.largest / 2**30}  # one process: its own mark, as last seen
     if run.code:
-        how = f"killed by signal {-run.code}" if run.code < 0 else (run.errors.strip().splitlines() or ["failed"])[-1][:200]
-        return {**memory, "total_seconds": run.seconds, "ended": how}
+        return {**memory, "total_seconds": run.seconds, "ended": run.ended()}
     found = json.loads(run.output.splitlines()[-1])
     memory["peak_gib"] = found.pop("peak") / 2**30
     rest = {"start and end": run.seconds - sum(found["seconds"].values())}
@@ -201,6 +201,7 @@ class Watched:
 
     command: list[str]
     code: int = 0
+    late: bool = False  # killed because it took too long
     seconds: float = 0.0
     output: str = ""
     errors: str = ""
@@ -215,16 +216,22 @@ class Watched:
         if self.code:
             raise RuntimeError(f"{' '.join(self.command)} ended with {self.code}: {self.errors[-2000:]}")
 
+    def ended(self) -> str:
+        """How, where it failed."""
+        if self.late:
+            return f"not done after {self.seconds:,.0f} s"
+        return f"killed by signal {-self.code}" if self.code < 0 else (self.errors.strip().splitlines() or ["failed"])[-1][:200]
+
     def memory(self) -> dict[str, float]:
         return {f"{name}_gib": getattr(self, name) / 2**30 for name in ("peak", "bound", "largest")}
 
 
-def watched(command: list[str], **environment: str) -> Watched:
-    """Runs a program and looks at its memory."""
+def watched(command: list[str], limit: float = math.inf, **environment: str) -> Watched:
+    """Runs a program and looks at its memory; it is killed if it takes more than `limit` seconds."""
     run, started = Watched(command), time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, **pipes)  # pyright: ignore
-    ended, looks = threading.Event(), _Looks(run)
+    ended, looks = threading.Event(), _Looks(run, process, started + limit)
     threads = [threading.Thread(target=each) for each in (lambda: looks.until(ended), lambda: _lines(process, looks))]
     for thread in threads:
         thread.start()
@@ -251,15 +258,18 @@ def _lines(process: subprocess.Popen[str], looks: _Looks) -> None:
 
 
 class _Looks:
-    """At the memory of all of this process's children."""
+    """At the memory of all of this process's children, and at the clock."""
 
-    def __init__(self, run: Watched) -> None:
-        self.run, self.worker = run, 0
+    def __init__(self, run: Watched, process: subprocess.Popen[str], limit: float) -> None:
+        self.run, self.worker, self._process, self._limit = run, 0, process, limit
         self.written: dict[int, int] = {}
 
     def until(self, ended: threading.Event) -> None:
         while not ended.wait(LOOK_SECONDS):
             self._look()
+            if not self.run.late and time.perf_counter() > self._limit:
+                self.run.late = True
+                self._process.kill()
 
     def _look(self) -> None:
         sizes, marks = 0, 0

@@ -28,6 +28,7 @@ SECTIONS = {
     "recommend": _report_speed.recommend,
     "startup": _report_speed.startup,
     "prepare": _report_speed.prepare,
+    "prepare_peers": _report_speed.prepare_peers,
     "feeding": _report_speed.feeding,
     "search": _report_search.search,
     "asha": _report_search.asha,

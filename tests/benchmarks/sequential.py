@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from components.evaluation.evaluate import Task, validate
 from components.training.batches import Batch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from tests.benchmarks import _common, _logs, _programs, _recbole_sasrec
+from tests.benchmarks import _common, _environments, _logs, _programs, _recbole_sasrec
 
 SEED, TURN, WARM_UP, MOST_EPOCHS, TARGET = 1, 4, 2, 60, 5.0
 MODELS = {
@@ -48,20 +47,6 @@ MODELS = {
     "CCL4Rec-style": "beauty_ccl4rec",
 }
 TIMED = ("SASRec", "SASRec, whole sequences")  # until a quality
-RECBOLE = "recbole==1.2.1"  # it asks for an old Ray too, which SASRec has no use for
-PINS = ("numpy==1.26.4", "pandas==2.2.3", "scipy==1.13.1")  # it asks for numpy's names of before 2
-NEEDS = (
-    "colorlog",
-    "colorama",
-    "thop",
-    "tabulate",
-    "texttable",
-    "scikit-learn",
-    "pyyaml",
-    "tensorboard",
-    "tqdm",
-    "psutil",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,18 +226,7 @@ def _environment(arguments: argparse.Namespace) -> Path | None:
     """The Python that has RecBole; None where a quick look has none."""
     if arguments.recbole:
         return Path(arguments.recbole).absolute()
-    home = Path(arguments.storage).absolute() / "recbole"
-    python = home / "bin" / "python"
-    if not (home / "ready").is_file():
-        if arguments.quick:
-            _common.say("RecBole: left out of a quick look without --recbole")
-            return None
-        venv.create(home, with_pip=True)
-        torch_too = f"torch=={torch.__version__.partition('+')[0]}"  # the same as ours
-        for packages in (("--no-deps", RECBOLE), (*PINS, torch_too, *NEEDS)):
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
-        (home / "ready").touch()
-    return python
+    return _environments.python(_environments.RECBOLE, arguments.storage, arguments.quick)
 
 
 if __name__ == "__main__":

@@ -85,13 +85,22 @@ def test_a_peak_between_two_looks_is_seen() -> None:
     assert run["largest"] > 200_000_000 > run["peak"]
 
 
+def test_what_takes_too_long_is_ended_and_told_so() -> None:
+    run = prepare.watched([sys.executable, "-c", "import time; time.sleep(600)"], 1.0)
+    assert run.late
+    assert run.seconds > 1
+    assert run.ended().startswith("not done after ")
+    done = prepare.watched([sys.executable, "-c", "import sys; sys.exit('no room')"])
+    assert (done.late, done.ended()) == (False, "no room")
+
+
 def test_polars_that_is_killed_costs_no_figure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     watched = prepare.watched
     monkeypatch.setattr(prepare, "watched", lambda command, **_: watched([command[0], "-c", kill]))
     ours = {"rows": {"train": 5}, "total_seconds": 2.0, "seconds": {"read": 1.0}, "worker_gib": {"read": 0.5}}
     ours |= {"peak_gib": 1.0, "bound_gib": 1.5, "largest_gib": 0.5, "written_bytes": 3}
-    monkeypatch.setattr(prepare, "_prepare", lambda folder: ours)
+    monkeypatch.setattr(prepare, "prepared", lambda folder: ours)
     told = prepare._one(2000, tmp_path)
     assert told["polars"]["ended"] == "killed by signal 9"
     assert (told["times_polars"], told["prepare"]["rows_per_second"]) == (None, 1000)
