@@ -77,14 +77,16 @@ SEARCHED = {
     **_search("yahoo_adversarial", 1.3),
     **_search("gowalla_temperature", 0.4),
     **_search("gowalla_margins", 2.0),
+    **_search("gowalla_ccl_10", 0.9),
+    **_search("gowalla_mml_10", 0.9),
+    **_search("gowalla_ccl_100", 1.8),
+    **_search("gowalla_mml_100", 2.1),
     "asha": Searched(asha.SEEDS, None, asha.SEEDS * len(asha.SCHEDULERS) * asha.SLOTS * asha.HOURS),
     "overhead": Searched(1, overhead.TRIALS, 0.8),
     "memory": Searched(1, 1 + memory.TRIALS, 0.2),
 }
 
 NO_BENCHMARK_YET = (
-    "Multi-Margin's controls C3 and M1 (both losses tuned at each number of negatives): they need a search, so whether a gain "
-    "is left where the baseline is tuned is not settled here",
     "the noise study on micro-videos: `noise` is of Beauty",
     "the bias of stale vectors on a real log, bytes by the size of the catalogue, tiles on a GPU, and several GPUs",
     "preparation beside RecBole's and RePlay's own; at 100,000,000 rows it is asked for by `--rows`",
