@@ -132,7 +132,7 @@ def test_pools_are_of_their_size_and_take_as_many_steps(name: str, monkeypatch: 
     asked, rows, found = COMPARISONS[name], 729_115, set()
     for system in asked.systems:
         recipe = config.load(_programs.recipe(system.recipe), [*asked.changes, *system.changes])
-        plan._try_parts(recipe)
+        plan.try_parts(recipe)
         kind, _, size = system.label.partition(", ")
         training = recipe.training
         steps = steps_per_epoch(rows, training.batch_size) * training.epochs
