@@ -149,10 +149,11 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
     turns = sum("model" in turn for turn in objective.turns)
     looked_up = turns * (of_a_worker + looked_up) + objective.encodes * trainer.encoder.looked_up(of_a_worker, sizes.items)
     log = stand_in(32 * workers + 4, 64, rows=12)
+    copies = COPIES + sum(each.copies for each in trainer.memories.values()) + (trainer.best is not None)
     return Needs(
         sizes=sizes,
         parameters=parameters,
-        tables=parameters * _width(recipe) * (COPIES + sum(each.copies for each in trainer.memories.values())),
+        tables=parameters * _width(recipe) * copies,
         scores=scores * _width(recipe),
         scores_are=scores_are,
         vectors=vectors * _width(recipe),
