@@ -17,12 +17,12 @@ from tests.worlds import recipe, small_log
 VALUES = [0.1, 0.2, 0.2, 0.19, 0.18, 0.3, 0.1, 0.31, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
 
 
-def trainer_of(values: list[float], *, lazy: bool = False, **plateau: Any) -> Trainer:
+def trainer_of(values: list[float], *, lazy: bool = False, **plateau: Any) -> Any:
     """One whose validations come to these values."""
     optimizer = {"learning_rate": 0.02, "lazy": lazy, "plateau": plateau}
     training = {"batch_size": 300, "epochs": len(values), "patience": 100, "precision": "float64"}
     task = small_log()
-    trainer = Trainer(recipe(optimizer=optimizer, training=training), task.seen, task, Workers(), torch.device("cpu"))
+    trainer: Any = Trainer(recipe(optimizer=optimizer, training=training), task.seen, task, Workers(), torch.device("cpu"))
     told = iter(values)
     trainer.validate = lambda: {"recall@20": next(told)}
     return trainer
@@ -71,7 +71,7 @@ def test_the_best_weights_come_back_with_a_cut_where_that_is_asked(reload: bool)
 
 def test_without_one_nothing_is_cut() -> None:
     task = small_log()
-    trainer = Trainer(recipe(), task.seen, task, Workers(), torch.device("cpu"))
+    trainer: Any = Trainer(recipe(), task.seen, task, Workers(), torch.device("cpu"))
     trainer.validate = lambda: {"recall@20": 0.1}
     told = [progress.metrics for progress in trainer.run() if progress.metrics]
     assert trainer.position.cuts == 0
@@ -86,7 +86,7 @@ def test_learners_with_a_rate_of_their_own_keep_it() -> None:
         optimizer={"plateau": {"patience": 1}},
     )
     task = small_log()
-    trainer = Trainer(given, task.seen, task, Workers(), torch.device("cpu"))
+    trainer: Any = Trainer(given, task.seen, task, Workers(), torch.device("cpu"))
     trainer.validate = lambda: {"recall@20": 0.1}
     list(trainer.run())
     rates = {name: own._parts[0][1].param_groups[0]["lr"] for name, own in trainer.optimizers.items()}
