@@ -225,6 +225,8 @@ class Recipe(Section):
         if takes is not None and chosen not in (*takes, "none"):
             why = f"where data.split.{chosen} is 0" if chosen in SPLITS else f"under data.split {self.data.split.by}"
             raise InputError(f"training.select_on: got {chosen!r}, takes {' or '.join([*takes, 'none'])} {why}")
+        if self.optimizer.plateau is not None and chosen == "none":
+            raise InputError("optimizer.plateau: got one, takes null where training.select_on is none: nothing is validated")
         return self
 
     def fingerprint(self) -> str:

@@ -74,7 +74,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
             check_k(k, sizes.items, name)
         check_counts(recipe.negatives, sizes.items, sizes.rows)  # before a part is tried with them
-    trainer = _try_parts(recipe)
+    trainer = try_parts(recipe)
     needs = _needs(recipe, trainer, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
@@ -135,7 +135,7 @@ def needs_of(recipe: Recipe, train: Interactions) -> Needs:
     counts = np.diff(train.offsets).astype(np.float64)
     history = float((counts**2).sum() / max(counts.sum(), 1))
     sizes = Sizes(len(train), train.num_users, train.num_items, "prepared", history=history)
-    return _needs(recipe, _try_parts(recipe), sizes)
+    return _needs(recipe, try_parts(recipe), sizes)
 
 
 def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
@@ -149,10 +149,11 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
     turns = sum("model" in turn for turn in objective.turns)
     looked_up = turns * (of_a_worker + looked_up) + objective.encodes * trainer.encoder.looked_up(of_a_worker, sizes.items)
     log = stand_in(32 * workers + 4, 64, rows=12)
+    copies = COPIES + sum(each.copies for each in trainer.memories.values()) + (trainer.best is not None)
     return Needs(
         sizes=sizes,
         parameters=parameters,
-        tables=parameters * _width(recipe) * (COPIES + sum(each.copies for each in trainer.memories.values())),
+        tables=parameters * _width(recipe) * copies,
         scores=scores * _width(recipe),
         scores_are=scores_are,
         vectors=vectors * _width(recipe),
@@ -259,7 +260,7 @@ def stand_in(users: int, items: int, rows: int = 2) -> Interactions:
     return Interactions.of(u.astype(np.int32), ((u + np.tile(np.arange(rows), users)) % items).astype(np.int32), users, items)
 
 
-def _try_parts(recipe: Recipe) -> Trainer:
+def try_parts(recipe: Recipe) -> Trainer:
     """One step of every learner with every part, on CPU, on a log of 240 rows.
 
     Of 16 rows nearly all have a history of which views leave something and change something; the epoch is one without warm-up.

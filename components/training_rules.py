@@ -28,6 +28,18 @@ class L2(Section):
     reduce: Literal["sum", "mean"] = "mean"
 
 
+class Plateau(Section):
+    """The learning rate is multiplied by `factor`, down to `min_lr`, each time that `patience` validations were no better than
+    the best: torch's ReduceLROnPlateau with a patience of one less and a threshold of 0. With `reload` the encoder goes back to
+    its best weights then, and Adam's moments stay: so in SimpleX's code (Mao et al. 2021, arXiv 2109.12613).
+    """
+
+    patience: Positive
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    reload: bool = False
+
+
 class Optimizer(Section):
     """The model's dense fused Adam. `clip_norm` bounds the norm of all its gradients together, L2 on tables included.
 
@@ -38,7 +50,17 @@ class Optimizer(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     lazy: Annotated[bool, Newer] = False
+    plateau: Annotated[Plateau | None, Newer] = None
     l2: L2 = L2()
+
+    @model_validator(mode="after")
+    def _there_is_room_to_cut(self) -> Optimizer:
+        if self.plateau is not None and self.plateau.min_lr >= self.learning_rate:
+            raise InputError(
+                f"optimizer.plateau.min_lr: got {self.plateau.min_lr:g}, takes less than optimizer.learning_rate, "
+                f"{self.learning_rate:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _nothing_needs_whole_tables(self) -> Optimizer:

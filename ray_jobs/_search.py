@@ -73,7 +73,7 @@ def _try_parts(point: dict[str, Any], recipe: Recipe) -> None:
     """Raises an InputError, of the point, where its parts do not go together. Lack of memory fails a trial, not the search."""
     try:
         with _trials.blaming(point):
-            plan._try_parts(recipe)
+            plan.try_parts(recipe)
     except (MemoryError, RuntimeError) as error:
         if not _workers.is_no_memory(error):
             raise

@@ -37,8 +37,10 @@ def refit(recipe: Recipe, chosen: Path, seed: int | None = None) -> tuple[Recipe
     or another.
 
     Raises:
-        InputError: the run is not finished, of another recipe, chose otherwise, or its dataset is gone.
+        InputError: the run is not finished, of another recipe, chose otherwise, cuts its learning rate by validation, or its
+            dataset is gone.
     """
+    refuse_plateau(recipe)
     about = storage.open_finished(chosen, "run")
     tried = Recipe.from_json((chosen / "recipe.json").read_text(encoding="utf-8"))
     if _apart_from_training(tried) != _apart_from_training(recipe):
@@ -52,6 +54,12 @@ def refit(recipe: Recipe, chosen: Path, seed: int | None = None) -> tuple[Recipe
     tree = recipe.model_dump()
     seed = tried.seed if seed is None else seed
     return parse({**tree, "seed": seed, "training": {**tree["training"], **training}}), dataset
+
+
+def refuse_plateau(recipe: Recipe) -> None:
+    """Raises InputError where a refit, which has nothing to validate on, would not know when to cut the learning rate."""
+    if recipe.optimizer.plateau is not None:
+        raise InputError("--refit: got a recipe with optimizer.plateau, takes one whose learning rate no validation changes")
 
 
 def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Position:
     best_epoch: int | None = None
     best_value: float | None = None
     validations_since_best: int = 0
+    cuts: int = 0  # of the learning rate, for want of better validations
     finished: bool = False
 
 
@@ -99,6 +101,10 @@ class Trainer:
             )
             for name, learner in self.learners.items()
         }
+        plateau = recipe.optimizer.plateau
+        self.best: Any = None  # the encoder as it validated best, where weights go back to it
+        if plateau is not None and plateau.reload:
+            self.best = copy.deepcopy(self.encoder).requires_grad_(False)
         for memory in self.memories.values():
             memory.follow(self.encoder)
         self.units = units(train, self.objective.positives)
@@ -205,11 +211,13 @@ class Trainer:
         wanted = made_for or self.recipe, dataset_fingerprint
         saved = checkpoint.restore(folder, self._modules(), self.optimizers, *wanted, self.workers)
         self.position = Position(**saved)
+        self._set_rate()
         self.position.finished = self._is_over(self.position.epoch)
 
     def _modules(self) -> dict[str, nn.Module]:
         """All that learns or remembers."""
-        return {name: learner.module for name, learner in self.learners.items()} | self.memories
+        best = {} if self.best is None else {"best": self.best}
+        return {name: learner.module for name, learner in self.learners.items()} | self.memories | best
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the pass under way, from the present position on."""
@@ -287,6 +295,8 @@ class Trainer:
         metrics = {"loss": position.losses[-1] / rows, **speed}
         for n in range(len(passes) - 1):
             metrics[f"{passes[n]}_loss"] = position.losses[n] / rows
+        if self.recipe.optimizer.plateau is not None:
+            metrics["learning_rate"] = self._rate()
         if position.alone:
             metrics["rows_without_candidates"] = float(position.alone)
         if len(passes) > 1 or (self.objective.takes_views and hasattr(self.objective, "diagnose")):
@@ -309,6 +319,10 @@ class Trainer:
             position.validations_since_best = 0 if improved else position.validations_since_best + 1
             if improved:
                 position.best_value = value
+                if self.best is not None:
+                    self.best.load_state_dict(self.encoder.state_dict())
+            else:
+                self._look_at_plateau()
         if improved:
             position.best_epoch = position.epoch
         finished = self._is_over(done)
@@ -318,6 +332,28 @@ class Trainer:
         position.epoch, position.pass_, position.step, position.finished = done, 0, 0, finished
         position.losses, position.alone = [], 0
         return progress
+
+    def _look_at_plateau(self) -> None:
+        """After a validation that was no better, the same on every worker."""
+        plateau = self.recipe.optimizer.plateau
+        if plateau is None or self.position.validations_since_best % plateau.patience:
+            return
+        self.position.cuts += 1
+        self._set_rate()
+        if self.best is not None:
+            self.encoder.load_state_dict(self.best.state_dict())
+
+    def _set_rate(self) -> None:
+        """Of every learner who has the recipe's."""
+        for name, learner in self.learners.items():
+            if learner.learning_rate is None:
+                self.optimizers[name].set_rate(self._rate())
+
+    def _rate(self) -> float:
+        optimizer = self.recipe.optimizer
+        if optimizer.plateau is None or not self.position.cuts:
+            return optimizer.learning_rate
+        return max(optimizer.learning_rate * optimizer.plateau.factor**self.position.cuts, optimizer.plateau.min_lr)
 
     def _is_over(self, done: int) -> bool:
         """After so many epochs."""

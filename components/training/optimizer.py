@@ -47,6 +47,12 @@ class Adam:
         for _, part in self._parts:
             part.step()
 
+    def set_rate(self, learning_rate: float) -> None:
+        """For the steps to come."""
+        for _, part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = learning_rate
+
     def state_dict(self) -> dict[str, Tensor]:
         """Every moment and number of steps, by the weight's place and its name."""
         return {

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from components.config import Columns
+from components.data import interactions
 from components.data.interactions import Interactions
-from tests.benchmarks import _logs
 
 Kind = Literal["random", "popular"]
 KINDS: tuple[Kind, ...] = ("random", "popular")
@@ -52,51 +53,55 @@ def replaced(log: Interactions, targets: Interactions, share: float, kind: Kind,
     return dataclasses.replace(log, items=items, cache=None)
 
 
-def write_source(clean: Path, share: float, kind: Kind, seed: int, out: Path) -> None:
-    """A log of sequences (user_id, item_id, position) with noise in all rows but each user's last two, which are held out."""
-    table = pq.read_table(clean)
-    (raw_users, user), (raw_items, item), held_out = _read(table)
-    size = len(raw_users), len(raw_items)
-    log, targets = (Interactions.of(user[here], item[here], *size) for here in (~held_out, held_out))
-    item[~held_out] = replaced(log, targets, share, kind, seed).items
-    columns = {"user_id": raw_users[user], "item_id": raw_items[item], "position": np.arange(len(user))}
+def write_source(dataset: Path, columns: Columns, share: float, kind: Kind, seed: int, out: Path) -> None:
+    """A prepared log as a source for `prepare`, with noise in the rows of train; valid and test stay, a user's last rows.
+
+    A time is a row's place among the user's: so the source is cut where the log was.
+    """
+    train, *held_out = (interactions.load(dataset, split) for split in ("train", "valid", "test"))
+    targets = _together(*held_out)
+    whole = _together(replaced(train, targets, share, kind, seed), *held_out)
+    raw_users, raw_items = (_raw(dataset / name) for name in ("users.parquet", "items.parquet"))
+    place = np.arange(len(whole)) - whole.offsets[whole.users]
+    table = {columns.user: raw_users[whole.users], columns.item: raw_items[whole.items], columns.time or "position": place}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}")
-    pq.write_table(pa.table(columns), partial)
+    pq.write_table(pa.table(table), partial)
     partial.rename(out)
 
 
 def histories(clean: Path, dataset: Path) -> Interactions:
-    """What a test's histories are without noise: all rows but each user's last one, in the ids of a dataset of another source.
+    """What a test's histories are without noise: train and valid of the clean dataset, in the ids of that of a noisy source.
 
     Items that it does not know, since noise took their last rows, are left out.
     """
-    (raw_users, user), (raw_items, item), _ = _read(pq.read_table(clean))
-    before = np.append(user[1:] == user[:-1], False)
+    log = interactions.load(clean, "train", "valid")
     (user, users), (item, items) = (
-        _ids(dataset / name, raw[column[before]])
-        for name, raw, column in (("users.parquet", raw_users, user), ("items.parquet", raw_items, item))
+        _ids(dataset / name, _raw(clean / name)[column])
+        for name, column in (("users.parquet", log.users), ("items.parquet", log.items))
     )
     known = (user >= 0) & (item >= 0)
     return Interactions.of(user[known], item[known], users, items)
 
 
+def _together(*logs: Interactions) -> Interactions:
+    """A user's rows of one after those of the other."""
+    users, items = (np.concatenate([getattr(log, name) for log in logs]) for name in ("users", "items"))
+    return Interactions.of(users, items, logs[0].num_users, logs[0].num_items)
+
+
+def _raw(folder: Path) -> NDArray[Any]:
+    """Raw ids by id."""
+    table = pq.read_table(folder, columns=["id", "raw"]).sort_by("id")
+    return np.asarray(table["raw"])
+
+
 def _ids(folder: Path, raw_N: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """(the ids of raw ids, -1 where there is none; how many there are)."""
-    table = pq.read_table(folder, columns=["id", "raw"])
-    raw, ids = np.asarray(table["raw"]), np.asarray(table["id"])
+    raw = _raw(folder)
     order = np.argsort(raw)
-    place = np.minimum(np.searchsorted(raw, raw_N, sorter=order), len(raw) - 1)
-    found = order[place]
-    return np.where(raw[found] == raw_N, ids[found], -1), len(raw)
-
-
-def _read(table: pa.Table) -> tuple[Any, Any, NDArray[np.bool_]]:
-    """((raw ids, users), (raw ids, items), whether it is one of a user's last), rows by user and position."""
-    order = np.lexsort([np.asarray(table["position"]), np.asarray(table["user_id"])])
-    users, items = (np.unique(np.asarray(table[name])[order], return_inverse=True) for name in ("user_id", "item_id"))
-    after = np.cumsum(np.bincount(users[1]))[users[1]] - np.arange(len(order))
-    return users, items, after <= _logs.HELD_OUT
+    found = order[np.minimum(np.searchsorted(raw, raw_N, sorter=order), len(raw) - 1)]
+    return np.where(raw[found] == raw_N, found, -1), len(raw)
 
 
 def _pairs(users: NDArray[np.integer], items: NDArray[np.integer], num_items: int) -> NDArray[np.int64]:

@@ -123,23 +123,20 @@ def systems(result: Result) -> Iterator[str]:
         rows.append([f"elsewhere: {published['label']}", *cells, *[""] * (len(header) - 1 - len(cells))])
     yield from table(header, rows)
     yield ""
+    for system in figures["systems"]:
+        if found_by := system.get("search"):
+            yield f"{system['label']}: `{system['changes'][-1]}`, the best on validation of `search {found_by}`."
+            yield ""
     first = figures["systems"][0]["label"]
-    rows = []
-    for system in figures["systems"][1:]:
-        for metric, found in system["differences"].items():
-            both = found["over_seeds_and_users"]
-            relative = "" if found["relative"] is None else f"{found['relative']:+.1%}"
-            rows.append(
-                [
-                    system["label"],
-                    metric,
-                    f"{found['value']:+.4f} ({relative})",
-                    _bounds(found["over_users"]),
-                    _bounds(both) if both else "one seed",
-                ]
-            )
-    yield from table([f"against {first}", "metric", "difference", "95 % over users", "95 % over seeds and users"], rows)
+    rows = [row for system in figures["systems"][1:] for row in _differences(system)]
+    yield from table([f"against {first}", *DIFFERENCE], rows)
     yield ""
+    if pairs := figures.get("pairs"):
+        rows = [[row[0], pair["against"], *row[1:]] for pair in pairs for row in _differences(pair)]
+        yield from table(["system", "against", *DIFFERENCE], rows)
+        yield ""
+        yield " ".join(_verdict(pair, metrics[0]) for pair in pairs)
+        yield ""
     apart = {
         system["label"]: {metric: Difference(**_tuples(found)) for metric, found in system["differences"].items()}
         for system in figures["systems"][1:]
@@ -168,6 +165,25 @@ def systems(result: Result) -> Iterator[str]:
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
 
 
+def _differences(system: dict[str, Any]) -> Iterator[list[str]]:
+    """Of a system, or a pair: a row for each metric."""
+    for metric, found in system["differences"].items():
+        both = found["over_seeds_and_users"]
+        relative = "" if found["relative"] is None else f"{found['relative']:+.1%}"
+        bounds = _bounds(found["over_users"]), _bounds(both) if both else "one seed"
+        yield [system["label"], metric, f"{found['value']:+.4f} ({relative})", *bounds]
+
+
+def _verdict(pair: dict[str, Any], metric: str) -> str:
+    """Of the widest interval that there is."""
+    found = pair["differences"][metric]
+    low, high = found["over_seeds_and_users"] or found["over_users"]
+    says = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that is certain"
+    of = "seeds and users" if found["over_seeds_and_users"] else "users alone"
+    return f"{pair['label']} against {pair['against']}: **{says}** in {metric}, over {of}."
+
+
+DIFFERENCE = ("metric", "difference", "95 % over users", "95 % over seeds and users")
 FAR = 10  # times as dear: on a logarithmic scale
 PRICES = ("parameters", "seconds of training", "µs per user to encode and rank")
 

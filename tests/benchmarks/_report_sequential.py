@@ -14,8 +14,8 @@ from components.evaluation.protocols import PROTOCOLS
 from components.reports import plots
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result, spread, table, threads
+from tests.benchmarks.noise import FIRST, LOGS, variant
 
-METRIC = "ndcg@10"
 WHERE = {
     "test": "those in the histories of the test; models are trained on the log as it is",
     "train": "those that models are trained on; the histories that they read in the test are as they were",
@@ -88,7 +88,9 @@ def _share(value: float | None) -> str:
 def noise(result: Result) -> Iterator[str]:
     figures = result["figures"]
     shares = [float(share) for share in figures["shares"]]
-    yield f"## Noise in {figures['where']} histories: what {METRIC} loses"
+    log = LOGS[figures.get("log", FIRST)]
+    metric = log.metrics[0]
+    yield f"## Noise in {figures['where']} histories of {log.title}: what {metric} loses"
     yield ""
     yield "A share of the behaviours is replaced by random or by popular items that the user has nowhere:"
     yield f"{WHERE[figures['where']]}. {_over(figures)}."
@@ -101,18 +103,19 @@ def noise(result: Result) -> Iterator[str]:
         rows = []
         for model in figures["models"]:
             for kind in model["noise"]:
-                found = _values(model, kind, protocol, shares)
+                found = _values(model, kind, protocol, shares, metric)
                 clean, *noisy = map(statistics.fmean, found)
                 less = [f" ({value / clean - 1:+.1%})" if clean else "" for value in noisy]
                 rows.append([model["label"], kind, *map("".join, zip(map(spread, found), ["", *less], strict=True))])
         yield from table(["model", "items", "no noise", *(f"{share:.0%}" for share in shares)], rows)
     yield ""
-    yield f"![{METRIC} left by the share of noise]({_picture(figures, shares).relative_to(ROOT)})"
+    yield f"![{metric} left by the share of noise]({_picture(figures, shares, metric).relative_to(ROOT)})"
 
 
-def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
+def _picture(figures: dict[str, Any], shares: list[float], metric: str) -> Path:
     """What is left of each model's quality, a panel for each protocol and kind of noise."""
-    path = RESULTS / f"noise_{figures['where']}.png"
+    log = figures.get("log", FIRST)
+    path = RESULTS / f"noise_{variant(figures['where'], log)}.png"
     kinds = list(figures["models"][0]["noise"])
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(9.6, 7.2), layout="constrained")
@@ -120,7 +123,7 @@ def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
         for row, (protocol, name) in zip(grid, PROTOCOLS.items(), strict=True):
             for axes, kind in zip(row, kinds, strict=True):
                 for model, colour in zip(figures["models"], plots.COLOURS, strict=False):
-                    found = _values(model, kind, protocol, shares)
+                    found = _values(model, kind, protocol, shares, metric)
                     clean = statistics.fmean(found[0])
                     left = [100 * statistics.fmean(each) / clean if clean else 0.0 for each in found]
                     apart = [100 * statistics.stdev(each) / clean if clean and len(each) > 1 else 0.0 for each in found]
@@ -131,9 +134,11 @@ def _picture(figures: dict[str, Any], shares: list[float]) -> Path:
         for axes in grid[-1]:
             axes.set_xlabel("behaviours replaced (%)")
         for row in grid:
-            row[0].set_ylabel(f"{METRIC} left (%)")
+            row[0].set_ylabel(f"{metric} left (%)")
         grid[0][0].legend(loc="lower left")
-        figure.suptitle(f"Noise in {figures['where']} histories", x=0.012, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(
+            f"Noise in {figures['where']} histories of {LOGS[log].title}", x=0.012, ha="left", fontsize=13, fontweight="bold"
+        )
         figure.savefig(path)
     return path
 
@@ -147,7 +152,7 @@ def _over(figures: dict[str, Any]) -> str:
     return f"Means{deviations} over {'one seed' if seeds == 1 else f'{seeds} seeds'}{draws}"
 
 
-def _values(model: dict[str, Any], kind: str, protocol: str, shares: list[float]) -> list[list[float]]:
+def _values(model: dict[str, Any], kind: str, protocol: str, shares: list[float], metric: str) -> list[list[float]]:
     """Of every seed and draw: without noise, then at each share."""
     found = [model["clean"], *(model["noise"][kind][str(share)] for share in shares)]
-    return [[each[protocol][METRIC] for each in values] for values in found]
+    return [[each[protocol][metric] for each in values] for values in found]

@@ -42,10 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
-    logs = {
-        name: _logs.read(name, "train")
-        for name in (("coat", "gowalla") if arguments.quick else (*_logs.FILES, *_logs.SEQUENCES))
-    }
+    logs = {name: _logs.read(name, "train") for name in (("coat", "gowalla") if arguments.quick else _logs.NAMES)}
     known: dict[tuple[str, ...], dict[str, float]] = {}
 
     def priced(recipe: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Noise: what quality each model on histories loses where behaviours are replaced in the test's histories, or in train.
 
-python -m tests.benchmarks.noise {test,train} [--seeds 1 ...] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
+python -m tests.benchmarks.noise {test,train} [LOG] [--seeds 1 ...] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
 
 5, 10, 20 and 30 % of the behaviours are replaced by random or popular items (_noise.py). In test: models are trained once, on
 the log as it is, and read histories with noise, 5 draws of it. In train: they are trained anew for each noise, on a source
 with it, and read histories without. Trained by the project's own programs; finished runs of the same recipe and seed on the
-storage path are taken as they are. Beauty, whose folder is HARDNEG_DATA; --quick makes a small log of walks on a circle, and
-needs none.
+storage path are taken as they are. LOG is beauty (the default) or kuairec, micro-videos in the order of time; their folder is
+HARDNEG_DATA. --quick makes a small log of walks on a circle, and needs none.
 """
 
 from __future__ import annotations
@@ -32,31 +32,58 @@ from components.training import checkpoint
 from ray_jobs import _training
 from tests.benchmarks import _common, _logs, _noise, _programs
 
-SHARES, DRAWS, KS = (0.05, 0.1, 0.2, 0.3), 5, (10, 20)
-METRICS = tuple(f"{name}@{k}" for name in ("hit", "ndcg") for k in KS)
-MODELS = {  # by the names of the figures
-    "SASRec": "beauty_sasrec",
-    "CL4SRec": "beauty_cl4srec",
-    "MCLRec": "beauty_mclrec",
-    "mean pooling": "beauty_mean_pool",
-    "CCL4Rec-style": "beauty_ccl4rec",
+SHARES, DRAWS = (0.05, 0.1, 0.2, 0.3), 5
+
+
+class Log(NamedTuple):
+    """Recipes by the names of the figures; the metrics that are told, of which the report shows the first."""
+
+    title: str
+    models: dict[str, str]
+    metrics: tuple[str, ...]
+
+
+LOGS = {
+    "beauty": Log(
+        "Beauty",
+        {
+            "SASRec": "beauty_sasrec",
+            "CL4SRec": "beauty_cl4srec",
+            "MCLRec": "beauty_mclrec",
+            "mean pooling": "beauty_mean_pool",
+            "CCL4Rec-style": "beauty_ccl4rec",
+        },
+        ("ndcg@10", "ndcg@20", "hit@10", "hit@20"),
+    ),
+    "kuairec": Log(
+        "KuaiRec",
+        {"SASRec": "kuairec_sasrec", "mean pooling": "kuairec_mean_pool", "CCL4Rec-style": "kuairec_ccl4rec"},
+        ("recall@50", "precision@50", "ndcg@50"),
+    ),
 }
+FIRST = "beauty"
 QUICK_MODELS = ("mean pooling", "CCL4Rec-style")
 QUICK = ("training.epochs=4", "training.batch_size=128", "encoder.dim=16", "scale.num_workers=1")
 Quality = dict[str, dict[str, float]]  # protocol -> metric -> mean over users
 
 
 class Plan(NamedTuple):
-    """What is measured: the clean source, models, shares of noise, and draws of a test's."""
+    """What is measured: models, metrics, shares of noise, and draws of a test's."""
 
-    source: Path
     models: tuple[str, ...]
+    metrics: tuple[str, ...]
     shares: tuple[float, ...]
     draws: int
 
 
+def variant(where: str, log: str) -> str:
+    """What a result is called."""
+    return where if log == FIRST else f"{where}_{log}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("where", choices=("test", "train"), help="whose behaviours are replaced")
+    parser.add_argument("log", nargs="?", default=FIRST, choices=sorted(LOGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--storage", default="runs", help="storage path, where finished runs are looked for")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -64,31 +91,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     storage_path = Path(arguments.storage).absolute()
-    plan, changes = _plan(storage_path, quick=arguments.quick)
+    log = LOGS[arguments.log]
+    plan, changes = _plan(arguments.log, storage_path, quick=arguments.quick)
     changes = [f"scale.storage_path={storage_path}", *changes, *arguments.set]
     study = _in_test if arguments.where == "test" else _in_train
     models = []
     for label in plan.models:
-        recipe = _programs.recipe(MODELS[label])
+        recipe = _programs.recipe(log.models[label])
         clean, found = study(plan, recipe, changes, arguments.seeds)
         models.append({"label": label, "recipe": recipe.stem, "clean": clean, "noise": found})
         _common.say(f"{label}: {models[-1]}")
     return {
-        "variant": arguments.where,
+        "variant": variant(arguments.where, arguments.log),
         "seeds": arguments.seeds,
-        "figures": {"where": arguments.where, "changes": arguments.set, "shares": list(plan.shares), "models": models},
+        "figures": {
+            "where": arguments.where,
+            "log": arguments.log,
+            "changes": arguments.set,
+            "shares": list(plan.shares),
+            "models": models,
+        },
     }
 
 
-def _plan(storage_path: Path, *, quick: bool) -> tuple[Plan, tuple[str, ...]]:
+def _plan(name: str, storage_path: Path, *, quick: bool) -> tuple[Plan, tuple[str, ...]]:
     if quick:
-        source = storage_path / "sources" / "walks.parquet"
+        source = storage_path / "sources" / "timed_walks.parquet"
         _write_walks(source)
-        return Plan(source, QUICK_MODELS, (0.3,), 1), (f"data.source={source}", *QUICK)
-    source = _common.data(_logs.SEQUENCES["beauty"])
-    if source is None:
-        raise SystemExit(f"HARDNEG_DATA: takes a folder with {_logs.SEQUENCES['beauty']}")
-    return Plan(source, tuple(MODELS), SHARES, DRAWS), ()
+        return Plan(QUICK_MODELS, LOGS[name].metrics, (0.3,), 1), (f"data.source={source}", *QUICK)
+    _logs.path(name)  # is there
+    return Plan((*LOGS[name].models,), LOGS[name].metrics, SHARES, DRAWS), ()
 
 
 def _in_test(
@@ -98,12 +130,12 @@ def _in_test(
     clean: list[Quality] = []
     found: dict[str, dict[str, list[Quality]]] = {kind: {str(share): [] for share in plan.shares} for kind in _noise.KINDS}
     for trained, task in _trained(recipe, changes, seeds):
-        clean.append(quality(trained, task, task.history))
+        clean.append(quality(trained, task, task.history, plan.metrics))
         for kind in _noise.KINDS:
             for share in plan.shares:
                 for draw in range(plan.draws):
                     noisy = _noise.replaced(task.history, task.truth, share, kind, draw)
-                    found[kind][str(share)].append(quality(trained, task, noisy))
+                    found[kind][str(share)].append(quality(trained, task, noisy, plan.metrics))
     return clean, found
 
 
@@ -111,18 +143,19 @@ def _in_train(
     plan: Plan, recipe: Path, changes: list[str], seeds: list[int]
 ) -> tuple[list[Quality], dict[str, dict[str, list[Quality]]]]:
     """(of each seed without noise, of each kind and share: of each seed)."""
-    clean = [quality(trained, task, task.history) for trained, task in _trained(recipe, changes, seeds)]
+    clean = [quality(trained, task, task.history, plan.metrics) for trained, task in _trained(recipe, changes, seeds)]
     found: dict[str, dict[str, list[Quality]]] = {kind: {} for kind in _noise.KINDS}
-    storage_path = Path(config.load(recipe, changes).scale.storage_path)
+    given = config.load(recipe, changes)
+    dataset, folder = _training.dataset_of(given), Path(given.scale.storage_path) / "sources"
     for kind in _noise.KINDS:
         for share in plan.shares:
-            source = storage_path / "sources" / f"{plan.source.stem}_{kind}_{round(100 * share)}.parquet"
+            source = folder / f"{dataset.name}_{kind}_{round(100 * share)}.parquet"
             if not source.is_file():
-                _noise.write_source(plan.source, share, kind, 0, source)
+                _noise.write_source(dataset, given.data.columns, share, kind, 0, source)
             own = found[kind][str(share)] = []
             for trained, task in _trained(recipe, [*changes, f"data.source={source}"], seeds):
-                read = _noise.histories(plan.source, trained.dataset)
-                own.append(quality(trained, Task(task.truth, read), read))
+                read = _noise.histories(dataset, trained.dataset)
+                own.append(quality(trained, Task(task.truth, read), read, plan.metrics))
     return clean, found
 
 
@@ -135,12 +168,13 @@ def _trained(recipe: Path, changes: list[str], seeds: list[int]) -> Iterator[tup
 
 
 @torch.no_grad()
-def quality(trained: checkpoint.TrainedRun, task: Task, read: Interactions) -> Quality:
+def quality(trained: checkpoint.TrainedRun, task: Task, read: Interactions, metrics: tuple[str, ...]) -> Quality:
     """Of the lists that a model makes from the histories `read`; what is masked is what truly was seen."""
-    ranker = Ranker(trained.scorer(read), task.seen, max(KS))
-    tiles = [evaluate_protocols(ranker, task, number, KS, tuple(PROTOCOLS)) for number in range(task.num_tiles)]
+    ks = sorted({int(name.partition("@")[2]) for name in metrics})
+    ranker = Ranker(trained.scorer(read), task.seen, ks[-1])
+    tiles = [evaluate_protocols(ranker, task, number, ks, tuple(PROTOCOLS)) for number in range(task.num_tiles)]
     return {
-        protocol: {name: exact.mean(np.concatenate([tile[protocol][name].to_numpy() for tile in tiles])) for name in METRICS}
+        protocol: {name: exact.mean(np.concatenate([tile[protocol][name].to_numpy() for tile in tiles])) for name in metrics}
         for protocol in PROTOCOLS
     }
 
@@ -153,7 +187,7 @@ def _write_walks(path: Path, users: int = 800, items: int = 60) -> None:
     columns = {
         "user_id": np.repeat(np.arange(users), lengths),
         "item_id": np.concatenate(walks),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
+        "timestamp": np.concatenate([np.arange(n) for n in lengths]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():  # its time is part of the dataset's fingerprint

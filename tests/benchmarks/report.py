@@ -91,7 +91,7 @@ def _without_cost(results: dict[str, Result]) -> Counter[str]:
     """Recipes that no kept result of `costs` has, though it would measure them, by their logs."""
     told = {name for each in results.values() if each["benchmark"] == "costs" for name in each["figures"]["recipes"]}
     logs = [path.stem.partition("_")[0] for path in sorted(costs.RECIPES.glob("*.yaml")) if path.stem not in told]
-    return Counter(log for log in logs if log in {*_logs.FILES, *_logs.SEQUENCES})
+    return Counter(log for log in logs if log in _logs.NAMES)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ MARGINS = {"ordered": [0.3, 0.98], "count": 3}
 MULTI_MARGIN = {"name": "multi_margin", "margins": [0.2, 0.4, 0.6], "weights": [0.2, 0.3, 0.5], "negative_weight": 1.0}
 
 
+TRIALS_TUNED = 10  # for each of two losses that are then compared: as many, whatever the space
+
+
 class Search(NamedTuple):
     """`space` is tried whole where it is a grid, else by `random` points; `logarithmic` are a grid's keys with such an axis."""
 
@@ -52,6 +55,18 @@ def _choices(**values: Sequence[float]) -> dict[str, Any]:
     return {key.replace("__", "."): {"choice": [*given]} for key, given in values.items()}
 
 
+def _tuned(what: str, recipe: str, negatives: int, **space: dict[str, Any]) -> Search:
+    """A loss tuned at a number of negatives, for a comparison of the same name's end (systems.py)."""
+    return Search(
+        f"Gowalla, MF: {what} at {negatives} negatives for each row, after 6 epochs at most",
+        recipe,
+        {f"loss.{key}": distribution for key, distribution in space.items()},
+        changes=(f"negatives.0.count={negatives}", "training.epochs=6", "training.validate_every=2"),
+        random=TRIALS_TUNED,
+    )
+
+
+WEIGHT = {"loguniform": [50.0, 1000.0]}
 TEMPERATURE, STEP_SIZE, PASSES = "loss.temperature", "objective.adv_learning_rate", "objective.total_passes"
 OFTEN = "objective.adv_interval=5"  # a pass every five epochs, so that all are made before patience ends
 SEARCHES = {
@@ -109,6 +124,18 @@ SEARCHES = {
         changes=("negatives.0.count=10", "training.epochs=10", "training.validate_every=2"),
         random=20,
     ),
+    **{
+        f"gowalla_ccl_{n}": _tuned(
+            "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=WEIGHT
+        )
+        for n in (10, 100)
+    },
+    **{
+        f"gowalla_mml_{n}": _tuned(
+            "weight of the Multi-Margin Loss, its margins as published,", "gowalla_mf_mml", n, negative_weight=WEIGHT
+        )
+        for n in (10, 100)
+    },
 }
 
 
@@ -129,16 +156,28 @@ def overrides(asked: Search) -> list[str]:
     ]
 
 
+def searched(name: str, storage_path: Path, seed: int, *, quick: bool) -> Path:
+    """The folder of the finished search; where there is none, it is made now."""
+    asked = SEARCHES[name]
+    changes = [f"scale.storage_path={storage_path}", *overrides(asked), *(QUICK * quick), f"seed={seed}"]
+    return _programs.searched(_programs.recipe(asked.recipe), changes)
+
+
+def best_loss(name: str, storage_path: Path, *, quick: bool) -> str:
+    """The loss of the best recipe that the search found, as a change of a recipe."""
+    best = config.load(searched(name, storage_path, SEARCHES[name].seeds[0], quick=quick) / _search_report.BEST)
+    return f"loss={json.dumps(best.loss)}"
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     asked = SEARCHES[arguments.search]
     seeds = arguments.seeds or list(asked.seeds[:1] if arguments.quick else asked.seeds)
-    path = _programs.recipe(asked.recipe)
-    changes = [f"scale.storage_path={Path(arguments.storage).absolute()}", *overrides(asked), *(QUICK * arguments.quick)]
-    folders = {seed: _programs.searched(path, [*changes, f"seed={seed}"]) for seed in seeds}
+    storage_path = Path(arguments.storage).absolute()
+    folders = {seed: searched(arguments.search, storage_path, seed, quick=arguments.quick) for seed in seeds}
     found = [trial for seed, folder in folders.items() for trial in _told(folder, seed)]
     points = by_point(found)
     is_log = dict.fromkeys((*asked.logarithmic, *space.logarithmic(asked.space)), True)
-    base = config.load(path, changes)
+    base = config.load(_programs.recipe(asked.recipe), [*overrides(asked), *(QUICK * arguments.quick)])
     return {
         "variant": arguments.search,
         "seeds": seeds,

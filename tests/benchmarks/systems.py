@@ -3,7 +3,8 @@
 python -m tests.benchmarks.systems COMPARISON [--seeds 1 2 3] [--quick] [--keep] [--storage DIR] [--set KEY=VALUE ...]
 
 Every system is chosen on validation and tested once. The first is the baseline of the differences, whose intervals are those of
-ray_jobs.compare. Finished runs of the same recipe and seed on the storage path are taken as they are. Needs HARDNEG_DATA.
+ray_jobs.compare. Finished runs of the same recipe and seed on the storage path are taken as they are; so are searches, for
+systems whose loss is tuned. Needs HARDNEG_DATA.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from components import config, storage
 from components.evaluation.protocols import Protocol
 from ray_jobs import _comparison, _results, _tracking
-from tests.benchmarks import _common, _programs
+from tests.benchmarks import _common, _programs, search
 
 METRICS = ("recall@20", "ndcg@20")
 TOLD = ("hardness_kl", "false_negative_rate", "false_negative_rate_shuffled", "alignment", "uniformity")
@@ -26,9 +27,12 @@ FEW = ("training.epochs=20", "training.validate_every=4")  # of 80 or 100: what 
 
 
 class System(NamedTuple):
+    """Where `search` names one (search.py), its loss is the best that was found on validation."""
+
     label: str
     recipe: str
     changes: tuple[str, ...] = ()
+    search: str | None = None
 
 
 class Published(NamedTuple):
@@ -40,7 +44,10 @@ class Published(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`seeds` are those of the kept results; `split` is the one that is tested on, by `protocol`."""
+    """`seeds` are those of the kept results; `split` is the one that is tested on, by `protocol`.
+
+    `pairs` are labels of a system and of what it is set against, beside the differences from the first.
+    """
 
     title: str
     split: str
@@ -50,6 +57,7 @@ class Comparison(NamedTuple):
     metrics: tuple[str, ...] = METRICS
     protocol: Protocol = "masked"
     published: tuple[Published, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def _passes(recipe: str, *numbers: int) -> tuple[System, ...]:
@@ -58,15 +66,19 @@ def _passes(recipe: str, *numbers: int) -> tuple[System, ...]:
 
 
 def _margins(log: str, high: float, mean: float, negatives: int) -> Comparison:
+    """The controls that tell margins from weights, and both from tuning (Ozsoy 2024 compares M0 with C0)."""
     ccl, mml = f"{log}_mf_ccl", f"{log}_mf_mml"
-    systems = (
-        System("C0: CCL(.9, 150)", ccl),
-        System(f"C1: CCL(.9, {high:g})", ccl, (f"loss.negative_weight={high}",)),
-        System(f"C2: CCL({mean}, {high:g})", ccl, (f"loss.negative_weight={high}", f"loss.margin={mean}")),
-        System("M0: Multi-Margin", mml),
-    )
+    systems = {
+        "C0": System("C0: CCL(.9, 150)", ccl),
+        "C1": System(f"C1: CCL(.9, {high:g})", ccl, (f"loss.negative_weight={high}",)),
+        "C2": System(f"C2: CCL({mean}, {high:g})", ccl, (f"loss.negative_weight={high}", f"loss.margin={mean}")),
+        "C3": System("C3: CCL, tuned", ccl, search=f"{log}_ccl_{negatives}"),
+        "M0": System("M0: Multi-Margin", mml),
+        "M1": System("M1: Multi-Margin, tuned", mml, search=f"{log}_mml_{negatives}"),
+    }
     title = f"{log.capitalize()}, MF: Multi-Margin Loss against CCL at {negatives} negatives for each row"
-    return Comparison(title, "test", (1, 2, 3), systems, (*FEW, f"negatives.0.count={negatives}"))
+    pairs = tuple((systems[one].label, systems[other].label) for one, other in (("M0", "C2"), ("M1", "C3")))
+    return Comparison(title, "test", (1, 2, 3), (*systems.values(),), (*FEW, f"negatives.0.count={negatives}"), pairs=pairs)
 
 
 def _against_infonce(name: str) -> tuple[System, ...]:
@@ -297,17 +309,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seeds = arguments.seeds or list(asked.seeds[:1] if arguments.quick else asked.seeds)
     path = Path(arguments.storage).absolute()
     storage_path, asked_for = f"scale.storage_path={path}", [*arguments.set, *(QUICK if arguments.quick else ())]
+    systems = [_settled(system, path, quick=arguments.quick) for system in asked.systems]
     runs: dict[str, list[Path]] = {}
-    for system in asked.systems:
+    for system in systems:
         recipe, changes = _programs.recipe(system.recipe), [storage_path, *asked.changes, *system.changes, *asked_for]
         _programs.start("prepare", recipe, changes)
         runs[system.label] = _programs.trained(recipe, changes, seeds)
         for run in runs[system.label]:
             if not (run / "evaluation" / asked.split / "metrics.json").is_file():
                 _programs.start("evaluate", recipe, changes, "--run", str(run), "--split", asked.split)
-    every = [str(run) for own in runs.values() for run in own]
-    page = _comparison.compare(every, asked.split, asked.metrics, str(path), None, asked.protocol)
-    compared = storage.read_json(page / "compare.json")
+
+    def compared_to(*labels: str) -> dict[str, Any]:
+        of = [str(run) for label in labels for run in runs[label]]
+        return storage.read_json(
+            _comparison.compare(of, asked.split, asked.metrics, str(path), None, asked.protocol) / "compare.json"
+        )
+
+    compared = compared_to(*runs)
     names = [system["name"] for system in compared["systems"]]
     return {
         "variant": arguments.comparison,
@@ -327,19 +345,29 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             ],
             "systems": [
                 {
-                    "label": asked.systems[n].label,
-                    "recipe": asked.systems[n].recipe,
-                    "changes": list(asked.systems[n].changes),
+                    **systems[n]._asdict(),
                     "chosen_on": compared["systems"][n]["chosen_on"],
                     "metrics": compared["systems"][n]["metrics"],
                     "cost": compared["systems"][n].get("cost"),
                     "differences": compared["differences"].get(name),
-                    "runs": [_of_run(run, asked) for run in runs[asked.systems[n].label]],
+                    "runs": [_of_run(run, asked) for run in runs[systems[n].label]],
                 }
                 for n, name in enumerate(names)
             ],
+            "pairs": [
+                {"label": label, "against": other, "differences": differences}
+                for label, other in asked.pairs
+                for differences in compared_to(other, label)["differences"].values()
+            ],
         },
     }
+
+
+def _settled(system: System, storage_path: Path, *, quick: bool) -> System:
+    """With its tuned loss among its changes."""
+    if system.search is None:
+        return system
+    return system._replace(changes=(*system.changes, search.best_loss(system.search, storage_path, quick=quick)))
 
 
 def _of_run(run: Path, asked: Comparison) -> dict[str, Any]:

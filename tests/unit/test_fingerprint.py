@@ -41,6 +41,7 @@ def changed(key: str, value: Any) -> config.Recipe:
 NEWER = {
     "training.mask_seen": (True, False),
     "optimizer.lazy": (False, True),
+    "optimizer.plateau": (None, {"patience": 1}),
     "data.time_units": ("keep", "seconds"),
     "data.on_bad_file": ("fail", "quarantine"),
     "negatives.0.hardest": (None, 3),

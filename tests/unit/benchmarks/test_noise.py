@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components import config, storage
+from components.config import Columns
+from components.data import interactions, splits
 from components.data.interactions import Interactions
-from tests.benchmarks import _noise, _report_sequential
+from tests.benchmarks import _noise, _plan, _programs, _report_sequential, noise
 from tests.benchmarks._noise import KINDS, Kind, replaced
 
 USERS, ITEMS, SHARES = 60, 80, (0.05, 0.1, 0.2, 0.3)
@@ -85,62 +88,97 @@ def test_a_user_with_too_many_items_is_named(monkeypatch: pytest.MonkeyPatch) ->
         replaced(clean, Interactions.of([], [], 2, 5), 0.1, "random", 0)
 
 
+def prepared(folder: Path, users: list[int], items: list[int], **splits: Interactions) -> Path:
+    """A dataset with these raw ids, as prepare leaves one."""
+    for name, raw in (("users", users), ("items", items)):
+        (folder / f"{name}.parquet").mkdir(parents=True)
+        pq.write_table(pa.table({"id": range(len(raw)), "raw": raw}), folder / f"{name}.parquet" / "part-00000.parquet")
+    for name, log in splits.items():
+        (folder / name).mkdir()
+        pq.write_table(pa.table({"user": log.users, "item": log.items}), folder / name / "part-00000.parquet")
+    rows = {name: len(log) for name, log in splits.items()}
+    sizes = {"num_users": len(users), "num_items": len(items), "rows": rows}
+    storage.finish(folder, {"kind": "dataset", "fingerprint": folder.name, "has_time": False, **sizes})
+    return folder
+
+
+RAW_USERS, RAW_ITEMS = [100 + user for user in range(USERS)][::-1], [7 * item + 1 for item in range(ITEMS)]
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Ids of its own, rows in no order."""
-    clean, targets = log()
-    rows = [
-        (100 + u, 7 * i + 1, n)
-        for part in (clean, targets)
-        for n, (u, i) in enumerate(zip(part.users, part.items, strict=True))
-    ]
-    rows[len(clean) :] = [(u, i, 10_000) for u, i, _ in rows[len(clean) :]]
-    order = np.random.default_rng(0).permutation(len(rows))
-    columns = zip(*(rows[n] for n in order), strict=True)
-    path = tmp_path / "clean.parquet"
-    pq.write_table(pa.table(dict(zip(("user_id", "item_id", "position"), map(list, columns), strict=True))), path)
-    return path
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log with an order, of whose users the last shares are held out; ids of its own."""
+    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path / "cache"))
+    rows, targets = log()
+    whole = Interactions.of(np.append(rows.users, targets.users), np.append(rows.items, targets.items), USERS, ITEMS)
+    codes = splits.ratio(whole.users.astype(np.int64), 0.1, 0.2, None)
+    parts = {
+        name: Interactions.of(whole.users[codes == code], whole.items[codes == code], USERS, ITEMS)
+        for code, name in enumerate(("train", "valid", "test"))
+    }
+    return prepared(tmp_path / "clean", RAW_USERS, RAW_ITEMS, **parts)
 
 
-def lists(path: Path) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for row in sorted(pq.read_table(path).to_pylist(), key=lambda row: row["position"]):
-        found.setdefault(row["user_id"], []).append(row["item_id"])
-    return found
+def of_raw(dataset: Path, *names: str) -> dict[int, list[int]]:
+    """Raw items by raw user."""
+    rows = interactions.load(dataset, *names)
+    return {raw: [RAW_ITEMS[item] for item in rows.items_of(user)] for user, raw in enumerate(RAW_USERS)}
 
 
-def test_a_source_with_noise_keeps_what_is_held_out(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("time", ["at", None])
+def test_a_source_with_noise_is_cut_where_the_log_was_and_keeps_what_is_held_out(
+    clean: Path, tmp_path: Path, time: str | None
+) -> None:
     out = tmp_path / "made" / "noisy.parquet"
-    _noise.write_source(source, 0.3, "random", 0, out)
-    before, after = lists(source), lists(out)
-    assert after.keys() == before.keys()
-    for user, own in before.items():
-        assert after[user][-2:] == own[-2:], "validation's and the test's"
-        assert len(after[user]) == len(own) == len(set(after[user]))
-    pairs = [(a, b) for user in before for a, b in zip(before[user][:-2], after[user][:-2], strict=True)]
-    assert sum(a != b for a, b in pairs) == int(0.3 * len(pairs))
+    _noise.write_source(clean, Columns(user="who", item="what", time=time), 0.3, "random", 0, out)
+    table = pq.read_table(out)
+    assert table.column_names == ["who", "what", time or "position"]
+    found: dict[int, list[int]] = {}
+    for row in sorted(table.to_pylist(), key=lambda row: row[time or "position"]):
+        found.setdefault(row["who"], []).append(row["what"])
+    before, after = of_raw(clean, "train"), of_raw(clean, "valid", "test")
+    assert found.keys() == before.keys()
+    pairs = []
+    for user, own in found.items():
+        assert len(set(own)) == len(own) == len(before[user]) + len(after[user]), "prepare drops none"
+        assert own[len(before[user]) :] == after[user]
+        held_out = splits.ratio(np.zeros(len(own), np.int64), 0.1, 0.2, None) > 0
+        assert held_out.tolist() == [False] * len(before[user]) + [True] * len(after[user])
+        pairs += zip(own[: len(before[user])], before[user], strict=True)
+    assert sum(noisy != was for noisy, was in pairs) == int(0.3 * len(pairs)) > 0
 
 
-def test_histories_without_noise_in_the_ids_of_a_noisy_dataset(source: Path, tmp_path: Path) -> None:
-    before, unknown = lists(source), 1 + 7 * 3
-    raw_items = [item for item in np.random.default_rng(1).permutation(7 * np.arange(ITEMS) + 1).tolist() if item != unknown]
-    raw_users = sorted(before, reverse=True)
-    for name, raw in (("users", raw_users), ("items", raw_items)):
-        (tmp_path / f"{name}.parquet").mkdir()
-        pq.write_table(pa.table({"id": range(len(raw)), "raw": raw}), tmp_path / f"{name}.parquet" / "part-00000.parquet")
-    read = _noise.histories(source, tmp_path)
+def test_histories_without_noise_in_the_ids_of_a_noisy_dataset(clean: Path, tmp_path: Path) -> None:
+    before, unknown = of_raw(clean, "train", "valid"), RAW_ITEMS[3]
+    raw_items = [item for item in np.random.default_rng(1).permutation(RAW_ITEMS).tolist() if item != unknown]
+    raw_users = sorted(before)
+    noisy = prepared(tmp_path / "noisy", raw_users, raw_items, train=Interactions.of([], [], len(raw_users), len(raw_items)))
+    read = _noise.histories(clean, noisy)
     assert (read.num_users, read.num_items) == (len(raw_users), len(raw_items))
-    assert any(unknown in own[:-1] for own in before.values())
+    assert any(unknown in own for own in before.values())
     for user, raw in enumerate(raw_users):
-        assert [raw_items[item] for item in read.items_of(user)] == [item for item in before[raw][:-1] if item != unknown]
+        assert [raw_items[item] for item in read.items_of(user)] == [item for item in before[raw] if item != unknown]
+
+
+@pytest.mark.parametrize("name", noise.LOGS)
+def test_a_logs_models_are_of_one_dataset_and_told_at_their_cut_offs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    asked = noise.LOGS[name]
+    loaded = [config.load(_programs.recipe(recipe)) for recipe in asked.models.values()]
+    assert len({each.data.model_dump_json() for each in loaded}) == 1
+    assert {int(metric.partition("@")[2]) for metric in asked.metrics} <= {*loaded[0].evaluation.ks}
+    assert {*noise.QUICK_MODELS} <= {*asked.models}
+    assert noise.variant("test", name) in {"test", f"test_{name}"}
+    planned = {f"noise {where}_{name}".replace("_", " ").removesuffix(f" {noise.FIRST}") for where in ("test", "train")}
+    assert planned <= {*_plan.PLANNED}
 
 
 def test_the_report_says_what_is_lost_and_by_which_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_report_sequential, "RESULTS", tmp_path)
     monkeypatch.setattr(_report_sequential, "ROOT", tmp_path)
 
-    def quality(masked: float) -> dict[str, Any]:
-        return {"masked": {"ndcg@10": masked}, "not_masked": {"ndcg@10": masked / 2}}
+    def quality(masked: float, metric: str = "ndcg@10") -> dict[str, Any]:
+        return {"masked": {metric: masked}, "not_masked": {metric: masked / 2}}
 
     model = {"label": "SASRec", "clean": [quality(0.05)], "noise": {"random": {"0.3": [quality(0.03), quality(0.05)]}}}
     still = {"label": "popular", "clean": [quality(0.0)], "noise": {"random": {"0.3": [quality(0.0)] * 2}}}
@@ -153,3 +191,10 @@ def test_the_report_says_what_is_lost_and_by_which_protocol(tmp_path: Path, monk
     assert text.index("Seen items masked:") < text.index("0.0400") < text.index("Not masked:") < text.index("0.0200")
     assert "`training.epochs=7`" in text
     assert (tmp_path / "noise_test.png").is_file()
+    assert "## Noise in test histories of Beauty: what ndcg@10 loses" in text
+    at_50 = [quality(0.5, "recall@50")]
+    model = {"label": "SASRec", "clean": at_50, "noise": {"random": {"0.3": at_50}}}
+    figures = {"where": "train", "log": "kuairec", "changes": [], "shares": [0.3], "models": [model]}
+    text = "\n".join(_report_sequential.noise({"figures": figures}))
+    assert "## Noise in train histories of KuaiRec: what recall@50 loses" in text
+    assert (tmp_path / "noise_train_kuairec.png").is_file()

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from components import config
 from components.data.interactions import Interactions
 from components.evaluation.evaluate import Task
-from tests.benchmarks import _logs, _recbole_sasrec, sequential
+from components.split_rules import RatioSplit
+from tests.benchmarks import _logs, _programs, _recbole_sasrec, sequential
 
 USERS, ITEMS = 40, 30
 
@@ -44,6 +46,25 @@ def test_a_log_of_sequences_is_cut_at_each_users_last_rows(splits: dict[str, Int
         assert (len(items[1]), len(items[2])) == (1, 1)
         whole = [item for part in items for item in part]
         assert whole == [(whole[0] + n) % ITEMS for n in range(len(whole))], "in the order of positions"
+
+
+def test_a_log_with_times_is_cut_as_its_recipes_cut_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    timed = table().rename_columns(["user_id", "item_id", "timestamp"])
+    found = {split: _logs._timed(timed, split) for split in ("train", "valid", "test", "train+valid")}
+    assert sum(len(found[split]) for split in ("train", "valid", "test")) == timed.num_rows
+    assert len(found["train+valid"]) == len(found["train"]) + len(found["valid"])
+    for user in range(USERS):
+        whole = [item for split in ("train", "valid", "test") for item in found[split].items_of(user).tolist()]
+        assert whole == [(whole[0] + n) % ITEMS for n in range(len(whole))], "in the order of times"
+        assert len(found["test"].items_of(user)) == max(1, len(whole) // 5)
+    assert {*_logs.TIMED} == {"kuairec"}
+    recipes = [*_programs.recipe("any").parent.glob("kuairec_*.yaml")]
+    assert len(recipes) == 3
+    for path in recipes:
+        split = config.load(path).data.split
+        assert isinstance(split, RatioSplit)
+        assert (split.valid, split.test, split.order) == (_logs.VALID, _logs.TEST, "time")
 
 
 def test_recbole_reads_all_rows_in_their_users_order(splits: dict[str, Interactions], tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from components import config, plan, storage
 from components.training.batches import steps_per_epoch
-from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, systems
-from tests.benchmarks.systems import COMPARISONS, Comparison
+from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, search, systems
+from tests.benchmarks.search import SEARCHES
+from tests.benchmarks.systems import COMPARISONS, Comparison, System
 from tests.worlds import recipe
 
 
@@ -20,7 +21,10 @@ def test_its_systems_are_recipes_that_differ(name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
     asked = COMPARISONS[name]
     loaded = [config.load(_programs.recipe(each.recipe), [*asked.changes, *each.changes]) for each in asked.systems]
-    assert len({each.fingerprint() for each in loaded}) == len(loaded) == len({each.label for each in asked.systems})
+    settled = [each for each, system in zip(loaded, asked.systems, strict=True) if system.search is None]
+    assert len({each.fingerprint() for each in settled}) == len(settled)
+    assert len({each.label for each in asked.systems}) == len(loaded)
+    assert {label for pair in asked.pairs for label in pair} <= {each.label for each in asked.systems}
     assert len({each.data.model_dump_json() for each in loaded}) == 1, "one dataset"
     for metric in asked.metrics:
         assert all(int(metric.partition("@")[2]) in each.evaluation.ks for each in loaded)
@@ -62,13 +66,73 @@ def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.Monke
     assert objective("beauty_mclrec", "by its paper") == whole | paper | {"normalise": False}
 
 
+@pytest.mark.parametrize("negatives", [10, 100])
+def test_both_losses_are_tuned_at_the_comparisons_negatives_with_equal_budgets(negatives: int) -> None:
+    asked = COMPARISONS[f"gowalla_margins_{negatives}"]
+    assert [each.label[:2] for each in asked.systems] == ["C0", "C1", "C2", "C3", "M0", "M1"]
+    assert [(one[:2], other[:2]) for one, other in asked.pairs] == [("M0", "C2"), ("M1", "C3")]
+    tuned = {each.label[:2]: each for each in asked.systems if each.search is not None}
+    assert tuned.keys() == {"C3", "M1"}
+    searches = {label: SEARCHES[str(each.search)] for label, each in tuned.items()}
+    for label, each in tuned.items():
+        assert searches[label].recipe == each.recipe
+        assert f"negatives.0.count={negatives}" in {*asked.changes} & {*searches[label].changes}
+    one, other = searches["C3"], searches["M1"]
+    assert (one.trials, one.seeds, one.changes) == (other.trials, other.seeds, other.changes)
+    assert one.space["loss.negative_weight"] == other.space["loss.negative_weight"]
+
+
+def test_a_tuned_system_has_the_loss_of_its_searchs_best_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    tuned = System("C3", "gowalla_mf_ccl", search="gowalla_ccl_10")
+    best = config.load(_programs.recipe(tuned.recipe), ["loss.margin=0.61", "loss.negative_weight=321.5", "training.epochs=6"])
+    storage.write_text(tmp_path / "best.yaml", best.to_json())  # JSON is YAML
+    asked: list[Any] = []
+
+    def searched(*given: Any, **options: Any) -> Path:
+        asked.append((*given, options))
+        return tmp_path
+
+    monkeypatch.setattr(search, "searched", searched)
+    settled = systems._settled(tuned, Path("/runs"), quick=True)
+    assert asked == [("gowalla_ccl_10", Path("/runs"), 1, {"quick": True})]
+    loaded = config.load(_programs.recipe(settled.recipe), settled.changes)
+    assert loaded.loss == {**loaded.loss, "name": "ccl", "margin": 0.61, "negative_weight": 321.5}
+    assert loaded.training.epochs == config.load(_programs.recipe(tuned.recipe)).training.epochs, "the loss alone"
+    plain = System("C0", "gowalla_mf_ccl")
+    assert systems._settled(plain, Path("/runs"), quick=True) == plain
+
+
+@pytest.mark.parametrize(
+    ("over_users", "over_both", "says"),
+    [
+        ([0.01, 0.03], [0.005, 0.04], "**a gain** in recall@20, over seeds and users."),
+        ([0.01, 0.03], [-0.005, 0.04], "**no difference that is certain** in recall@20, over seeds and users."),
+        ([-0.03, -0.01], None, "**a loss** in recall@20, over users alone."),
+    ],
+)
+def test_a_pair_is_told_with_its_verdict(results: Path, over_users: Any, over_both: Any, says: str) -> None:
+    apart = {"value": 0.02, "relative": 0.1, "over_users": over_users, "over_seeds_and_users": over_both}
+    run = {"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0}
+    values = {"recall@20": {"by_seed": {"1": 0.25, "2": 0.25}}}
+    one = {"label": "M1", "metrics": values, "runs": [run, run], "differences": {"recall@20": apart}, "cost": None}
+    found = {**one, "search": "gowalla_ccl_10", "changes": ['loss={"name": "ccl"}']}
+    first = {**one, "label": "C0", "differences": None}
+    figures = {"title": "T", "comparison": "t", "split": "test", "users": 9, "metrics": ["recall@20"], "changes": []}
+    pair = {"label": "M1", "against": "C3", "differences": {"recall@20": apart}}
+    text = "\n".join(_report_models.systems({"figures": {**figures, "systems": [first, found], "pairs": [pair]}}))
+    assert f"M1 against C3: {says}" in text
+    assert "| M1 | C3 | recall@20 | +0.0200 (+10.0%) |" in text
+    assert 'M1: `loss={"name": "ccl"}`, the best on validation of `search gowalla_ccl_10`.' in text
+
+
 @pytest.mark.parametrize("name", ["gowalla_pools", "gowalla_pool_terms"])
 def test_pools_are_of_their_size_and_take_as_many_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
     asked, rows, found = COMPARISONS[name], 729_115, set()
     for system in asked.systems:
         recipe = config.load(_programs.recipe(system.recipe), [*asked.changes, *system.changes])
-        plan._try_parts(recipe)
+        plan.try_parts(recipe)
         kind, _, size = system.label.partition(", ")
         training = recipe.training
         steps = steps_per_epoch(rows, training.batch_size) * training.epochs

@@ -159,6 +159,23 @@ def test_the_future_is_the_same_bits_however_weights_move(tmp_path: Path, sectio
             assert torch.equal(resumed.encoder.state_dict()[name], table)
 
 
+def test_the_future_of_a_learning_rate_that_is_cut_is_the_same_bits(tmp_path: Path) -> None:
+    """Of weights that went back to the best ones, too."""
+    plateau = {"patience": 1, "factor": 0.5, "reload": True}
+    given = recipe(
+        optimizer={"learning_rate": 0.3, "plateau": plateau},
+        training={"batch_size": 100, "epochs": 6, "precision": "float64", "checkpoint_steps": 3},
+    )
+    whole, epochs, left = checkpoints(given, tmp_path)
+    rates = [metrics["learning_rate"] for _, metrics in epochs]
+    assert 1 < len({*rates}) < 6, "cut, and not after every epoch"
+    for resumed in each_resumed(given, epochs, left):
+        assert resumed.position == whole.position
+        for name, table in whole.encoder.state_dict().items():
+            assert torch.equal(resumed.encoder.state_dict()[name], table)
+            assert torch.equal(resumed.best.state_dict()[name], whole.best.state_dict()[name])
+
+
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     given = mixed(patience=3, min_epochs=5, epochs=60, checkpoint_steps=None)
     whole, epochs, left = checkpoints(given, tmp_path)
