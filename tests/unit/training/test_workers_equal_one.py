@@ -61,7 +61,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
         "negatives": [{"name": "uniform", "count": 5, "per": "row"}],
     },
     "tables": {"optimizer": {"l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}}},
-    "plateau": {"optimizer": {"learning_rate": 0.3, "plateau": {"patience": 1, "reload": True}}},
+    "plateau": {"optimizer": {"learning_rate": 0.5, "plateau": {"patience": 1, "reload": True}}},
     "simplex, mean": {"encoder": {"name": "simplex", "dim": 8, "pool": "mean", "shared_items": True, "init_std": 0.5}},
     "simplex, attention": {
         "encoder": {"name": "simplex", "dim": 8, "pool": "user_attention", "init_std": 0.5},
@@ -257,7 +257,7 @@ def test_a_training_of_w_workers_is_that_of_one(scheme: str, alone: Any, togethe
         for name, state in worker["states"].items():
             torch.testing.assert_close(dict(state), dict(curve["states"][name]), rtol=0, atol=1e-6)
     assert set(together[0]["curves"][scheme]["states"]) == set(curve["states"])
-    assert alone["curves"]["plateau"]["told"]["learning_rate"] < 0.3, "it was cut before the last epoch"
+    assert alone["curves"]["plateau"]["told"]["learning_rate"] < 0.5, "it was cut before the last epoch"
     assert {*alone["curves"]["mclrec"]["states"]} == {"model", "augmenters"}
     assert {*alone["curves"]["ccl4rec"]["states"]} == {"model", "negatives.1"}
     assert any("hardness_kl" in name for name in alone["curves"]["adv_infonce"]["told"])
