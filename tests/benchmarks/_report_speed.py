@@ -167,7 +167,8 @@ def scaling(result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield f"## One worker against two, one thread each: global batch {figures['batch']:,}"
     yield ""
-    yield f"Sampled softmax in-batch, d 64, on {figures['log']}, over gloo on one machine. Milliseconds of a step; exchange is"
+    log = "a generated log of Gowalla's size" if figures["log"] == "generated" else figures["log"]
+    yield f"Sampled softmax in-batch, d 64, on {log}, over gloo on one machine. Milliseconds of a step; exchange is"
     yield "in collectives, waiting for the other included. One beside another that it does not know is the machine's own bound:"
     yield "its rows are those of both."
     yield ""
