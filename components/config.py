@@ -161,7 +161,8 @@ class Scale(Section):
     `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
     `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; a plan must fit it.
     `encode_rows`: an encoder that reads histories takes so many at a time, and each again in the backward pass, so that no
-    more of their activations are held; views of histories likewise.
+    more of their activations are held; views of histories likewise. `compile`: torch compiles what training does with a tile of
+    scores between its products, where scores are too many to be held; each worker needs a compiler (on CPUs g++).
     """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)
@@ -171,6 +172,7 @@ class Scale(Section):
     memory_per_worker_gib: Annotated[float, Field(gt=0)] = 4.0
     driver_cpus: Annotated[float, Field(ge=0)] = 0.0
     encode_rows: Positive | None = None
+    compile: bool = False
     max_failures: Annotated[int, Field(ge=0)] = 2
 
 

@@ -16,12 +16,16 @@ def _sorted(numbers_N: Tensor) -> Tensor:
     return numbers_N.sort().values
 
 
+PAIR_BYTES, CANDIDATE_BYTES = 8, 8  # of what is kept
+MAKING_BYTES = 72  # of each pair given, the most while they are found and sorted (counted from the arrays)
+
+
 class Mask:
     """Row b and candidate c where a pair (b, k) is given and k is candidate c's key: its item, its user, its place.
 
     The pairs given are a row's own, as many as it has rows of the log: those of rows and candidates, in which an item comes as
-    often as the pool has it, are told of some candidates at a time. Memory: two numbers for each pair given, and two int32 for
-    each candidate.
+    often as the pool has it, are told of some candidates at a time. Memory: a number for each pair given, and two int32 for
+    each candidate (`kept_bytes`).
     """
 
     def __init__(self, rows_N: Tensor, keys_N: Tensor, keys_C: Tensor, rows: int) -> None:
@@ -36,6 +40,11 @@ class Mask:
     def of_pairs(cls, rows_N: Tensor, columns_N: Tensor, rows: int, candidates: int) -> Mask:
         """From the pairs themselves."""
         return cls(rows_N, columns_N, torch.arange(candidates, device=rows_N.device), rows)
+
+    @staticmethod
+    def kept_bytes(pairs: int, candidates: int) -> int:
+        """For the plan: of so many pairs given."""
+        return PAIR_BYTES * pairs + CANDIDATE_BYTES * candidates
 
     def part(self, columns: slice) -> Mask:
         """Of some candidates alone."""
@@ -53,9 +62,9 @@ class Mask:
         return self._rows_N[place_X], column_X
 
     def left(self) -> Tensor:
-        """[B] whether a row has a candidate that counts."""
+        """[B] how many candidates count for a row."""
         pairs = len(self._rows_N)
         begins_N, ends_N = (torch.bincount(each_C, minlength=pairs + 1) for each_C in (self._first_C, self._end_C))
         candidates_N = (begins_N - ends_N)[:pairs].cumsum(0)  # that have the key of a pair given
         masked_B = candidates_N.new_zeros(self.rows).index_add_(0, self._rows_N, candidates_N)
-        return masked_B < len(self._first_C)
+        return len(self._first_C) - masked_B

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from components.errors import InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.evaluation.ranking import check_k
+from components.masks import MAKING_BYTES, Mask
 from components.negatives import Memory, check_counts, check_memory
 from components.objectives import _drawn, _fold, _shared
 from components.objectives._drawn import is_dense
@@ -35,6 +36,7 @@ SAMPLE_BYTES = 32 * 2**20
 SMALL_BANK, SMALL_RATE = 240, 1e-3  # rows of a bank and learning rate of a model that are tried
 COPIES = 4  # of every parameter: weight, gradient and Adam's two moments
 VECTOR_COPIES = 3  # of looked-up rows, and of what is made of them, at the peak of the backward pass (measured)
+APPENDED_COPIES = 2  # of vectors with others beside them, and of these: they and their gradients
 AT_LEAST, AT_MOST = "at least ", "at most "
 
 
@@ -91,7 +93,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield (
         "memory",
         f"{ids_are}{_mib(needs.tables)} of tables and Adam, {needs.scores_are}{_mib(needs.scores)} of scores, "
-        f"about {_mib(needs.vectors)} of candidates' vectors, {of_histories}"
+        f"about {_mib(needs.vectors)} of candidates' vectors, about {_mib(needs.masks)} of masks, {of_histories}"
         f"{rows_are}{_mib(needs.order)} of order, {index_is}{_mib(needs.index)} of indices: "
         f"{in_all_are}{_mib(needs.total)} in all, each of {recipe.scale.num_workers} workers; "
         f"{rows_are}{_mib(sizes.rows * 8)} of rows mapped once per node{_of_similar(recipe, sizes)}",
@@ -115,6 +117,7 @@ class Needs:
     scores: int
     scores_are: str
     vectors: int  # of candidates
+    masks: int  # of what rows have seen among them, were it all there: those of all sources, and one while it is made
     histories: int  # what encoders that read them make of them, and views; or what is read of a graph
     order: int
     index: int
@@ -123,7 +126,7 @@ class Needs:
     @property
     def computed_on(self) -> int:
         """What is on the GPU, where there is one."""
-        return self.tables + self.scores + self.vectors + self.histories
+        return self.tables + self.scores + self.vectors + self.masks + self.histories
 
     @property
     def total(self) -> int:
@@ -144,35 +147,37 @@ def _needs(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> Needs:
     indexed: list[Any] = [trainer.encoder, *trainer.sources]
     index = sum(each.index_bytes(sizes.rows, sizes.users, sizes.items) for each in indexed)
     index += math.ceil(sum(each.vectors_bytes() for each in trainer.memories.values()) / workers)
-    rows, scores, scores_are, vectors, looked_up = _of_a_step(recipe, trainer, sizes)
-    of_a_worker, objective = math.ceil(rows / workers), trainer.objective
+    step = _of_a_step(recipe, trainer, sizes)
+    of_a_worker, objective = math.ceil(step.rows / workers), trainer.objective
     turns = sum("model" in turn for turn in objective.turns)
-    looked_up = turns * (of_a_worker + looked_up) + objective.encodes * trainer.encoder.looked_up(of_a_worker, sizes.items)
+    looked_up = turns * (of_a_worker + step.looked_up) + objective.encodes * trainer.encoder.looked_up(of_a_worker, sizes.items)
     log = stand_in(32 * workers + 4, 64, rows=12)
     copies = COPIES + sum(each.copies for each in trainer.memories.values()) + (trainer.best is not None)
     return Needs(
         sizes=sizes,
         parameters=parameters,
         tables=parameters * _width(recipe) * copies,
-        scores=scores * _width(recipe),
-        scores_are=scores_are,
-        vectors=vectors * _width(recipe),
+        scores=step.scores * _width(recipe),
+        scores_are=step.scores_are,
+        vectors=step.vectors * _width(recipe),
+        masks=step.masks,
         histories=_of_histories(recipe, trainer, sizes),
         order=sizes.rows * 8,
         index=index,
-        received=exchange.received(small, log, rows, looked_up, sizes.users, sizes.items),
+        received=exchange.received(small, log, step.rows, looked_up, sizes.users, sizes.items),
     )
 
 
 def check_fits(recipe: Recipe, needs: Needs) -> None:
     """Raises an InputError where what is certain is more than a worker has.
 
-    Bounds from above, as of histories that are all as long as may be, are not certain. How much a GPU has is not known here.
+    Bounds from above, as of histories that are all as long as may be, or of masks, are not certain. How much a GPU has is not
+    known here.
     """
     limit = recipe.scale.memory_per_worker_gib
     certain = 0 if needs.sizes.rows_are == AT_MOST else needs.order + needs.index
     if not recipe.scale.use_gpu:
-        certain += needs.computed_on - needs.histories
+        certain += needs.computed_on - needs.histories - needs.masks
     if needs.sizes.ids_are != AT_MOST and certain > limit * 2**30:
         raise InputError(
             f"scale.memory_per_worker_gib: got {limit:g}, takes at least {certain / 2**30:,.3g} for what each of "
@@ -195,10 +200,17 @@ def _width(recipe: Recipe) -> int:
     return 8 if recipe.training.precision == "float64" else 4
 
 
-def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int, str, int, int]:
-    """Rows of a batch; numbers of the scores of a worker's, and how they are known; of the vectors of their candidates, of each
-    row or of a pool that all rows share; and how many rows of tables it looks up for these.
-    """
+class _Step(NamedTuple):
+    rows: int  # of a batch
+    scores: int  # numbers, of a worker's rows
+    scores_are: str
+    vectors: int  # numbers, of their candidates, of each row or of a pool that all rows share
+    looked_up: int  # rows of tables, for these
+    masks: int  # bytes
+
+
+def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> _Step:
+    """What a worker meets."""
     batch_size = recipe.training.batch_size
     if trainer.objective.positives == "sequences":  # a row for each place but the first
         batch_size = math.ceil(batch_size * max(sizes.rows / sizes.users - 1, 1))
@@ -206,8 +218,8 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int
     batch = next(trainer.batches())
     positive = trainer.encoder.items(batch.items_B)
     width, kinds = positive.vectors.shape[1], 1 if positive.vectors is positive.rows else 2
-    scores = vectors = looked_up = 0
-    scores_are = ""
+    scores = vectors = looked_up = masks = made = 0
+    scores_are, appended = "", getattr(trainer.objective, "appended", 0)
     for source in trainer.objective.sources:
         found = source(batch, positive.vectors)
         per_row = found.items.dim() == 2
@@ -217,19 +229,24 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> tuple[int, int
         is_shared = isinstance(source, Memory) or getattr(source, "exchange", "gather") == "ring"
         shares = recipe.scale.num_workers if is_shared else 1  # of candidates, that all rows meet
         distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
-        vectors += distinct * width * kinds * VECTOR_COPIES
+        vectors += distinct * (width * kinds * VECTOR_COPIES + (APPENDED_COPIES * (width + 2 * appended) if appended else 0))
         looked_up += distinct if found.vectors is None else 0
+        if found.excluded is not None:
+            met, of_each = (batch_size, shares) if isinstance(source, Memory) else (rows, 1)
+            pairs = math.ceil(met * (sizes.rows_of_a_user if source.exclude == "seen" else 1))
+            masks += Mask.kept_bytes(pairs, math.ceil(candidates / of_each))
+            made = max(made, pairs * MAKING_BYTES)
         gathered = per_row and not is_dense(distinct, candidates)
         numbers = rows * (candidates * width if gathered else distinct * shares)
         if numbers > _fold.NUMBERS_AT_ONCE:
             scores += 2 * (_drawn.NUMBERS_AT_ONCE if per_row else _shared.numbers_of_a_tile(use_gpu=recipe.scale.use_gpu))
             continue
-        scores += rows * candidates * 2  # and as much for the backward pass
+        scores += rows * candidates * 2 * (2 if appended else 1)  # and as much for the backward pass
         if gathered:
             vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
         elif per_row:
             scores += rows * distinct * 2
-    return batch_size, scores, scores_are, vectors, looked_up
+    return _Step(batch_size, scores, scores_are, vectors, looked_up, masks + made)
 
 
 def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> int:
@@ -241,7 +258,7 @@ def _of_histories(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> int:
         return trainer.encoder.read_bytes(rows, sizes.rows_of_a_user, sizes.users, sizes.items, _width(recipe))
     batch_size, items = recipe.training.batch_size, None if sizes.ids_are == AT_LEAST else sizes.items
     rows = math.ceil(batch_size / recipe.scale.num_workers)
-    return trainer.objective.step_bytes(rows, batch_size, items, _width(recipe))
+    return trainer.objective.step_bytes(rows, batch_size, items, _width(recipe), recipe.scale.use_gpu)
 
 
 def _of_similar(recipe: Recipe, sizes: Sizes) -> str:
@@ -291,7 +308,8 @@ def _tame(recipe: Recipe) -> Recipe:
     sizes = [{"size": min(spec["size"], SMALL_BANK)} if "size" in spec else {} for spec in recipe.negatives]
     negatives = [spec | size for spec, size in zip(recipe.negatives, sizes, strict=True)]
     optimizer = recipe.optimizer.model_copy(update={"learning_rate": rate})
-    return recipe.model_copy(update={"negatives": negatives, "optimizer": optimizer})
+    scale = recipe.scale.model_copy(update={"compile": False})  # this machine may have no compiler
+    return recipe.model_copy(update={"negatives": negatives, "optimizer": optimizer, "scale": scale})
 
 
 def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:

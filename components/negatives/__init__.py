@@ -40,10 +40,10 @@ class Candidates(NamedTuple):
     excluded: Mask | None  # rows and candidates that must not count
     goes_around: bool = False  # vectors are those of this worker's rows of the global batch, and others have the others'
 
-    def any_left(self, rows: int) -> Tensor:
-        """[B] whether a row has a candidate that counts."""
+    def left(self, rows: int) -> Tensor:
+        """[B] how many candidates count for a row."""
         if self.excluded is None:
-            return torch.full((rows,), self.items.shape[-1] > 0, device=self.items.device)
+            return torch.full((rows,), self.items.shape[-1], device=self.items.device)
         return self.excluded.left()
 
 

@@ -5,9 +5,11 @@ Called with a batch, an objective gives an Outcome. `learners` are who learns, b
 those are (components.training.batches). Where an epoch has other passes, `diagnose(batch, held_out)` says on every worker what
 they led to, of which `batch` is its rows; an objective that takes views may have one too, which is asked after every epoch.
 `first_whole_epoch` is one in which all passes and terms take part, and `sources` are those that candidates come from.
-Where the encoder reads histories, `step_bytes(rows, batch_rows, items, width)` says for the plan what a worker's step over so
-many of a batch's holds at most beside scores and candidates, in numbers of `width` bytes, out of so many items (None: not
-known); `encodes` is how many histories are encoded for each row of a batch at most, in all turns of the model.
+Where the encoder reads histories, `step_bytes(rows, batch_rows, items, width, use_gpu)` says for the plan what a worker's step
+over so many of a batch's holds at most beside scores and candidates, in numbers of `width` bytes, out of so many items (None:
+not known), in tiles of a CPU or a GPU; `encodes` is how many histories are encoded for each row of a batch at most, in all
+turns of the model. One that meets candidates twice, with other vectors beside their own and with these alone, says with
+`appended` how wide the others are.
 In the model's pass learners may take `turns` on each batch: those of each one step together, on the loss of that `batch.turn`;
 the first turn's loss is the one that is logged. Where `takes_views`, an objective is built with the recipe's views; others
 refuse them.

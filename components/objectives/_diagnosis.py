@@ -20,14 +20,23 @@ GROUPS = 10
 DECIMALS = 6
 
 
-def by_group(delta_BN: Tensor, items_BN: Tensor, degrees_I: NDArray[np.int64], workers: Workers) -> dict[str, float]:
+class ByGroup:
     """Mean hardness of the items of each popularity group among a global batch's negatives, where there are any."""
-    group_N = torch.from_numpy(metrics.groups(degrees_I, GROUPS)).to(items_BN.device)[items_BN].reshape(-1)
-    of_groups = torch.zeros(2, GROUPS + 1, dtype=torch.float64, device=group_N.device)
-    of_groups[0].index_add_(0, group_N, delta_BN.double().reshape(-1))
-    of_groups[1] = torch.bincount(group_N, minlength=GROUPS + 1)
-    sums, counts = workers.sum(of_groups).tolist()
-    return {f"hardness_group_{group}": sums[group] / count for group, count in enumerate(counts) if count}
+
+    def __init__(self, degrees_I: NDArray[np.int64], device: torch.device) -> None:
+        self._group_I = torch.from_numpy(metrics.groups(degrees_I, GROUPS)).to(device)
+        self._sums = torch.zeros(2, GROUPS + 1, dtype=torch.float64, device=device)
+
+    def add(self, delta_N: Tensor, items_N: Tensor) -> None:
+        """Some negatives."""
+        group_N = self._group_I[items_N]
+        self._sums[0].index_add_(0, group_N, delta_N.double())
+        self._sums[1] += torch.bincount(group_N, minlength=GROUPS + 1)
+
+    def told(self, workers: Workers) -> dict[str, float]:
+        """Over all workers."""
+        sums, counts = workers.sum(self._sums).tolist()
+        return {f"hardness_group_{group}": sums[group] / count for group, count in enumerate(counts) if count}
 
 
 def uniformity(vectors_BD: Tensor, rows: int, workers: Workers) -> float:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from components.losses import EXCLUDED
@@ -17,8 +16,19 @@ from components.training.batches import Batch
 from components.training.collectives import Workers
 
 
+def batch_of_all(batch: Batch, workers: Workers) -> Batch:
+    """The rows of the global batch, without what they are read from."""
+    users_G, items_G = (workers.gather(each_B, batch.rows) for each_B in (batch.users_B, batch.items_B))
+    return replace(batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
+
+
+def mine(batch: Batch) -> slice:
+    """This worker's rows of the global batch."""
+    return slice(batch.first_row, batch.first_row + len(batch.users_B))
+
+
 class Everyone:
-    """The rows of the global batch, G of them, as each worker's share meets them: gathered once for all pools.
+    """The queries of the global batch, G of them, as each worker's share meets them: gathered once for all pools.
 
     Each worker folds its share of a pool for all G rows: of the family log_sum_exp its log-sum-exp is one candidate of a row,
     of the family sum it is what it adds. Bytes a step: G x D for the queries and for their gradient, whatever the pools' size.
@@ -26,13 +36,6 @@ class Everyone:
 
     def __init__(self, loss: Any, batch: Batch, queries_BD: Tensor, started: tuple[Tensor, ...], workers: Workers) -> None:
         self._loss, self._batch, self._queries_BD, self._started, self._workers = loss, batch, queries_BD, started, workers
-        self._mine = slice(batch.first_row, batch.first_row + len(batch.users_B))
-
-    @cached_property
-    def batch(self) -> Batch:
-        """Without what its rows are read from."""
-        users_G, items_G = (self._gathered(each_B) for each_B in (self._batch.users_B, self._batch.items_B))
-        return replace(self._batch, users_B=users_G, items_B=items_G, first_row=0, histories=None)
 
     @cached_property
     def queries(self) -> Tensor:
@@ -64,13 +67,9 @@ class Everyone:
         added = (self._of_all(after_G - before_G).sum(dim=0) for before_G, after_G in zip(before, after, strict=True))
         return tuple(each_B + added_B for each_B, added_B in zip(state, added, strict=True))
 
-    def any_of_all(self, left_G: Tensor) -> Tensor:
-        """[B] whether any worker's share has something left for a row."""
-        return self._workers.sum(left_G.to(torch.int32))[self._mine] > 0
-
     def _gathered(self, each_B: Tensor) -> Tensor:
         return self._workers.gather(each_B, self._batch.rows)
 
     def _of_all(self, share_G: Tensor) -> Tensor:
         """[W, B] of all shares."""
-        return self._workers.gather(share_G.unsqueeze(0), self._workers.size)[:, self._mine]
+        return self._workers.gather(share_G.unsqueeze(0), self._workers.size)[:, mine(self._batch)]

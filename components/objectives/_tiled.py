@@ -3,7 +3,8 @@
 Scores come a tile at a time and again in the backward pass, so memory is that of the vectors, their gradients and a tile. Sums
 are in float32 at least; under torch.autocast the factors of products are rounded to its type, forward and backward, and nothing
 else is. What a pool does for it: `candidates` of a row, `tile_sizes`, `tile` and `add_gradients`, and
-`products` where there are few (components.objectives._shared, _drawn).
+`products` where there are few (components.objectives._shared, _drawn). Between products and masks, which are not, what is done
+to a tile's scores may be compiled (components.training.compiled).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from components.losses import EXCLUDED
 from components.masks import Mask
 from components.objectives._log_count import LogCount
 from components.objectives._products import of_sums
+from components.training.compiled import compilable
 
 LOG2_E = math.log2(math.e)
 
@@ -57,10 +59,8 @@ def largest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | Non
     """[B] the place of the candidate with the largest <q, v_j>, the first of equal ones; of a pool that all rows share."""
     largest_B = queries_BD.new_full((len(queries_BD),), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_B = torch.zeros(len(queries_BD), dtype=torch.int64, device=queries_BD.device)
-    tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
-    factors_BD = tiles.factors(queries_BD)
-    for rows, columns in tiles:
-        scores_R, place_R = _scores(tiles, factors_BD, vectors, rows, columns).max(dim=1)
+    for rows, columns, scores_RT in scores(pool, queries_BD, vectors, excluded):
+        scores_R, place_R = scores_RT.max(dim=1)
         larger_R = scores_R > largest_B[rows]
         place_B[rows] = torch.where(larger_R, place_R + columns.start, place_B[rows])
         largest_B[rows] = torch.where(larger_R, scores_R, largest_B[rows])
@@ -72,14 +72,19 @@ def highest(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | Non
     """[B, count] the highest <q, v_j> of each row, EXCLUDED among them where there are no others, and their places."""
     scores_BN = queries_BD.new_full((len(queries_BD), count), -torch.inf, dtype=of_sums(queries_BD.dtype))
     place_BN = torch.zeros_like(scores_BN, dtype=torch.int64)
-    tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
-    factors_BD = tiles.factors(queries_BD)
-    for rows, columns in tiles:
-        scores_RT = _scores(tiles, factors_BD, vectors, rows, columns)
+    for rows, columns, scores_RT in scores(pool, queries_BD, vectors, excluded):
         places_RT = torch.arange(columns.start, columns.stop, device=scores_RT.device).expand_as(scores_RT)
         scores_BN[rows], best_RN = torch.cat([scores_BN[rows], scores_RT], dim=1).topk(count, dim=1)
         place_BN[rows] = torch.cat([place_BN[rows], places_RT], dim=1).gather(1, best_RN)
     return scores_BN, place_BN
+
+
+def scores(pool: Any, queries_BD: Tensor, vectors: Tensor, excluded: Mask | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and scores of each tile, without a gradient; the next one may be where this one was."""
+    tiles = _Tiles(pool, queries_BD, vectors, excluded, None)
+    factors_BD = tiles.factors(queries_BD)
+    for rows, columns in tiles:
+        yield rows, columns, _scores(tiles, factors_BD, vectors, rows, columns)
 
 
 class _Tiles:
@@ -141,11 +146,7 @@ class _LogSumExp(torch.autograd.Function):
         total_B = torch.zeros_like(largest_B)
         for rows, columns in tiles:
             scores_RT = _binary_scores(tiles, binary_BD, vectors, rows, columns)
-            before_R = largest_B[rows]
-            largest_R = torch.maximum(before_R, scores_RT.amax(dim=1))
-            weights_RT = scores_RT.sub_(largest_R.unsqueeze(1)).exp2_()
-            total_B[rows] = total_B[rows] * torch.exp2(before_R - largest_R) + weights_RT.sum(dim=1)
-            largest_B[rows] = largest_R
+            largest_B[rows], total_B[rows] = _taken_in(scores_RT, largest_B[rows], total_B[rows])
         result_B = largest_B + total_B.log2()
         ctx.tiles = tiles
         ctx.save_for_backward(queries_BD, vectors, result_B)
@@ -165,6 +166,16 @@ class _LogSumExp(torch.autograd.Function):
             ctx.tiles.pool.add_gradients(weights_RT, factors_BD[rows], vectors, rows, columns, of_queries_BD, of_vectors)
         of_queries_BD *= gradient_B.unsqueeze(1)
         return None, of_queries_BD.to(queries_BD.dtype), of_vectors.to(vectors.dtype)
+
+
+@compilable
+def _taken_in(scores_RT: Tensor, largest_R: Tensor, total_R: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row, and the sum of powers of 2 of what scores differ from it by; the scores are overwritten."""
+    if torch.compiler.is_compiling():
+        scores_RT = scores_RT.clone()  # which is never made, and nothing is written back
+    after_R = torch.maximum(largest_R, scores_RT.amax(dim=1))
+    weights_RT = scores_RT.sub_(after_R.unsqueeze(1)).exp2_()
+    return after_R, total_R * torch.exp2(largest_R - after_R) + weights_RT.sum(dim=1)
 
 
 def _binary_scores(
@@ -188,7 +199,7 @@ class _Sum(torch.autograd.Function):
         after = tuple(each_B.clone() for each_B in state)
         for rows, columns in tiles:
             scores_RT = _scores(tiles, factors_BD, vectors, rows, columns)
-            of_rows = loss.add(tuple(each_B[rows] for each_B in after), scores_RT, tiles.log_count(rows, columns))
+            of_rows = _added(loss, tuple(each_B[rows] for each_B in after), scores_RT, tiles.log_count(rows, columns))
             for each_B, each_R in zip(after, of_rows, strict=True):
                 each_B[rows] = each_R
         ctx.loss, ctx.tiles = loss, tiles
@@ -208,7 +219,7 @@ class _Sum(torch.autograd.Function):
             with torch.enable_grad():
                 scores_RT = _scores(ctx.tiles, factors_BD, vectors, rows, columns).requires_grad_()
                 before = tuple(each_B[rows].detach().requires_grad_(n in of_state) for n, each_B in enumerate(state))
-                after = ctx.loss.add(before, scores_RT, ctx.tiles.log_count(rows, columns))
+                after = _added(ctx.loss, before, scores_RT, ctx.tiles.log_count(rows, columns))
             slopes_RT, *of_before = torch.autograd.grad(
                 [after[n] for n in moving],
                 [scores_RT, *(before[n] for n in moving)],
@@ -219,6 +230,12 @@ class _Sum(torch.autograd.Function):
                 of_state[n][rows] = of_R
         found = of_queries_BD.to(queries_BD.dtype), of_vectors.to(vectors.dtype)
         return None, None, *found, *(of_state.get(n) for n in range(len(state)))
+
+
+@compilable
+def _added(loss: Any, state: tuple[Tensor, ...], scores_RT: Tensor, log_count: Tensor | None) -> tuple[Tensor, ...]:
+    """By the loss itself."""
+    return loss.add(state, scores_RT, log_count)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.objectives import Learner, Outcome, _diagnosis, _fold
-from components.objectives._drawn import Drawn
-from components.objectives._tiled import log_sum_exp
+from components.losses import EXCLUDED
+from components.objectives import Learner, Outcome, _diagnosis, _fold, _tiled
+from components.objectives._mixture import Mixture
+from components.objectives._shared import Shared
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
-MLP_WIDTH = 4
-
 
 class AdvInfoNCE:
-    """L_b = -log( e^{s_b/t} / (e^{s_b/t} + K sum_j e^{d_j + s_j/t}) ),  d_j = log(N p_j),  p = softmax of g(u, .) on N draws.
+    """L_b = -log( e^{s_b/t} / (e^{s_b/t} + K sum_j e^{d_j + s_j/t}) ),  d_j = log(N p_j),  p = softmax_j g(u, j),
+
+    j over the N candidates of all sources together that count for the row.
 
     g(u, j) = <a_u, b_j>, a plain dot product: of tables of its own (`hardness: embed`, `dim` wide), or of ReLU(W e) of the
     encoder's rows, which it does not move (`mlp`, 4 wide). The encoder descends on L in every epoch. Before epochs e (from 0)
@@ -34,12 +35,14 @@ class AdvInfoNCE:
 
     Logged in epochs with such a pass: `diagnose`.
 
-    Raises: InputError for another family of losses, or for candidates that are not drawn for each row.
+    Raises: InputError for another family of losses, or one that corrects for logQ: where hardness weighs, no q is known.
     Source: Zhang et al. 2023, arXiv 2310.18700, eq. of L_Adv; choices of the released code (one positive for each user in turn,
     no regulariser on hardness, hardness rests after its last pass, the model moves in adversarial epochs too).
-    Differs: until the first adversarial pass p is uniform; there, it is that of the random tables (KL to uniform about .001).
-    With adv_learning_rate 0 there is no pass, and the loss is InfoNCE with K. Alignment and uniformity are told in adversarial
-    epochs, not in every fifth.
+    Differs: the paper's candidates are as many draws for each row; here they are any mixture of sources, repeats and all, and
+    N is a row's own where some are masked. A stale vector has the hardness of now, which goes by ids; of `hardest`, those that
+    score highest are weighed. Until the first adversarial pass p is uniform; there, it is that of the random tables (KL to
+    uniform about .001). With adv_learning_rate 0 there is no pass, and the loss is InfoNCE with K. Alignment and uniformity are
+    told in adversarial epochs, not in every fifth.
     """
 
     takes_views, turns, encodes = False, (("model",),), 1
@@ -67,13 +70,6 @@ class AdvInfoNCE:
     ) -> None:
         if loss.family != "log_sum_exp":
             raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
-        if len(sources) != 1 or sources[0].per != "row":
-            raise InputError("negatives: objective.adv_infonce takes one source, {name: uniform, per: row}")
-        if getattr(sources[0], "hardest", None):
-            raise InputError(
-                f"negatives.0.hardest: got {sources[0].hardest}, takes null where hardness weighs the candidates"
-                " (objective.adv_infonce)"
-            )
         if loss.logq:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         if hardness == "mlp" and encoder.window is not None:
@@ -89,13 +85,14 @@ class AdvInfoNCE:
         if hardness == "embed":
             self.hardness = _Embed(train, dim, generator)
         else:
-            self.hardness = _Mlp(encoder.user_table.shape[1], generator)
+            self.hardness = _Mlp(encoder, generator)
+        self.appended = self.hardness.width
         self.learners = {
             "hardness": Learner(self.hardness, adv_learning_rate, maximise=True),
             "model": Learner(encoder),
         }
 
-    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int, use_gpu: bool = False) -> int:
         """What the encoder holds."""
         places = self.encoder.window.length if self.positives == "sequences" else 1
         return self.encoder.queries_bytes(rows, rows * places, width)
@@ -105,21 +102,15 @@ class AdvInfoNCE:
         return ("hardness",) * (self._passes_by(epoch) - self._passes_by(epoch - 1)) + ("model",)
 
     def __call__(self, batch: Batch) -> Outcome:
-        query = self.encoder.queries(batch)
-        positive = self.encoder.items(batch.items_B)
-        drawn = Drawn(self.sources[0](batch, positive.vectors).items)
-        negative = self.encoder.items(drawn.items_U)
+        query, positive = self.encoder.queries(batch), self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
-        state = _fold.start(self.loss, queries_BD, positive.vectors)
-        if _fold.is_dense(drawn, queries_BD):
-            scores_BN = drawn.products(queries_BD, negative.vectors)
-            state = self.loss.add(state, scores_BN + self._delta(batch, drawn, query.rows, negative.rows) + self.log_weight)
-        else:
-            total_B = self._total(batch, drawn, queries_BD, negative.vectors, query.rows, negative.rows)
-            state = self.loss.add(state, (total_B + self.log_weight).unsqueeze(1))
-        named = {"queries": query.vectors, "positives": positive.vectors, "candidates of negatives.0": negative.vectors}
-        rows = (query.rows, positive.rows), (), (drawn.repeated(negative.rows),)
-        return Outcome(self.loss.finish(state), *rows, vectors=named)
+        mixture = Mixture(self.encoder, self.sources, batch, queries_BD, positive.vectors, self.workers)
+        left_B = mixture.left()
+        total_B = self._total(batch, mixture, queries_BD, left_B) + self.log_weight
+        state = self.loss.add(_fold.start(self.loss, queries_BD, positive.vectors), total_B.unsqueeze(1))
+        rows = (query.rows, positive.rows), mixture.shared_rows, mixture.own_rows
+        named = {"queries": query.vectors, "positives": positive.vectors, **mixture.named}
+        return Outcome(self.loss.finish(state), *rows, left_B == 0, named)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, held_out: Interactions | None) -> dict[str, float]:
@@ -131,18 +122,34 @@ class AdvInfoNCE:
         false_negative_rate   and its controls                                              (`_diagnosis.false_negatives`)
         """
         query, positive = self.encoder.queries(batch), self.encoder.items(batch.items_B)
-        items_BN = self.sources[0](batch, positive.vectors).items
-        drawn = Drawn(items_BN)
-        delta_BN = self._delta(batch, drawn, query.rows, self.encoder.items(drawn.items_U).rows)
-        delta_BN = delta_BN.expand(items_BN.shape)
-        told = {"hardness_kl": self._mean((torch.exp(delta_BN) * delta_BN).mean(dim=1), batch)}
-        told |= _diagnosis.by_group(delta_BN, items_BN, self.train.item_degrees(), self.workers)
+        divergence = torch.zeros((), dtype=torch.float64, device=batch.items_B.device)
+        groups = _diagnosis.ByGroup(self.train.item_degrees(), batch.items_B.device)
+        for delta_N, items_N, left_N in self.deltas(batch, query.vectors, positive.vectors):
+            divergence += (delta_N.exp() * delta_N / left_N).double().sum()
+            groups.add(delta_N, items_N)
+        told = {"hardness_kl": float(self.workers.sum(divergence)) / batch.rows, **groups.told(self.workers)}
         users_BD, positives_BD = (F.normalize(vectors, dim=1) for vectors in (query.vectors, positive.vectors))
         told["alignment"] = self._mean((users_BD - positives_BD).square().sum(dim=1), batch)
         told["uniformity"] = sum(_diagnosis.uniformity(each, batch.rows, self.workers) for each in (users_BD, positives_BD))
         if held_out is not None:
-            told |= _diagnosis.false_negatives(*self.hardness.tables(self.encoder), self.train, held_out)
+            told |= _diagnosis.false_negatives(*self.hardness.tables(), self.train, held_out)
         return told
+
+    @torch.no_grad()
+    def deltas(self, batch: Batch, queries_BD: Tensor, positives_BD: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """d, item and N of the candidates that count, some at a time: of this worker's rows; of a memory, of its share."""
+        mixture = Mixture(self.encoder, self.sources, batch, queries_BD / self.loss.temperature, positives_BD, self.workers)
+        users_BW, left_B = self.hardness.users(batch.users_B), mixture.left()
+        mean_B = mixture.log_sum_exp(users_BW, [self.hardness.items(met.ids) for met in mixture.met]) - _log(left_B, users_BW)
+        for met in mixture.met:
+            items, excluded = met.candidates.items, met.candidates.excluded
+            pool, ids = (met.pool, met.ids) if items.dim() == 2 else (Shared(len(items)), items)  # ids are everywhere
+            users_RW, mean_R, left_R = (mixture.of_met(met, each_B) for each_B in (users_BW, mean_B, left_B))
+            for rows, columns, g_RT in _tiled.scores(pool, users_RW, self.hardness.items(ids), excluded):
+                counts_RT = g_RT > EXCLUDED / 2
+                items_RT = (items[rows] if items.dim() == 2 else items[columns]).expand(g_RT.shape)
+                left_RT = left_R[rows].unsqueeze(1).expand(g_RT.shape)
+                yield (g_RT - mean_R[rows].unsqueeze(1))[counts_RT], items_RT[counts_RT], left_RT[counts_RT]
 
     def _mean(self, each_B: Tensor, batch: Batch) -> float:
         """Over the rows of all workers."""
@@ -154,31 +161,22 @@ class AdvInfoNCE:
         most = -(-self.total_passes // self.adv_epochs)
         return min(triggers, most) * self.adv_epochs
 
-    def _total(
-        self,
-        batch: Batch,
-        drawn: Drawn,
-        queries_BD: Tensor,
-        vectors_UD: Tensor,
-        user_rows_BD: Tensor,
-        item_rows_UD: Tensor,
-    ) -> Tensor:
-        """[B] log sum_j e^{d_j + s_j}, which is log sum_j e^{g_j + s_j} - log sum_j e^{g_j} + log N: a tile at a time.
+    def _total(self, batch: Batch, mixture: Mixture, queries_BD: Tensor, left_B: Tensor) -> Tensor:
+        """[B] log sum_j e^{d_j + s_j}, which is log sum_j e^{g_j + s_j} - log sum_j e^{g_j} + log N; EXCLUDED of no candidate.
 
         As g is a product of vectors too, g + s is that of both pairs end to end.
         """
         if not self._passes_by(batch.key[1]):
-            return log_sum_exp(drawn, queries_BD, vectors_UD)
-        users_BW, items_UW = self.hardness(batch.users_B, drawn.items_U, user_rows_BD, item_rows_UD)
-        both = torch.cat([queries_BD, users_BW], dim=1), torch.cat([vectors_UD, items_UW], dim=1)
-        return log_sum_exp(drawn, *both) - log_sum_exp(drawn, users_BW, items_UW) + math.log(drawn.candidates)
+            return mixture.log_sum_exp(queries_BD)
+        users_BW, items = self.hardness.users(batch.users_B), [self.hardness.items(met.ids) for met in mixture.met]
+        ends = [torch.cat([met.vectors, items_UW], dim=1) for met, items_UW in zip(mixture.met, items, strict=True)]
+        both_B = mixture.log_sum_exp(torch.cat([queries_BD, users_BW], dim=1), ends)
+        total_B = both_B - mixture.log_sum_exp(users_BW, items) + _log(left_B, both_B)
+        return total_B.masked_fill(left_B == 0, EXCLUDED)
 
-    def _delta(self, batch: Batch, drawn: Drawn, user_rows_BD: Tensor, item_rows_UD: Tensor) -> Tensor:
-        """[B, N] log(N p_j); one 0 for all until the first adversarial pass."""
-        if not self._passes_by(batch.key[1]):
-            return user_rows_BD.new_zeros(1, 1)
-        g_BN = drawn.products(*self.hardness(batch.users_B, drawn.items_U, user_rows_BD, item_rows_UD))
-        return torch.log_softmax(g_BN, dim=1) + math.log(g_BN.shape[1])
+
+def _log(left_B: Tensor, like_B: Tensor) -> Tensor:
+    return left_B.clamp(min=1).to(like_B.dtype).log()
 
 
 class _Embed(nn.Module):
@@ -186,29 +184,46 @@ class _Embed(nn.Module):
 
     def __init__(self, train: Interactions, dim: int, generator: torch.Generator) -> None:
         super().__init__()
+        self.width = dim
         self.user_table = nn.Parameter(torch.empty(train.num_users, dim))
         self.item_table = nn.Parameter(torch.empty(train.num_items, dim))
         for table in (self.user_table, self.item_table):
             nn.init.xavier_normal_(table, generator=generator)
 
-    def forward(self, users_B: Tensor, items_U: Tensor, _users_BD: Tensor, _items_UD: Tensor) -> tuple[Tensor, Tensor]:
-        return F.embedding(users_B, self.user_table, sparse=True), F.embedding(items_U, self.item_table, sparse=True)
+    def users(self, users_B: Tensor) -> Tensor:
+        return F.embedding(users_B, self.user_table, sparse=True)
 
-    def tables(self, _encoder: Any) -> tuple[Tensor, Tensor]:
+    def items(self, items_U: Tensor) -> Tensor:
+        return F.embedding(items_U, self.item_table, sparse=True)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
         return self.user_table, self.item_table
 
 
 class _Mlp(nn.Module):
     """a_u = ReLU(W_u e_u), b_j = ReLU(W_i e_j), of the encoder's table rows, through which no gradient goes."""
 
-    def __init__(self, width: int, generator: torch.Generator) -> None:
+    width = 4
+
+    def __init__(self, encoder: Any, generator: torch.Generator) -> None:
         super().__init__()
-        self.user_weight, self.item_weight = (nn.Parameter(torch.empty(MLP_WIDTH, width)) for _ in range(2))
+        self._encoder = (encoder,)  # whose weights are not the hardness'
+        of_rows = encoder.user_table.shape[1]
+        self.user_weight, self.item_weight = (nn.Parameter(torch.empty(self.width, of_rows)) for _ in range(2))
         for weight in (self.user_weight, self.item_weight):
             nn.init.xavier_normal_(weight, generator=generator)
 
-    def forward(self, _users_B: Tensor, _items_U: Tensor, users_BD: Tensor, items_UD: Tensor) -> tuple[Tensor, Tensor]:
-        return F.relu(F.linear(users_BD.detach(), self.user_weight)), F.relu(F.linear(items_UD.detach(), self.item_weight))
+    def users(self, users_B: Tensor) -> Tensor:
+        return _hidden(F.embedding(users_B, self._encoder[0].user_table.detach()), self.user_weight)
 
-    def tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
-        return self(None, None, encoder.user_table, encoder.item_table)
+    def items(self, items_U: Tensor) -> Tensor:
+        return _hidden(F.embedding(items_U, self._encoder[0].item_table.detach()), self.item_weight)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        (encoder,) = self._encoder
+        return _hidden(encoder.user_table.detach(), self.user_weight), _hidden(encoder.item_table.detach(), self.item_weight)
+
+
+def _hidden(rows: Tensor, weight: Tensor) -> Tensor:
+    """What workers gather is not rounded."""
+    return F.relu(F.linear(rows, weight)).to(rows.dtype)

@@ -119,15 +119,16 @@ class CCL4Rec:
         self.first_whole_epoch = warm_up
         self.encodes = 1 + 2 * sum(self.counts)  # of a view what was replaced and what replaces it
 
-    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int, use_gpu: bool = False) -> int:
         """While views are drawn: weights of distinct behaviours for the bank, and ids. Or then: what is made of the views, and
         vectors of all rows. And what the encoder holds of the rows themselves.
         """
         views, length = sum(self.counts), self.encoder.window.length
         behaviours, ids = rows * length if items is None else min(rows * length, items), 8 * rows * views * length
         drawn = 8 * behaviours * (self.bank.size + 1) * 3 + ids * VIEW_COPIES
-        cosines = 2 * min(rows * batch_rows, numbers_of_a_tile(use_gpu=False))
+        cosines = 2 * min(rows * batch_rows, numbers_of_a_tile(use_gpu=use_gpu))
         contrast = (batch_rows * self.encoder.item_table.shape[1] * CONTRAST_COPIES + cosines) * width
+        contrast += Mask.kept_bytes(rows, batch_rows)
         encoded = self.encoder.queries_bytes(rows, rows, width, views) + contrast + ids * KEPT_COPIES
         return self.encoder.queries_bytes(rows, rows, width) + max(drawn, encoded)
 

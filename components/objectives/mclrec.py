@@ -20,6 +20,7 @@ from components.errors import InputError
 from components.losses import Temperature
 from components.objectives import Learner, Outcome
 from components.objectives._contrast import Contrast, Margin, View
+from components.objectives._shared import numbers_of_a_tile
 from components.objectives._two_views import two_views
 from components.objectives.supervised import Supervised
 from components.training.batches import Batch, Histories
@@ -108,14 +109,15 @@ class MCLRec:
         """A history and two views of it, in each turn of the model."""
         return sum("model" in turn for turn in self.turns) * (3 if self.lambda_ or self.beta else 1)
 
-    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
-        """Histories and two views of them encoded; all views of `_two_views` and the draws of one; vectors of all rows."""
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int, use_gpu: bool = False) -> int:
+        """Histories and two views encoded; all views of `_two_views` and the draws of one; vectors of all rows, and a tile."""
         if not (self.lambda_ or self.beta):
             return self.encoder.queries_bytes(rows, rows, width)
         views = rows * self.encoder.window.length * 8 * (2 * len(self.views) + VIEW_COPIES)
         vectors = 2 * batch_rows * self.encoder.scoring_items().shape[1] * width * VECTOR_COPIES
+        products = 2 * min(2 * rows * 2 * batch_rows, numbers_of_a_tile(use_gpu=use_gpu)) * width
         encoded = self.encoder.queries_bytes(rows, rows, width) + self.encoder.queries_bytes(rows, rows, width, views=2)
-        return encoded + views + vectors
+        return encoded + views + vectors + products
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """The model's, in every epoch."""

@@ -11,15 +11,10 @@ from torch import Tensor
 from components.data.histories import Positives
 from components.data.interactions import Interactions
 from components.errors import InputError
-from components.losses import EXCLUDED
-from components.masks import Mask
-from components.negatives import Candidates, Memory
-from components.objectives import Learner, Outcome, _fold, _ring, _shares
-from components.objectives._drawn import Drawn
+from components.objectives import Learner, Outcome, _fold
 from components.objectives._log_count import LogCount
+from components.objectives._mixture import Mixture
 from components.objectives._products import of_sums
-from components.objectives._shared import Shared
-from components.objectives._tiled import highest
 from components.training.batches import Batch
 from components.training.collectives import Workers
 
@@ -29,8 +24,7 @@ class Supervised:
 
     Each source's scores [B, C] exist at once where they are few, else a tile at a time (components.objectives._fold).
     `positives: sequences` takes every place of whole sequences in one pass of an encoder that reads histories; its rows are
-    places, and `training.batch_size` counts sequences. Of a source with `hardest` each row takes so many candidates, those that
-    score highest for it; which these are has no gradient.
+    places, and `training.batch_size` counts sequences.
 
     Raises: InputError where the loss corrects for logQ and the sources exclude differently: an item that one source keeps out
     of a row and another draws has no expected count that both share; or one has `hardest`; or positives are drawn for users, as
@@ -67,7 +61,7 @@ class Supervised:
                     f"negatives.{n}.exclude: got {source.exclude!r}, takes {first!r} as in negatives.0 where loss.logq is true"
                 )
 
-    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int) -> int:
+    def step_bytes(self, rows: int, batch_rows: int, items: int | None, width: int, use_gpu: bool = False) -> int:
         """What the encoder holds."""
         places = self.encoder.window.length if self.positives == "sequences" else 1
         return self.encoder.queries_bytes(rows, rows * places, width)
@@ -83,51 +77,13 @@ class Supervised:
         """The same, for one that has them already."""
         positive = self.encoder.items(batch.items_B)
         queries_BD = query.vectors / self.loss.temperature
-        shared_rows, own_rows = [], []
-        named = {"queries": query.vectors, "positives": positive.vectors}
-        left_B = torch.zeros(len(queries_BD), dtype=torch.bool, device=queries_BD.device)
-        state = started = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
-        everyone = _shares.Everyone(self.loss, batch, queries_BD, started, self.workers)
-        for n, source in enumerate(self.sources):
-            is_memory = isinstance(source, Memory)
-            asked, asking = (everyone.batch, everyone.queries) if is_memory else (batch, queries_BD)
-            candidates = source(asked, positive.vectors)
-            if getattr(source, "hardest", None):
-                candidates = self._hardest(candidates, source.hardest, asking)
-            if candidates.items.dim() == 2:
-                pool = Drawn(candidates.items)
-                vectors, rows = self.encoder.items(pool.items_U)
-                own_rows.append(pool.repeated(rows))
-            else:
-                pool, vectors = Shared(len(candidates.items)), candidates.vectors
-                if vectors is None:
-                    vectors, rows = self.encoder.items(candidates.items)
-                    (own_rows if is_memory else shared_rows).append(rows)
-            log_count = self._log_count(asked, candidates.items, queries_BD.dtype)
-            left = candidates.any_left(len(asking))
-            left_B |= everyone.any_of_all(left) if is_memory else left
-            named[f"candidates of negatives.{n}"] = vectors
-            if candidates.goes_around:
-                of_all = len(candidates.items), candidates.excluded, log_count, self.workers
-                state = _ring.add(self.loss, state, queries_BD, vectors, *of_all)
-            elif is_memory:
-                state = everyone.add(state, pool, vectors, candidates.excluded, log_count)
-            else:
-                state = _fold.add(self.loss, state, pool, queries_BD, vectors, candidates.excluded, log_count)
-        rows = (query.rows, positive.rows), tuple(shared_rows), tuple(own_rows)
-        return Outcome(self.loss.finish(state), *rows, ~left_B, named)
-
-    @torch.no_grad()
-    def _hardest(self, candidates: Candidates, count: int, queries_BD: Tensor) -> Candidates:
-        """The `count` of each row's candidates that score highest; excluded where a row has fewer that count."""
-        items = candidates.items
-        drawn = Drawn(items) if items.dim() == 2 else None
-        pool, ids = (Shared(len(items)), items) if drawn is None else (drawn, drawn.items_U)
-        vectors = self.encoder.items(ids).vectors
-        scores_BN, place_BN = highest(pool, queries_BD, vectors, candidates.excluded, count)
-        items_BN = items[place_BN] if drawn is None else items.gather(1, place_BN)
-        row_X, column_X = (scores_BN <= EXCLUDED / 2).nonzero(as_tuple=True)
-        return Candidates(items_BN, None, Mask.of_pairs(row_X, column_X, *items_BN.shape))
+        mixture = Mixture(self.encoder, self.sources, batch, queries_BD, positive.vectors, self.workers)
+        log_counts = [self._log_count(met.batch, met.candidates.items, queries_BD.dtype) for met in mixture.met]
+        state = _fold.start(self.loss, queries_BD, positive.vectors, self._log_count_of_positives(batch))
+        state = mixture.fold(self.loss, state, queries_BD, log_counts=log_counts)
+        rows = (query.rows, positive.rows), mixture.shared_rows, mixture.own_rows
+        named = {"queries": query.vectors, "positives": positive.vectors, **mixture.named}
+        return Outcome(self.loss.finish(state), *rows, mixture.left() == 0, named)
 
     def _log_count(self, batch: Batch, items: Tensor, dtype: torch.dtype) -> LogCount | None:
         """log sum_s n_s q_s(i), the draws of an item for a row by all sources; None where the loss has no use for it."""

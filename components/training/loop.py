@@ -26,6 +26,7 @@ from components.objectives import Learner, Outcome
 from components.training import checkpoint
 from components.training.batches import Batch, batches, steps_per_epoch, units
 from components.training.collectives import Workers
+from components.training.compiled import check_compiler, compiling
 from components.training.optimizer import Adam, add_table_gradient, penalty
 from components.training_rules import L2
 from components.views import similar_for
@@ -72,6 +73,8 @@ class Trainer:
         self, recipe: Recipe, train: Interactions, validation: Task | None, workers: Workers, device: torch.device
     ) -> None:
         self.recipe, self.validation, self.workers, self.device = recipe, validation, workers, device
+        if recipe.scale.compile:
+            check_compiler(device.type)
         dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
         generator = torch.Generator().manual_seed(recipe.seed)
         self.encoder: Any = catalog.build("encoder", recipe.encoder, train, generator).to(device, dtype)
@@ -161,11 +164,12 @@ class Trainer:
             learner.module.requires_grad_(name in learners)
             if name in learners:
                 learner.module.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
-            outcome = self.objective(batch)
         l2 = self.recipe.optimizer.l2 if "model" in learners else L2()
-        total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
-        total.backward()
+        with compiling(self.recipe.scale.compile):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
+                outcome = self.objective(batch)
+            total = outcome.loss_B.sum() / batch.rows + penalty(l2, outcome, batch.rows, self.workers.size)
+            total.backward()
         for name in learners:
             module = self.learners[name].module
             self.workers.sum_gradients(module.parameters(), dense=not self.optimizers[name].lazy)
@@ -175,14 +179,14 @@ class Trainer:
                 if self.recipe.optimizer.clip_norm:
                     torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip_norm)
             self.optimizers[name].step()
-        self._look(outcome, batch.turn)
+        self._look(outcome, is_counted="model" in learners and batch.turn == 0)
         return outcome.loss_B.detach().double().sum()
 
-    def _look(self, outcome: Outcome, turn: int) -> None:
+    def _look(self, outcome: Outcome, *, is_counted: bool) -> None:
         """Keeps what a step's loss was made of, as sums that are not finite where it is not; nobody waits for them."""
         names, sums = [*outcome.vectors], [each.detach().sum() for each in outcome.vectors.values()]
         self._vectors.append((names, torch.stack(sums) if sums else torch.empty(0)))
-        if outcome.alone_B is not None and turn == 0:
+        if outcome.alone_B is not None and is_counted:
             self._alone += outcome.alone_B.sum()
 
     def validate(self) -> dict[str, float]:

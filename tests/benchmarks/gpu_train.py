@@ -5,8 +5,8 @@ python -m tests.benchmarks.gpu_train RECIPE [--quick] [--keep] [--set KEY=VALUE 
 The recipe's own settings, through components.training and without Ray: one process, one CUDA device. After every validation it
 is looked whether the goal is reached; it is looked at on the test by the published protocol, as published logs choose, except
 where nothing is published: then on validation, until that no longer improves. Seconds are those of steps, validation apart;
-memory is the most that torch's allocator held for tensors. Where torch has no CUDA it ends with a line: there is no other way
-to run it. Needs HARDNEG_DATA.
+memory is the most that torch's allocator held for tensors. With scale.compile=true what is kept lies beside what was kept
+without. Where torch has no CUDA it ends with a line: there is no other way to run it. Needs HARDNEG_DATA.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     told = train(recipe, _logs.read(log, "train"), task, device, goal.value)
     torch.cuda.synchronize(device)
     return {
-        "variant": name,
+        "variant": f"{name}_compiled" if recipe.scale.compile else name,
         "seeds": [recipe.seed],
         "figures": {
             "recipe": name,

@@ -27,7 +27,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "slices": {"encoder": READER, "scale": {"encode_rows": 7}},
     "adv_infonce": {
         "objective": {"name": "adv_infonce", "adv_interval": 1, "hardness": "mlp"},
-        "negatives": [{"name": "uniform", "count": 5, "per": "row"}],
+        "negatives": [{"name": "uniform", "count": 5, "per": "row"}, *MIXTURE],
     },
     "mclrec": {
         "encoder": READER,

@@ -43,9 +43,11 @@ def test_rows_with_something_left(given: tuple[torch.Tensor, ...]) -> None:
     rows_N, keys_N, keys_C = given
     everything = torch.arange(KEYS)
     mask = Mask(torch.cat([rows_N, torch.full((KEYS,), 3)]), torch.cat([keys_N, everything]), keys_C, ROWS)
-    assert mask.left().tolist() == [row != 3 for row in range(ROWS)]
+    masked = mask.pairs()[0].tolist()
+    assert mask.left().tolist() == [CANDIDATES - masked.count(row) for row in range(ROWS)]
+    assert [row for row, left in enumerate(mask.left().tolist()) if not left] == [3]
     assert not Mask(rows_N, keys_N, keys_C[:0], ROWS).left().any(), "of no candidates"
-    assert Mask.of_pairs(rows_N[:0], rows_N[:0], ROWS, 1).left().all()
+    assert Mask.of_pairs(rows_N[:0], rows_N[:0], ROWS, 1).left().tolist() == [1] * ROWS
 
 
 def test_all_of_a_users_items_are_masked_in_the_memory_of_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,31 @@ def test_what_encoders_read_of_a_graph_or_of_histories_is_told(encoder: dict[str
     assert more - 2 * gradients < told < 4 * more
 
 
+@pytest.mark.parametrize("objective", [{"name": "supervised"}, {"name": "adv_infonce", "adv_interval": 1, "dim": 32}])
+def test_masks_are_told_of_and_what_an_adversary_meets_twice(objective: dict[str, Any]) -> None:
+    """No less than a step holds, arrays of numpy among it, and not many times more; without masks it would be less."""
+    random = np.random.default_rng(0)
+    log = Interactions.of(random.integers(0, 300, 60_000), random.integers(0, 2_000, 60_000), 300, 2_000)
+    negatives = [{"name": "in_batch"}, {"name": "memory_bank", "size": 3_000}, {"name": "popularity", "count": 1_500}]
+    training = {"batch_size": 2_000, "precision": "float32", "select_on": "none"}
+    given = recipe(encoder={"name": "mf", "dim": 32}, training=training, negatives=negatives, objective=objective)
+    trainer = Trainer(given, log, None, Workers(), torch.device("cpu"))
+    trainer.position.epoch = 3
+    for learner in trainer.learners.values():
+        learner.module.requires_grad_(learner is trainer.learners["model"])
+    batch = next(trainer.batches())
+    trainer.objective(batch)  # what is imported once is not counted
+    tracemalloc.start()
+    with Held() as held:
+        trainer.objective(batch).loss_B.sum().backward()
+    _, arrays = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    needs = plan.needs_of(given, log)
+    told = needs.computed_on - needs.tables
+    assert max(held.peak, arrays) < told < 2.5 * (held.peak + arrays)
+    assert told - needs.masks < held.peak
+
+
 def test_what_is_held_in_all_is_the_sum(tmp_path: Path) -> None:
     told = dict(plan.of(finished(recipe_of(tmp_path, encoder={"name": "mf", "dim": 2**16}), train=90, valid=5, test=0)))
     *parts, in_all = [float(found) for found in re.findall(r"([\d.]+) MiB", told["memory"].partition(" in all")[0])]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components import catalog
 from components.data.interactions import Interactions
 from components.errors import InputError
+from components.evaluation import metrics
 from components.negatives import Candidates
 from components.objectives import _diagnosis
-from components.objectives._drawn import Drawn
 from components.training.batches import Batch, batches, steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from tests.worlds import recipe, small_log
+from tests.worlds import recipe, small_log, tiles
 
 ROWS = [{"name": "uniform", "count": 6, "per": "row"}]
 EVERY = {"name": "adv_infonce", "adv_interval": 1, "adv_learning_rate": 0.05, "dim": 4}  # a pass in every epoch but the first
@@ -102,8 +105,10 @@ def test_delta_has_its_bounds() -> None:
     with torch.no_grad():
         for table in objective.hardness.parameters():
             table *= 20
-        drawn = Drawn(trainer.sources[0](batch, torch.zeros(100, 8)).items)
-        delta_BN = objective._delta(batch, drawn, torch.zeros(100, 8), torch.zeros(len(drawn.items_U), 8))
+    ((delta_N, items_N, left_N),) = objective.deltas(batch, *(torch.zeros(100, 8).double() for _ in range(2)))
+    delta_BN = delta_N.view(100, 6)
+    assert torch.equal(items_N.view(100, 6), trainer.sources[0](batch, torch.zeros(100, 8)).items)
+    assert (left_N == 6).all()
     assert torch.allclose(delta_BN.exp().mean(dim=1), torch.ones(100).double(), rtol=1e-12)
     assert (delta_BN.mean(dim=1) <= 0).all()
     divergence_B = (delta_BN.exp() / 6 * delta_BN).sum(dim=1)
@@ -126,38 +131,129 @@ def test_a_weight_is_a_lower_score_of_the_positive() -> None:
     assert objective(batch).loss_B.item() == pytest.approx(lower(batch).loss_B.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("hardness", ["embed", "mlp"])
-def test_the_formula_in_loops(hardness: str) -> None:
-    trainer = trainer_of({**EVERY, "hardness": hardness, "negative_weight": 5.0})
-    trainer.position.epoch = 3
-    batch = next(trainer.batches())
-    objective: Any = trainer.objective
-    drawn_BN = trainer.sources[0](batch, torch.zeros(100, 8)).items.tolist()
-    learned = [*trainer.encoder.parameters(), *objective.hardness.parameters()]
-    users, items = learned[:2]
+SOURCES: dict[str, list[dict[str, Any]]] = {
+    "rows": ROWS,
+    "mixture": [
+        {"name": "in_batch"},
+        {"name": "memory_bank", "size": 30},
+        {"name": "memory_bank", "size": 20, "stale": True},
+        {"name": "popularity", "count": 20, "exclude": "nothing"},
+        {"name": "uniform", "count": 20, "hardest": 5},
+        *ROWS,
+    ],
+}
 
-    def cosine(user: int, item: int) -> Tensor:
-        return users[user] @ items[item] / (users[user] @ users[user]).sqrt() / (items[item] @ items[item]).sqrt()
+
+def met_by_hand(trainer: Trainer, batch: Batch, users_UD: Tensor, items_ID: Tensor) -> Iterator[list[tuple[int, Tensor]]]:
+    """Item and cosine of each row's candidates that count, in a loop over sources, rows and candidates."""
+    found = [source(batch, torch.zeros(len(batch.users_B), 8).double()) for source in trainer.sources]
+    of_masks = [() if each.excluded is None else each.excluded.pairs() for each in found]
+    masked = [{*zip(*map(Tensor.tolist, pairs), strict=True)} for pairs in of_masks]
+    for row, user in enumerate(batch.users_B.tolist()):
+        met = []
+        for source, candidates, pairs in zip(trainer.sources, found, masked, strict=True):
+            own = candidates.items[row] if candidates.items.dim() == 2 else candidates.items
+            is_stale = getattr(source, "stale", False)
+            of_source = []
+            for place, item in enumerate(own.tolist()):
+                if (row, place) not in pairs:
+                    vector_D = F.normalize(candidates.vectors[place] if is_stale else items_ID[item], dim=0)
+                    of_source.append((item, F.normalize(users_UD[user], dim=0) @ vector_D))
+            of_source.sort(key=lambda each: -each[1].item())  # the order is of no account but where the hardest are taken
+            met += of_source[: getattr(source, "hardest", None)]
+        yield met
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("hardness", ["embed", "mlp"])
+@pytest.mark.parametrize("sources", SOURCES)
+def test_the_formula_in_loops(sources: str, hardness: str, tiled: bool) -> None:
+    """Value and gradient, of the one who descends and of the one who climbs, which meet the same loss."""
+    objective = {**EVERY, "hardness": hardness, "negative_weight": 5.0}
+    training = {"batch_size": 40, "precision": "float64"}
+    trainer = trainer_of(objective, negatives=SOURCES[sources], training=training)
+    trainer.position.epoch = 3
+    trainer.update(next(trainer.batches()))  # so that banks have vectors, that are stale now
+    trainer.position.step = 1
+    batch = next(trainer.batches())
+    adversary: Any = trainer.objective.hardness
+    learned = [*trainer.encoder.parameters(), *adversary.parameters()]
+    for each in learned:
+        each.requires_grad_()
+        each.grad = None
+    users, items = learned[:2]
 
     def g(user: int, item: int) -> Tensor:
         if hardness == "embed":
             return learned[2][user] @ learned[3][item]
         return (learned[2] @ users[user].detach()).clamp(min=0) @ (learned[3] @ items[item].detach()).clamp(min=0)
 
-    losses = []
-    for row, (user, positive) in enumerate(zip(batch.users_B.tolist(), batch.items_B.tolist(), strict=True)):
-        odds = [g(user, item).exp() for item in drawn_BN[row]]
-        top = (cosine(user, positive) / 0.2).exp()
+    losses, numbers = [], set()
+    rows = zip(batch.users_B.tolist(), batch.items_B.tolist(), met_by_hand(trainer, batch, users, items), strict=True)
+    for user, positive, met in rows:
+        odds = [g(user, item).exp() for item, _ in met]
+        numbers.add(len(met))
+        top = (F.cosine_similarity(users[user], items[positive], dim=0) / 0.2).exp()
         below = top
-        for item, e in zip(drawn_BN[row], odds, strict=True):
+        for (_, cosine), e in zip(met, odds, strict=True):
             delta = (len(odds) * e / sum(odds)).log()
-            below = below + 5.0 * delta.exp() * (cosine(user, item) / 0.2).exp()
+            below = below + 5.0 * delta.exp() * (cosine / 0.2).exp()
         losses.append(-(top / below).log())
-    found_B, by_hand_B = objective(batch).loss_B, torch.stack(losses)
-    assert (found_B - by_hand_B).abs().max() < 1e-10
-    for ours, wanted in zip(*(torch.autograd.grad(loss_B.sum(), learned) for loss_B in (found_B, by_hand_B)), strict=True):
-        assert wanted.abs().max() > 1e-4
-        assert (ours.to_dense() - wanted).abs().max() < 1e-10
+    assert (len(numbers) > 1) == (sources == "mixture"), "rows have candidates of their own number"
+    with tiles() if tiled else nullcontext():
+        found_B, by_hand_B = trainer.objective(batch).loss_B, torch.stack(losses)
+        assert (found_B - by_hand_B).abs().max() < 1e-10
+        ours, wanted = (torch.autograd.grad(loss_B.sum(), learned) for loss_B in (found_B, by_hand_B))
+    for our, want in zip(ours, wanted, strict=True):
+        assert want.abs().max() > 1e-4
+        assert (our.to_dense() - want).abs().max() < 1e-10
+
+
+def test_hardness_of_a_mixture_is_told_of_all_that_count() -> None:
+    """KL and groups against loops; a row's d has its bounds over all sources together."""
+    trainer = trainer_of({**EVERY, "dim": 3}, negatives=SOURCES["mixture"], training={"batch_size": 40, "precision": "float64"})
+    trainer.position.epoch = 3
+    trainer.update(next(trainer.batches()))
+    trainer.position.step = 1
+    batch, adversary = next(trainer.batches()), trainer.objective.hardness
+    groups = metrics.groups(small_log().seen.item_degrees(), 10)
+    divergences, of_groups = [], {}
+    with torch.no_grad():
+        adversary.item_table *= 10
+        for user, met in zip(batch.users_B.tolist(), met_by_hand(trainer, batch, *trainer.encoder.parameters()), strict=True):
+            odds = torch.stack([(adversary.user_table[user] @ adversary.item_table[item]).exp() for item, _ in met])
+            delta_N = (len(met) * odds / odds.sum()).log()
+            divergences.append(float((odds / odds.sum() * delta_N).sum()))
+            for (item, _), delta in zip(met, delta_N.tolist(), strict=True):
+                of_groups.setdefault(f"hardness_group_{groups[item]}", []).append(delta)
+    told = trainer.objective.diagnose(batch, None)
+    assert told["hardness_kl"] == pytest.approx(np.mean(divergences), rel=1e-9)
+    assert told["hardness_kl"] > 0.01
+    assert {name: value for name, value in told.items() if "group" in name} == pytest.approx(
+        {name: np.mean(deltas) for name, deltas in of_groups.items()}, rel=1e-9
+    )
+
+
+def test_a_row_without_candidates_has_no_loss_and_is_counted() -> None:
+    """User 0 has all that anyone has; user 1 meets item 1."""
+    log = Interactions.of([0, 0, 0, 1, 1], [0, 1, 2, 0, 2], 2, 4)
+    sections: dict[str, Any] = {"negatives": [{"name": "in_batch"}, {"name": "memory_bank", "size": 5}]}
+    training = {"batch_size": 5, "epochs": 3, "precision": "float64"}
+    given = recipe(objective={**EVERY, "positives": "rows"}, training=training, **sections)
+    trainer = Trainer(given, log, None, Workers(), torch.device("cpu"))
+    trainer.position.epoch = 1
+    batch = next(trainer.batches())
+    outcome = trainer.objective(batch)
+    outcome.loss_B.sum().backward()
+    assert torch.equal(outcome.alone_B, batch.users_B == 0)
+    assert (outcome.loss_B[outcome.alone_B] == 0).all()
+    assert (outcome.loss_B[~outcome.alone_B] > 0).all()
+    for table in (trainer.encoder.user_table, trainer.objective.hardness.user_table):
+        assert (table.grad.to_dense()[0] == 0).all()
+    trainer.position.epoch = 0
+    told = [progress.metrics for progress in trainer.run() if progress.metrics]
+    assert [metrics["rows_without_candidates"] for metrics in told] == [3] * 3
+    assert all(math.isfinite(metrics["loss"]) for metrics in told)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +290,9 @@ def test_who_does_not_learn_rests() -> None:
     assert [torch.equal(x, y) for x, y in zip(between, after, strict=True)] == [False, False, True, True]
 
 
-def test_the_adversary_climbs_and_the_model_descends() -> None:
-    trainer = trainer_of(EVERY)
+@pytest.mark.parametrize("sources", SOURCES)
+def test_the_adversary_climbs_and_the_model_descends(sources: str) -> None:
+    trainer = trainer_of(EVERY, negatives=SOURCES[sources])
     trainer.position.epoch = 1
     batch = next(trainer.batches())
     losses = [float(trainer.step(batch, "hardness")) for _ in range(8)]
@@ -283,8 +380,6 @@ def test_steps_of_the_specification() -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    with pytest.raises(InputError, match="takes one source, {name: uniform, per: row}"):
-        trainer_of(EVERY, negatives=[{"name": "in_batch"}])
     with pytest.raises(InputError, match=r"loss\.logq: got True"):
         trainer_of(EVERY, loss={"name": "sampled_softmax", "logq": True})
     with pytest.raises(InputError, match="takes sampled_softmax or bsl"):

@@ -71,12 +71,10 @@ def test_more_than_are_drawn_cannot_be_kept() -> None:
         trainer_of([{**DRAWS["pool"], "hardest": 31}])
 
 
-def test_logq_and_an_adversary_refuse_the_hardest() -> None:
+def test_logq_refuses_the_hardest() -> None:
     hardest = [{"name": "in_batch"}, {**DRAWS["pool"], "hardest": 3}]
     with pytest.raises(InputError, match=r"^negatives\.1\.hardest: got 3, takes null where loss\.logq is true"):
         trainer_of(hardest, loss={"name": "sampled_softmax", "logq": True})
-    with pytest.raises(InputError, match=r"^negatives\.0\.hardest: got 3, takes null where hardness weighs"):
-        trainer_of([{**DRAWS["rows"], "hardest": 3}], objective={"name": "adv_infonce"})
 
 
 # user 0 has the three items that anyone has, user 1 all but item 1: of what a batch holds, the one meets nothing
@@ -117,9 +115,9 @@ def test_pairs_that_come_twice_count_once() -> None:
     source = catalog.build("negatives", {"name": "popularity", "count": 2}, twice, Workers(), "negatives.0")
     candidates = source(Batch(torch.tensor([0]), torch.tensor([0]), 0, 1, (0, 0, 0)), torch.zeros(1, 2))
     rows, columns = torch.tensor([0, 0]), torch.tensor([0, 0])
-    for items, left in (([0, 2], True), ([0], False)):
+    for items, left in (([0, 2], 1), ([0], 0)):
         excluded = Mask.of_pairs(rows, columns, 1, len(items))
-        assert candidates._replace(items=torch.tensor(items), excluded=excluded).any_left(1).tolist() == [left]
+        assert candidates._replace(items=torch.tensor(items), excluded=excluded).left(1).tolist() == [left]
 
 
 @pytest.mark.parametrize("of_rows", [False, True])

@@ -88,6 +88,13 @@ def test_in_slices_a_step_holds_one_of_them_and_the_vectors(encoder: Any, sectio
     assert held.peak < told < whole.objective.step_bytes(256, 256, ITEMS, 4) / times
 
 
+@pytest.mark.parametrize(("sections", "tile"), [(MCLREC, 4096 * 16384), ({**CCL4REC, "bank": 64}, 8192 * 8192)])
+def test_on_a_gpu_a_contrasts_tile_is_larger(sections: Any, tile: int) -> None:
+    objective: Any = of_whole_histories(64, MEAN_POOL, **sections).objective
+    on_cpu, on_gpu = (objective.step_bytes(8192, 8192, ITEMS, 4, use_gpu) for use_gpu in (False, True))
+    assert on_cpu < 2 * tile * 4 < on_gpu
+
+
 def test_of_items_that_are_not_known_all_may_differ() -> None:
     objective: Any = of_whole_histories(64, MEAN_POOL, bank=500, **CCL4REC).objective
     known, more = (objective.step_bytes(64, 64, items, 4) for items in (64 * 30 - 1, 64 * 30))

@@ -60,6 +60,17 @@ SCHEMES: dict[str, dict[str, Any]] = {
         },  # a pass in every epoch but the first
         "negatives": [{"name": "uniform", "count": 5, "per": "row"}],
     },
+    "adv_infonce, mixture": {
+        "objective": {"name": "adv_infonce", "hardness": "mlp", "adv_interval": 1, "adv_learning_rate": 0.05},
+        "negatives": [
+            {"name": "in_batch", "exchange": "ring"},
+            {"name": "memory_bank", "size": 70},
+            {"name": "memory_bank", "size": 60, "stale": True},
+            {"name": "uniform", "count": 30, "hardest": 7},
+            {"name": "uniform", "count": 5, "per": "row"},
+        ],
+        "optimizer": {"l2": {"weight": 0.1, "on": "rows"}},
+    },
     "tables": {"optimizer": {"l2": {"weight": 0.1, "on": "tables", "reduce": "sum"}}},
     "plateau": {"optimizer": {"learning_rate": 0.5, "plateau": {"patience": 1, "reload": True}}},
     "simplex, mean": {"encoder": {"name": "simplex", "dim": 8, "pool": "mean", "shared_items": True, "init_std": 0.5}},
@@ -114,7 +125,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "mean_pool, others": {"encoder": {"name": "mean_pool", "dim": 8, "inner_dim": 16, "history": "others", "init_std": 0.5}},
 }
 
-TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce")
+TILED = ("in_batch", "all_items", "ccl", "mixture", "adv_infonce", "adv_infonce, mixture")
 SCHEMES |= {f"{scheme}, tiled": SCHEMES[scheme] for scheme in TILED}
 
 CURVES = (
@@ -124,6 +135,7 @@ CURVES = (
     "banks, bpr",
     "lightgcn",
     "adv_infonce",
+    "adv_infonce, mixture",
     "sasrec",
     "sasrec, sequences, dropout",
     "mclrec",
@@ -132,6 +144,7 @@ CURVES = (
 )
 FEWER = (*CURVES, "bank, ccl", "mixture, tiled", "adv_infonce, tiled")
 ROWS = (49, 2)
+ADVERSARIES = tuple(scheme for scheme in SCHEMES if scheme.startswith("adv_infonce"))
 MARGINS = ("mclrec", "mclrec, anchor")
 
 
@@ -182,8 +195,9 @@ def everything() -> dict[str, Any]:
     return {
         "gradients": {scheme: gradients(scheme, batch_size=49) for scheme in SCHEMES},  # no multiple of 2 or 3
         "fewer rows than workers": {scheme: gradients(scheme, batch_size=2) for scheme in FEWER},
-        "hardness": {rows: gradients("adv_infonce", batch_size=rows, learner="hardness") for rows in ROWS},
-        "hardness, tiled": {rows: gradients("adv_infonce, tiled", batch_size=rows, learner="hardness") for rows in ROWS},
+        "hardness": {
+            (scheme, rows): gradients(scheme, batch_size=rows, learner="hardness") for scheme in ADVERSARIES for rows in ROWS
+        },
         "augmenters": {
             (scheme, rows): gradients(scheme, batch_size=rows, learner="augmenters", turn=1)
             for scheme in MARGINS
@@ -227,9 +241,9 @@ def test_a_batch_of_fewer_rows_than_workers(scheme: str, alone: Any, together: l
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_the_adversarys_gradient_of_w_workers_is_that_of_one(rows: int, alone: Any, together: list[Any]) -> None:
-    for key in ("hardness", "hardness, tiled"):
-        same_gradients(alone[key][rows], [worker[key][rows] for worker in together])
+@pytest.mark.parametrize("scheme", ADVERSARIES)
+def test_the_adversarys_gradient_of_w_workers_is_that_of_one(scheme: str, rows: int, alone: Any, together: list[Any]) -> None:
+    same_gradients(alone["hardness"][scheme, rows], [worker["hardness"][scheme, rows] for worker in together])
 
 
 @pytest.mark.parametrize("rows", ROWS)
