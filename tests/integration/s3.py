@@ -133,15 +133,30 @@ def proxy(upstream: str, slow: Callable[[int], bool]) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            body = self.body()
             if found.refuses(self.command):
                 self.answer(503, {"Content-Type": "application/xml"}, SLOW)
                 return
             connection = http.client.HTTPConnection(found.upstream)
-            connection.request(self.command, self.path, headers=dict(self.headers))
+            own = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "transfer-encoding")}
+            connection.request(self.command, self.path, body, {**own, "Content-Length": str(len(body))} if body else own)
             with connection.getresponse() as theirs:
                 self.answer(theirs.status, dict(theirs.headers), theirs.read())
 
-        do_HEAD = do_GET
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def body(self) -> bytes:
+            if self.headers.get("Expect"):
+                self.send_response_only(100)
+                self.end_headers()
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = b""
+            while size := int(self.rfile.readline(), 16):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return found
 
         def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response_only(status)
