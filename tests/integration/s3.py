@@ -8,6 +8,7 @@ import http.client
 import importlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,19 +110,19 @@ def server() -> Iterator[Server]:
 
 @dataclass
 class Proxy:
-    """Passes requests on, apart from those that `slow` picks by their number, from 0: these get 503."""
+    """Passes requests on, apart from those that `slow` picks by their number, from 0, among those of their method: 503."""
 
     upstream: str
     slow: Callable[[int], bool]
     url: str = ""
-    seen: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refuses(self, method: str) -> bool:
         with self.lock:
-            number, self.seen = self.seen, self.seen + 1
-            if self.slow(number):
+            self.seen[method] += 1
+            if self.slow(self.seen[method] - 1):
                 self.refused.append(method)
                 return True
             return False

@@ -147,18 +147,20 @@ def test_a_storage_path_that_lacks_it_gets_it(own: Server, made: tuple[Path, Pat
     assert len(interactions.load(brought, "train")) == storage.read_json(dataset / storage.MANIFEST)["rows"]["train"]
 
 
-def test_programs_that_want_it_at_once_bring_it_once(own: Server, made: tuple[Path, Path], tmp_path: Path) -> None:
-    """Seeds of a pipeline, say; each of them in a process of its own, the node's cache being empty."""
+def test_a_program_waits_for_another_that_brings_it(own: Server, made: tuple[Path, Path], tmp_path: Path) -> None:
+    """As seeds of a pipeline do; in a process of its own, the node's cache being empty."""
     folder, dataset = made
     (tmp_path / "recipe.yaml").write_text(text_of(folder, f"s3://{BUCKET}/kept", "fourth"))
     command = [sys.executable, "-c", OPEN, str(tmp_path / "recipe.yaml")]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    begun = [subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in begun]
+    with storage.lock(folder / "fourth" / "datasets" / dataset.name):
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(f"waiting: {folder}/fourth/datasets/{dataset.name}: locked by ")
+    out, errors = process.communicate(timeout=120)
     log = interactions.load(dataset, "train")
-    assert [out for out, _ in told] == [f"{len(log)} {log.items.sum()}\n"] * 2, told
-    lines = "".join(errors for _, errors in told).splitlines()
-    assert sum(line.startswith("fetch ") for line in lines) == 1, lines
+    assert out == f"{len(log)} {log.items.sum()}\n", errors
+    assert errors.startswith("fetch ")
 
 
 def test_of_an_upload_that_was_killed_there_is_no_dataset(own: Server, made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_slow_down_is_waited_out_both_ways(
 ) -> None:
     _, dataset = made
     place = f"s3://{BUCKET}/slow/{dataset.name}"
-    with proxy(own.url, slow=lambda number: number % 5 == 0) as between:
+    with proxy(own.url, slow=lambda number: number % 16 == 0) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)
         remote.upload(dataset, place, lambda _: None)
         remote.fetch(place, tmp_path / "brought", lambda _: None)
