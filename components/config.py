@@ -27,7 +27,7 @@ from pydantic import (
 from components import catalog, paths, yaml12
 from components.data.histories import check_order
 from components.errors import InputError, describe
-from components.paths import LocalPath, Place
+from components.paths import Bucket, LocalPath, Place
 from components.search import Search
 from components.section import Newer, Positive, Section, matching
 from components.split_rules import RatioSplit, Split, TemporalSplit, refuse_without_time, selectable
@@ -158,6 +158,8 @@ class Tracking(Section):
 class Scale(Section):
     """Where and how wide: nothing here changes a result beyond rounding.
 
+    `datasets`, as s3://bucket/prefix, is where finished datasets are kept beside the storage path: prepare puts them there, and
+    a storage path that lacks one gets it from there.
     `driver_cpus` are what a submitted job's driver holds, on any node; 0 is the head, beside Ray's own processes.
     `memory_per_worker_gib` is what a worker's pod asks for where Kubernetes makes the cluster; a plan must fit it.
     `encode_rows`: an encoder that reads histories takes so many at a time, and each again in the backward pass, so that no
@@ -166,6 +168,7 @@ class Scale(Section):
     """
 
     storage_path: LocalPath = Field(default="runs", validate_default=True)
+    datasets: Bucket | None = None
     num_workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Positive = 1

@@ -1,4 +1,4 @@
-"""Paths as a recipe writes them: absolute, since Ray's workers change directory; what is read may lie in S3."""
+"""Paths as a recipe writes them: absolute, since Ray's workers change directory; sources and whole datasets may lie in S3."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def absolute(path: str) -> str:
     """Expands `~` and `$VARIABLES` and makes a local path absolute."""
     expanded = _expanded(path)
     if "://" in expanded:
-        raise ValueError("a path of a local or shared file system")
+        more = "; finished datasets may be kept in S3 too: scale.datasets" if expanded.startswith(S3) else ""
+        raise ValueError(f"a path of a local or shared file system{more}")
     return str(Path(expanded).expanduser().absolute())
 
 
-def place(path: str) -> str:
+def place(path: str, section: str = "data") -> str:
     """What is read: a local path, absolute, or s3://bucket/prefix. An address with more in it is not shown: it may be a key."""
     expanded = _expanded(path)
     if not expanded.startswith(S3):
@@ -40,11 +41,19 @@ def place(path: str) -> str:
         return absolute(expanded)
     if not re.fullmatch(BUCKET, expanded.removeprefix(S3).partition("/")[0]):
         takes = "takes s3://bucket/prefix; keys are the environment's alone"
-        raise InputError(f"data: got s3:// and after it what is no bucket's name, {takes}")
+        raise InputError(f"{section}: got s3:// and after it what is no bucket's name, {takes}")
     if "//" in expanded.removeprefix(S3):
         raise ValueError("s3://bucket/prefix without an empty part (//), which Arrow does not read")
     return expanded.rstrip("/")
 
 
+def bucket(path: str) -> str:
+    """Where finished datasets are kept: s3://bucket/prefix alone."""
+    if not _expanded(path).startswith(S3):
+        raise ValueError("s3://bucket/prefix; by default datasets are in scale.storage_path alone")
+    return place(path, "scale.datasets")
+
+
 LocalPath = Annotated[str, AfterValidator(absolute)]
 Place = Annotated[str, AfterValidator(place)]
+Bucket = Annotated[str, AfterValidator(bucket)]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from components import exchange, storage
+from components import exchange
 from components.config import Recipe
-from components.data import cleaning, manifest, sources
+from components.data import cleaning, manifest, remote, sources
 from components.data.arrow import pc
 from components.data.cleaning import Counts
 from components.data.interactions import Interactions
@@ -314,12 +314,12 @@ def _tame(recipe: Recipe) -> Recipe:
 
 def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
     folder, fit_on = manifest.dataset_path(recipe, source), recipe.training.fit_on.split("+")
-    if storage.is_finished(folder):
-        found = storage.open_finished(folder, "dataset")
+    if prepared := remote.prepared(recipe.scale, folder):
+        at, found = prepared
         if recipe.training.select_on != "none":
-            splits.require(folder, recipe.training.select_on, "training.select_on")
+            splits.require(at, found, recipe.training.select_on, "training.select_on")
         rows = sum(found["rows"][split] for split in fit_on)
-        return Sizes(rows, found["num_users"], found["num_items"], f"prepared: {folder}")
+        return Sizes(rows, found["num_users"], found["num_items"], f"prepared: {at}")
     places = {sources.file_split(recipe.data, file) for file in source.files}
     if None not in places:
         _check_selection(recipe, places)

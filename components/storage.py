@@ -69,17 +69,22 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, takes: str) -> dict[str, Any]:
-    """What a file says that somebody else may have put there.
+    """What a file says that somebody else may have put there. Raises as `parse_object`."""
+    return parse_object(path.read_bytes(), path, takes)
+
+
+def parse_object(content: bytes, place: Path | str, takes: str) -> dict[str, Any]:
+    """What the content of a place says.
 
     Raises:
         InputError: it is no JSON object, but a pickle, say, which would run what it holds.
     """
     try:
-        found = read_json(path)
+        found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # of what is no text, no JSON, or JSON without an end
-        raise InputError(f"{path}: got no JSON ({error}), takes {takes}") from error
+        raise InputError(f"{place}: got no JSON ({error}), takes {takes}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: got JSON that is no object, takes {takes}")
+        raise InputError(f"{place}: got JSON that is no object, takes {takes}")
     return found
 
 
@@ -122,23 +127,33 @@ def open_finished(folder: Path, kind: str) -> dict[str, Any]:
     if not is_finished(folder):
         raise InputError(f"{kind} {folder}: not finished or not there, takes a folder with {MANIFEST}")
     manifest = read_object(folder / MANIFEST, f"the manifest of a {kind}")
-    if manifest.get("kind") != kind:
-        raise InputError(f"{kind} {folder}: got the folder of a {manifest.get('kind')}, takes that of a {kind}")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(isinstance(entry, dict) and "bytes" in entry for entry in files.values()):
-        raise InputError(f"{kind} {folder}: {MANIFEST} lists no files, takes their names, each with its bytes")
-    for name, entry in files.items():
+    require_kind(manifest, kind, folder)
+    for name, entry in manifest["files"].items():
         path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:  # it would have us read whatever its writer likes
-            raise InputError(f"{kind} {folder}: {MANIFEST} lists {name}, takes files below that folder")
         got = path.stat().st_size if path.is_file() else "no file"
         if got != entry["bytes"]:
             raise InputError(f"{kind} {folder}: {name}: got {got}, takes {entry['bytes']} bytes as in {MANIFEST}")
     return manifest
 
 
+def require_kind(manifest: dict[str, Any], kind: str, folder: Path | str) -> None:
+    """Raises InputError where it is the manifest of another kind, or lists no files, or one that lies elsewhere."""
+    if manifest.get("kind") != kind:
+        raise InputError(f"{kind} {folder}: got the folder of a {manifest.get('kind')}, takes that of a {kind}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) and "bytes" in entry for entry in files.values()):
+        raise InputError(f"{kind} {folder}: {MANIFEST} lists no files, takes their names, each with its bytes")
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # it would have us read whatever its writer likes
+            raise InputError(f"{kind} {folder}: {MANIFEST} lists {name}, takes files below that folder")
+
+
 LOCK = ".lock"
 BEAT_SECONDS, LEASE_SECONDS = 2.0, 60.0  # an owner touches its lock; one that has not for so long is gone
+
+
+class LockedError(InputError):
+    """Somebody else holds a folder."""
 
 
 @contextmanager
@@ -149,7 +164,7 @@ def lock(folder: Path) -> Iterator[None]:
     An owner that stood still for longer, and whose lock was taken meanwhile, is interrupted as by Ctrl-C.
 
     Raises:
-        InputError: somebody else holds it; names the owner, the process and since when.
+        LockedError: somebody else holds it; names the owner, the process and since when.
         FullError: there is no room for it.
     """
     with room(folder):
@@ -216,7 +231,7 @@ def _take_over_or_refuse(folder: Path, path: Path) -> None:
     """Removes the lock of an owner that is gone; one taker at a time, who removes the very file that it has watched.
 
     Raises:
-        InputError: the owner lives, or the lock is another user's.
+        LockedError: the owner lives, or the lock is another user's.
     """
     try:
         with path.open("r+") as file:
@@ -232,7 +247,7 @@ def _take_over_or_refuse(folder: Path, path: Path) -> None:
     except PermissionError:
         holder = _holder(path) or {}
     who = f"{holder.get('owner', 'unknown')} (process {holder.get('pid', 'unknown')} on {holder.get('host', 'unknown')}"
-    raise InputError(
+    raise LockedError(
         f"{folder}: locked by {who}, since {holder.get('since', 'unknown')}); "
         f"wait for it, or delete {path} if that process is gone"
     )

@@ -14,7 +14,7 @@ from rich.console import Console
 from components import storage
 from components.config import Recipe, parse
 from components.errors import InputError
-from ray_jobs import _evaluation, _program, _results, _tracking, _training, _trials
+from ray_jobs import _evaluation, _program, _remote, _results, _tracking, _training, _trials
 
 REFIT = "refit.json"
 
@@ -35,7 +35,8 @@ def refit(folder: Path, number: int) -> dict[str, Any]:
     """
     check(folder)
     best = folder / _trials.TRIALS / storage.open_finished(folder, "search")["best"]
-    recipe, dataset = recipe_of(best), Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    recipe = recipe_of(best)
+    dataset = _remote.linked(recipe, folder)
     tracked, seeds = _tracking.attach(folder), list(range(1, number + 1))
     told = _begun(folder) or {"trial": best.name, "seeds": seeds, "runs": []}
     if told["seeds"] != seeds:

@@ -37,7 +37,7 @@ class Result(BaseModel):
 
 
 class Checked(Result):
-    """Fingerprints of the recipe and of the dataset that prepare will leave, or has left, in the folder `dataset`."""
+    """Fingerprints of the recipe and of the dataset that prepare will leave, or has left, in `dataset`: a folder, or s3://."""
 
     recipe: str
     data: str

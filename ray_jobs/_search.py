@@ -17,7 +17,7 @@ from components.config import Recipe
 from components.errors import FailedError, InputError, TrackingError
 from components.search import Trial
 from components.split_rules import ShiftedSplit
-from ray_jobs import _found, _program, _results, _runs, _search_report, _searchers, _tracking, _trials, _workers
+from ray_jobs import _found, _program, _remote, _results, _runs, _search_report, _searchers, _tracking, _trials, _workers
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
 JUDGES = {
@@ -132,7 +132,7 @@ def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     if storage.is_finished(folder):
         print(f"{folder}: finished already")
         return
-    dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    dataset = _remote.linked(recipe, folder)
     scale = recipe.scale.model_copy(update={"storage_path": began.scale.storage_path})
     _program.require_server(_tracking.uri(began))
     _program.require_slots(scale, scale.num_workers, scale.use_gpu)

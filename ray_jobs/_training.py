@@ -14,21 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from components import plan, storage
 from components.config import Recipe, parse
-from components.data import manifest
+from components.data import manifest, remote
 from components.errors import InputError
 from components.reports import plots
-from ray_jobs import _checkpoints, _program, _results, _runs, _tracking, _workers
+from ray_jobs import _checkpoints, _program, _remote, _results, _runs, _tracking, _workers
 
 
 def dataset_of(recipe: Recipe) -> Path:
-    """The folder of the recipe's prepared dataset.
+    """The folder of the recipe's prepared dataset, brought from `scale.datasets` where the storage path lacks it.
 
     Raises:
         InputError: it is not prepared; names the command that does.
     """
-    dataset = manifest.dataset_path(recipe)
+    dataset = _remote.bring(recipe, manifest.dataset_path(recipe))
     if not storage.is_finished(dataset):
-        raise InputError(f"dataset {dataset}: not prepared; run python -m ray_jobs.prepare with this recipe first")
+        at = remote.place_of(recipe.scale, dataset) or dataset
+        raise InputError(f"dataset {at}: not prepared; run python -m ray_jobs.prepare with this recipe first")
     return dataset
 
 
@@ -49,7 +50,7 @@ def refit(recipe: Recipe, chosen: Path, seed: int | None = None) -> tuple[Recipe
         raise InputError(
             f"--refit: {chosen} chose its epoch on {tried.training.select_on}, takes a run that chose on valid or a valid_NAME"
         )
-    dataset = _same_dataset(chosen, "--refit")
+    dataset = _same_dataset(recipe, chosen, "--refit")
     training = {"fit_on": "train+valid", "select_on": "none", "epochs": about["best_epoch"] + 1}
     tree = recipe.model_dump()
     seed = tried.seed if seed is None else seed
@@ -87,13 +88,13 @@ def extend(recipe: Recipe, ended: Path) -> tuple[Recipe, Path]:
     stood = _checkpoints.last_position(ended)
     if about["epochs"] < epochs or stood["validations_since_best"] >= training["patience"]:
         raise InputError(f"--extend: {ended} ended for want of patience, takes a run that ended at its last epoch")
-    return parse(tree), _same_dataset(ended, "--extend")
+    return parse(tree), _same_dataset(recipe, ended, "--extend")
 
 
-def _same_dataset(run: Path, option: str) -> Path:
+def _same_dataset(recipe: Recipe, run: Path, option: str) -> Path:
     """The folder of the dataset that a finished run was trained on."""
     trained_on = storage.open_finished(run, "run")["dataset"]
-    dataset = Path(storage.read_json(run / _tracking.LINKS)["dataset"])
+    dataset = _remote.linked(recipe, run)
     fingerprint = storage.open_finished(dataset, "dataset")["fingerprint"]
     if fingerprint != trained_on:
         raise InputError(f"{option}: {run} was trained on dataset {trained_on}, {dataset} is {fingerprint} now")
@@ -159,7 +160,7 @@ def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
         _tracking.end(_tracking.attach_by(recipe, folder), folder, "FINISHED")
         print(f"{folder}: finished already; its metrics were sent to MLflow again")
         return
-    dataset = Path(storage.read_json(folder / _tracking.LINKS)["dataset"])
+    dataset = _remote.linked(recipe, folder)
     with storage.lock(folder):
         _program.require_slots(began.scale, began.scale.num_workers, began.scale.use_gpu)
         needs = plan.needs_of(began, _workers.open_data(began, dataset)[0])

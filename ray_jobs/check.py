@@ -13,7 +13,7 @@ from rich.table import Table
 
 from components import plan
 from components.config import Recipe
-from components.data import manifest
+from components.data import manifest, remote
 from ray_jobs import _program, _results, _tracking
 
 
@@ -39,9 +39,11 @@ def run(recipe: Recipe, _: argparse.Namespace) -> None:
     table.add_row("tracking", _tracking.uri(recipe))
     if nodes is not None:
         table.add_row("nodes", f"{nodes}: each sees the source, shares the storage path and reaches MLflow")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
     dataset = manifest.dataset_path(recipe)
-    _results.tell(_results.Checked(recipe=recipe.fingerprint(), data=dataset.name, dataset=str(dataset)))
+    if kept := remote.place_of(recipe.scale, dataset):
+        table.add_row("datasets", f"{kept}: {'prepared' if remote.look(kept) else 'nothing there yet'}")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    _results.tell(_results.Checked(recipe=recipe.fingerprint(), data=dataset.name, dataset=kept or str(dataset)))
 
 
 if __name__ == "__main__":

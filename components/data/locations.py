@@ -1,4 +1,4 @@
-"""Where a source lies: the one place that makes a file system, and a path there, of a local path or s3://bucket/key.
+"""Where something lies: the one place that makes a file system, and a path there, of a local path or s3://bucket/key.
 
 Of S3 all is the environment's: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; AWS_REGION or
 AWS_DEFAULT_REGION; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_MAX_ATTEMPTS for each request.
@@ -100,6 +100,7 @@ def _s3(key: str, secret: str, token: str | None, region: str, endpoint: str | N
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
+        background_writes=False,  # else what waits for a slow network waits in memory
     )
 
 
@@ -176,17 +177,17 @@ def etag(place: str, file: pa.NativeFile) -> str | None:
 
 
 @contextmanager
-def explained(place: str) -> Iterator[None]:
+def explained(place: str, writing: bool = False) -> Iterator[None]:
     """What S3 answers in place of data, and a file that may not be read, as one StorageError; all else goes on as it is."""
     try:
         yield
     except OSError as error:
-        if (trouble := trouble_of(error, place)) is None:
+        if (trouble := trouble_of(error, place, writing)) is None:
             raise
         raise trouble from error
 
 
-def trouble_of(error: Exception, place: str) -> StorageError | None:
+def trouble_of(error: Exception, place: str, writing: bool = False) -> StorageError | None:
     """S3's answer by what helps against it, or that a file is denied; None of all else. Keys are never part of its text."""
     if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
         return StorageError(f"{place}: got permission denied, takes a file that this user may read on every node")
@@ -194,7 +195,10 @@ def trouble_of(error: Exception, place: str) -> StorageError | None:
     if not place.startswith(S3) or ANSWER not in said:
         return None
     if any(word in said for word in DENIED):
-        takes = "takes a key in AWS_ACCESS_KEY_ID that may list the bucket (s3:ListBucket) and read it (s3:GetObject)"
+        rights = "list the bucket (s3:ListBucket) and read it (s3:GetObject)"
+        if writing:
+            rights = "list the bucket (s3:ListBucket), read it (s3:GetObject) and write to it (s3:PutObject)"
+        takes = f"takes a key in AWS_ACCESS_KEY_ID that may {rights}"
         return StorageError(f"{place}: got access denied, {takes}: {said}")
     if "NO_SUCH_BUCKET" in said:
         return StorageError(f"{place}: got a bucket that is not there: {said}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from components import storage
 from components.config import SPLITS, is_split
@@ -22,7 +23,7 @@ def task_of(dataset: Path, split: str, name: str = "--split") -> Task:
     Raises:
         InputError: the dataset has no such split, or no row in it.
     """
-    names = require(dataset, split, name)
+    names = require(dataset, storage.open_finished(dataset, "dataset"), split, name)
     is_validation = split.partition("_")[0] == "valid"
     seen = ["train"] if is_validation else [name for name in names if name != split]
     before = [name for name in seen if name in ("train", "valid")]
@@ -44,13 +45,13 @@ def is_ordered(dataset: Path) -> bool:
     return split["by"] == "leave_one_out" or (manifest["has_time"] and by_time.get(split["by"], False))
 
 
-def require(dataset: Path, split: str, name: str) -> list[str]:
-    """The dataset's splits, of which `split` is one that is held out and has rows.
+def require(dataset: Path | str, manifest: dict[str, Any], split: str, name: str) -> list[str]:
+    """The splits of a dataset by its manifest, of which `split` is one that is held out and has rows.
 
     Raises:
         InputError: it is not; `name` is the key that asks for it.
     """
-    names = _splits(dataset)
+    names = _splits(dataset, manifest)
     held_out = [known for known in names if known != "train"]
     if split not in held_out:
         raise InputError(f"{name}: got {split!r}, takes one of {', '.join(held_out) or 'none, for all rows are in train'}")
@@ -59,16 +60,16 @@ def require(dataset: Path, split: str, name: str) -> list[str]:
 
 def known(dataset: Path) -> Interactions:
     """Every row of every split: what a user has consumed already and is not recommended again."""
-    return interactions.load(dataset, *_splits(dataset))
+    return interactions.load(dataset, *_splits(dataset, storage.open_finished(dataset, "dataset")))
 
 
-def _splits(dataset: Path) -> list[str]:
+def _splits(dataset: Path | str, manifest: dict[str, Any]) -> list[str]:
     """Splits that have rows, in the manifest's order: train, valid, test, further ones.
 
     Raises:
         InputError: one is none: its name becomes a folder's, there and in the cache, and could lead out of both.
     """
-    rows = storage.open_finished(dataset, "dataset")["rows"]
+    rows = manifest["rows"]
     found = [name for name in (*SPLITS, *sorted(set(rows) - set(SPLITS))) if rows.get(name)]
     if wrong := [name for name in found if not is_split(name)]:
         takes = "takes train, valid, test, valid_NAME and test_NAME"

@@ -14,8 +14,8 @@ from urllib.request import url2pathname
 
 
 def write(artifact: Any, folder: str, **facts: Any) -> None:
-    """Makes an artifact point to a folder; `facts` (texts and numbers; None is left out) join its metadata."""
-    artifact.metadata["uri"] = Path(folder).as_uri()
+    """Makes an artifact point to a folder or to s3://; `facts` (texts and numbers; None is left out) join its metadata."""
+    artifact.metadata["uri"] = folder if "://" in folder else Path(folder).as_uri()
     artifact.metadata.update({name: value for name, value in facts.items() if value is not None})
     save(artifact)
 

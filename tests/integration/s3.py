@@ -8,6 +8,7 @@ import http.client
 import importlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,19 +110,19 @@ def server() -> Iterator[Server]:
 
 @dataclass
 class Proxy:
-    """Passes requests on, apart from those that `slow` picks by their number, from 0: these get 503."""
+    """Passes requests on, apart from those that `slow` picks by their number, from 0, among those of their method: 503."""
 
     upstream: str
     slow: Callable[[int], bool]
     url: str = ""
-    seen: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refuses(self, method: str) -> bool:
         with self.lock:
-            number, self.seen = self.seen, self.seen + 1
-            if self.slow(number):
+            self.seen[method] += 1
+            if self.slow(self.seen[method] - 1):
                 self.refused.append(method)
                 return True
             return False
@@ -133,15 +134,30 @@ def proxy(upstream: str, slow: Callable[[int], bool]) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            body = self.body()
             if found.refuses(self.command):
                 self.answer(503, {"Content-Type": "application/xml"}, SLOW)
                 return
             connection = http.client.HTTPConnection(found.upstream)
-            connection.request(self.command, self.path, headers=dict(self.headers))
+            own = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "transfer-encoding")}
+            connection.request(self.command, self.path, body, {**own, "Content-Length": str(len(body))} if body else own)
             with connection.getresponse() as theirs:
                 self.answer(theirs.status, dict(theirs.headers), theirs.read())
 
-        do_HEAD = do_GET
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def body(self) -> bytes:
+            if self.headers.get("Expect"):
+                self.send_response_only(100)
+                self.end_headers()
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = b""
+            while size := int(self.rfile.readline(), 16):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return found
 
         def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response_only(status)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components import storage
 from components.config import Data
 from components.data import locations, sources
 from components.data.locations import StorageError
@@ -193,18 +194,21 @@ def test_titles_may_lie_there_too(own: Server, tmp_path: Path) -> None:
 
 
 def test_the_program_prepares_the_bytes_of_local_files(s3: Server, tmp_path: Path) -> None:
-    """On a Ray of its own, whose workers have the environment of the program."""
+    """On a Ray of its own, whose workers have the environment of the program; and keeps them in S3, where it is asked to."""
     folder = tmp_path / "log"
     folder.mkdir()
     write_log(folder / "a.csv")
     (folder / "b.csv.gz").write_bytes(gzip.compress(write_log(tmp_path / "b.csv", seed=1).read_bytes()))
     (tmp_path / "recipe.yaml").write_text(recipe_text(s3.put_folder(folder, "whole"), tmp_path / "remote", **RULES))
-    run = program(tmp_path / "recipe.yaml", **s3.environment())
-    _, errors = run.communicate(timeout=240)
+    run = program(tmp_path / "recipe.yaml", "--set", f"scale.datasets=s3://{BUCKET}/prepared", **s3.environment())
+    out, errors = run.communicate(timeout=240)
     assert run.returncode == 0, errors
     with inline():
         local, _ = prepare(folder, tmp_path / "local", _dataflow.Sizes(), **RULES)
     (remote,) = (tmp_path / "remote" / "datasets").iterdir()
+    assert out == f"s3://{BUCKET}/prepared/{remote.name}\n"
+    kept = s3.client("s3").get_object(Bucket=BUCKET, Key=f"prepared/{remote.name}/{storage.MANIFEST}")["Body"].read()
+    assert kept == (remote / storage.MANIFEST).read_bytes()
     naming = ("quarantine", "report")  # what has the source's own name in it
     same = {name: digest for name, digest in contents(local).items() if not name.startswith(naming)}
     assert same == {name: digest for name, digest in contents(remote).items() if not name.startswith(naming)}

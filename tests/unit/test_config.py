@@ -108,8 +108,10 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         (
             "scale.storage_path",
             "s3://bucket/x",
-            "scale.storage_path: got 's3://bucket/x', takes a path of a local or shared file system",
+            "scale.storage_path: got 's3://bucket/x', takes a path of a local or shared file system; * S3 too: scale.datasets",
         ),
+        ("scale.datasets", "/shared", "scale.datasets: got '/shared', takes s3://bucket/prefix; by default datasets are in *"),
+        ("scale.datasets", "s3://bucket/x//y", "scale.datasets: got 's3://bucket/x//y', takes s3://bucket/prefix *"),
         ("data.columns.item", "user_id", "data.columns.item: got 'user_id', takes another column than data.columns.user"),
         (
             "data.split",

@@ -66,6 +66,15 @@ def test_keys_in_a_recipe_are_refused_and_not_shown(data: dict[str, Any]) -> Non
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", SECRET)
+def test_nor_where_datasets_are_kept(place: str) -> None:
+    recipe = {"name": "a", "encoder": {"name": "mf"}, "loss": {"name": "bpr"}, "negatives": [{"name": "in_batch"}]}
+    with pytest.raises(InputError, match="takes s3://bucket/prefix; keys are the environment's alone") as caught:
+        config.parse({**recipe, "data": {"source": "a"}, "scale": {"datasets": place}})
+    assert str(caught.value).startswith("scale.datasets: got s3:// and after it")
+    assert "sec" not in str(caught.value)
+
+
 def test_places_are_kept_as_they_are_and_local_paths_are_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONTH", "2020 01")
     data = config.Data.model_validate({"source": ["s3://my.bucket-1/a/$MONTH/day=1/", "log.csv"], "titles": {"source": PLACE}})

@@ -19,6 +19,8 @@ def test_what_an_artifact_points_to_is_found_again(tmp_path: Path) -> None:
     assert artifact.metadata == {"uri": "file:///shared/my%20runs/a%2520b", "users": 3, "metric": "recall@20"}
     assert json.loads(own.read_text()) == artifact.metadata
     assert pointers.folder(artifact) == "/shared/my runs/a%20b"
+    pointers.write(artifact, "s3://bucket/kept/abc")
+    assert artifact.metadata["uri"] == "s3://bucket/kept/abc"
 
 
 def test_the_best_run_is_the_one_that_validated_best() -> None:
