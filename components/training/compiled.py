@@ -13,7 +13,8 @@ from torch import Tensor
 from components.errors import InputError
 
 VARIANTS = 64  # of one function: with and without a gradient, under autocast, of sizes that are 1
-Given, Made = ParamSpec("Given"), TypeVar("Made")
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 class _Switch:
@@ -35,7 +36,12 @@ def compiling(is_on: bool) -> Iterator[None]:
 def compilable(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """Compiled it is one graph, for whatever sizes."""
     compiled = functools.cache(
-        lambda: torch.compile(function, fullgraph=True, dynamic=True, recompile_limit=VARIANTS)  # torch takes a second for it
+        lambda: torch.compile(  # torch takes a second for it
+            function,
+            fullgraph=True,
+            dynamic=True,
+            recompile_limit=VARIANTS,  # pyright: ignore[reportCallIssue]
+        )
     )
 
     @functools.wraps(function)

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def prepared(folder: Path, place: Path | None = None, **environment: str) -> dic
     }
     path = place / "prepared.json"
     path.write_text(json.dumps(recipe))
-    run = watched([sys.executable, "-m", "ray_jobs.prepare", str(path)], **environment)
+    run = watched([sys.executable, "-m", "ray_jobs.prepare", str(path)], environment)
     run.require()
     (dataset,) = (place / "runs" / "datasets").iterdir()
     manifest = storage.open_finished(dataset, "dataset")
@@ -226,11 +227,11 @@ class Watched:
         return {f"{name}_gib": getattr(self, name) / 2**30 for name in ("peak", "bound", "largest")}
 
 
-def watched(command: list[str], limit: float = math.inf, **environment: str) -> Watched:
+def watched(command: list[str], environment: Mapping[str, str] | None = None, limit: float = math.inf) -> Watched:
     """Runs a program and looks at its memory; it is killed if it takes more than `limit` seconds."""
     run, started = Watched(command), time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, **pipes)  # pyright: ignore
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **pipes)  # pyright: ignore
     ended, looks = threading.Event(), _Looks(run, process, started + limit)
     threads = [threading.Thread(target=each) for each in (lambda: looks.until(ended), lambda: _lines(process, looks))]
     for thread in threads:

@@ -84,7 +84,7 @@ def _peer(peer: Peer, python: Path, log: Path, place: Path) -> dict[str, Any]:
     """Its figures, or what it told until it ended, and how it did."""
     source = peer.source(log, place / "source")
     command = [str(python), "-m", f"tests.benchmarks.{peer.program}", str(source), str(place / "out"), str(prepare.CORE)]
-    run = prepare.watched(command, LIMIT_SECONDS)
+    run = prepare.watched(command, limit=LIMIT_SECONDS)
     told = _peers.heard(run.output)
     peak = told.pop("peak", run.largest) / 2**30
     found = {**told, "total_seconds": run.seconds, "peak_gib": peak}

@@ -187,9 +187,10 @@ def test_a_version_leads_back_to_its_run_and_its_data(strong: Trained) -> None:
     version = client(strong).get_model_version(NAME, strong.register().version)
     about = storage.read_json(strong.run / storage.MANIFEST)
     assert version.run_id == about["mlflow_run_id"]
-    run = client(strong).get_run(version.run_id)
+    run = client(strong).get_run(about["mlflow_run_id"])
     assert run.data.tags["folder"] == str(strong.run)
-    assert [each.dataset.digest for each in run.inputs.dataset_inputs] == [strong.dataset.name]
+    (data,) = run.inputs.dataset_inputs  # pyright: ignore[reportOptionalMemberAccess]
+    assert data.dataset.digest == strong.dataset.name
     assert version.tags["run"] == strong.run.name
     assert version.tags["commit"] == about["commit"] != "unknown"
     assert version.tags["dataset_fingerprint"] == strong.dataset.name == about["dataset"]

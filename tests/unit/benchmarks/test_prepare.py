@@ -86,7 +86,7 @@ def test_a_peak_between_two_looks_is_seen() -> None:
 
 
 def test_what_takes_too_long_is_ended_and_told_so() -> None:
-    run = prepare.watched([sys.executable, "-c", "import time; time.sleep(600)"], 1.0)
+    run = prepare.watched([sys.executable, "-c", "import time; time.sleep(600)"], limit=1.0)
     assert run.late
     assert run.seconds > 1
     assert run.ended().startswith("not done after ")

@@ -46,7 +46,7 @@ def peer(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     def instead(command: list[str], limit: float) -> prepare.Watched:
         assert command[1:3] == ["-m", "tests.benchmarks._replay_prepare"]
         assert (command[3], command[5]) == (str(tmp_path), "10")
-        return watched([command[0], "-c", program], limit)
+        return watched([command[0], "-c", program], limit=limit)
 
     monkeypatch.setattr(prepare, "watched", instead)
     return prepare_peers._peer(prepare_peers.PEERS["RePlay"], Path(sys.executable), tmp_path, tmp_path / "place")

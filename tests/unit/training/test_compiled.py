@@ -32,8 +32,7 @@ def stepped(is_compiled: bool, **sections: Any) -> tuple[Tensor, dict[str, Tenso
     trainer = Trainer(given, small_log().seen, None, Workers(), CPU)
     trainer.position.epoch = 1
     with tiles(rows=20, columns=16, numbers=900):
-        for batch in list(trainer.batches())[:2]:
-            losses = trainer.update(batch)
+        _, losses = (trainer.update(batch) for batch in list(trainer.batches())[:2])
     return losses, {name: weight.grad for name, weight in trainer.encoder.named_parameters()}
 
 
