@@ -193,8 +193,8 @@ ORDERED = {"source": "/logs/log.csv", "columns": {"user": "u", "item": "i", "tim
             r'has {"negatives\.0\.hardest": 9}, which is refused: negatives\.0\.hardest: got 9, takes at most count, 8',
         ),
         (
-            spaced({"objective": {"choice": [{"name": "supervised"}, {"name": "adv_infonce"}]}}),
-            r'has {"objective": {"name": "adv_infonce"}}, which is refused: negatives',
+            spaced({"objective": {"choice": [{"name": "supervised"}, {"name": "adv_infonce"}]}}, loss={"name": "bpr"}),
+            r'has {"objective": {"name": "adv_infonce"}}, which is refused: objective\.adv_infonce',
         ),
         (  # of a grid every point: here the second of hardest with the first of count
             spaced(
