@@ -38,6 +38,19 @@ def test_the_manifest_lists_what_was_written_as_it_is(tmp_path: Path) -> None:
     assert not (folder / WORK).exists()
 
 
+def test_work_that_is_left_behind_the_manifest_is_removed(tmp_path: Path) -> None:
+    """Of a process that was killed just then."""
+    lines: list[str] = []
+    with inline():
+        folder, _ = prepare(write_log(tmp_path / "log.csv"), tmp_path, **RULES)
+        (folder / WORK / "rows").mkdir(parents=True)
+        (folder / WORK / "rows" / "00000.arrow").write_bytes(b"left")
+        _dataflow.prepare(recipe(tmp_path / "log.csv", tmp_path, **RULES), lines.append, SMALL)
+    assert lines == [f"{folder}: current, nothing to do"]
+    assert not (folder / WORK).exists()
+    assert contents(folder)
+
+
 @pytest.mark.parametrize("passes", [True, False])
 def test_a_fault_that_passes_in_mid_file_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool) -> None:
     """Every part fails once behind its first lines, as a network's file system may; put aside, its file would be missing."""
