@@ -89,7 +89,11 @@ def raw_rows(folder: Path, split: str) -> list[tuple[Any, ...]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in storage.read_json(folder / storage.MANIFEST)["files"].items()}
+    """Checksums of a dataset's files as they lie there, which are all that its manifest lists and as it lists them."""
+    found = {path.relative_to(folder).as_posix(): storage.entry(path) for path in folder.rglob("*") if path.is_file()}
+    del found[storage.MANIFEST]
+    assert found == storage.read_json(folder / storage.MANIFEST)["files"]
+    return {name: entry["sha256"] for name, entry in found.items()}
 
 
 def write_log(path: Path, rows: int = 1500, seed: int = 0) -> Path:

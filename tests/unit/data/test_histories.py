@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,23 @@ def test_a_sequence_holds_at_each_place_what_lies_before_a_positive(length: int)
     for user, sequence in zip(users, found, strict=True):
         positives = log.items[log.starts[user] : log.offsets[user + 1]].tolist()
         assert (sequence, positives) == (USERS[user][:-1][-length:], USERS[user][1:][-length:])
+
+
+@pytest.mark.parametrize("of", ["before", "others"])
+def test_prefixes_are_made_for_the_rows_that_are_asked_for_alone(of: Any) -> None:
+    """Of one user with 200,000 rows, whose windows would be 40 MB, and whose whole prefixes 80 GB."""
+    rows = 200_000
+    log, window = Interactions.of(np.zeros(rows, np.int64), np.arange(rows), 1, rows), Window(50, of)
+    asked = np.random.default_rng(0).integers(100, rows - 100, 256)
+    tracemalloc.start()
+    try:
+        items_BL, _ = of_rows(with_positives(log, window, "rows"), asked, window)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    ends = asked[:, None] if of == "before" else np.full((256, 1), rows)
+    assert (items_BL == ends - np.arange(50, 0, -1)).all()
+    assert peak < 2_000_000
 
 
 @pytest.mark.parametrize(

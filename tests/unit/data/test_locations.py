@@ -18,7 +18,11 @@ KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "his-secret"}
 
 
 @pytest.mark.parametrize("missing", [*KEYS, None])
-def test_without_keys_it_is_said_what_to_set(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
+def test_without_keys_it_is_said_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str | None) -> None:
+    """Where a profile has some too: they are the environment's alone."""
+    profile = file(tmp_path, "[default]\naws_access_key_id = someone\naws_secret_access_key = his-secret\n", "credentials")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    monkeypatch.setenv("AWS_PROFILE", "default")
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
         if missing in (name, None):

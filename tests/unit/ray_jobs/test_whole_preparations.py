@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from components.data.manifest import WORK
 from components.errors import InputError
 from ray_jobs import _dataflow
 from ray_jobs._dataflow import Sizes
+from tests import inline as inlined
 from tests.inline import inline
 from tests.integration.preparing import RULES, SMALL, contents, prepare, recipe, write_log
 
@@ -34,6 +36,19 @@ def test_the_manifest_lists_what_was_written_as_it_is(tmp_path: Path) -> None:
     assert manifest["files"] == found
     assert {name.partition("/")[0] for name in found} >= {"quarantine", "train", "users.parquet", "items.parquet", "report"}
     assert not (folder / WORK).exists()
+
+
+def test_work_that_is_left_behind_the_manifest_is_removed(tmp_path: Path) -> None:
+    """Of a process that was killed just then."""
+    lines: list[str] = []
+    with inline():
+        folder, _ = prepare(write_log(tmp_path / "log.csv"), tmp_path, **RULES)
+        (folder / WORK / "rows").mkdir(parents=True)
+        (folder / WORK / "rows" / "00000.arrow").write_bytes(b"left")
+        _dataflow.prepare(recipe(tmp_path / "log.csv", tmp_path, **RULES), lines.append, SMALL)
+    assert lines == [f"{folder}: current, nothing to do"]
+    assert not (folder / WORK).exists()
+    assert contents(folder)
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -100,6 +115,42 @@ def test_no_task_holds_more_than_an_eighth(tmp_path: Path, monkeypatch: pytest.M
     assert max(held) <= rows / 8
     assert max(taken) <= rows / 8
     assert len(taken) >= 16
+
+
+def through_the_driver(folder: Path, length: int) -> int:
+    """Bytes of all that is put into the object store and that tasks return, of a log whose ids have so many characters."""
+    folder.mkdir()
+    random, sent = np.random.default_rng(0), [0]
+    numbers = {"user_id": random.integers(0, 200, 8000), "item_id": random.integers(0, 100, 8000)}
+    log = {name: [f"{number:0{length}d}" for number in column.tolist()] for name, column in numbers.items()}
+    pl.DataFrame(log).write_parquet(folder / "log.parquet")
+
+    class Told(inlined.Ref):
+        def __init__(self, value: Any) -> None:
+            super().__init__(value)
+            sent[0] += len(pickle.dumps(value))
+
+    iterate = inlined.Rows.iter_batches
+
+    def batches(rows: inlined.Rows, **options: Any) -> Iterator[pa.Table]:
+        for table in iterate(rows, **options):
+            sent[0] += table.nbytes
+            yield table
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inlined, "Ref", Told)
+        patched.setattr(inlined.Rows, "iter_batches", batches)
+        with inline():
+            _, manifest = prepare(folder / "log.parquet", folder, Sizes(rows_per_shard=2000), split={"by": "leave_one_out"})
+    assert (manifest["num_users"], manifest["num_items"]) == (200, 100)
+    return sent[0]
+
+
+def test_no_id_goes_through_the_driver(tmp_path: Path) -> None:
+    """What tasks get and return does not grow with the ids: nobody makes a dictionary of them there."""
+    short, long = (through_the_driver(tmp_path / str(length), length) for length in (10, 210))
+    assert short > 4000, "something was counted"
+    assert abs(long - short) < 200 * 200 / 10, "a tenth of what the ids of the users alone grew by"
 
 
 @pytest.mark.parametrize("rule", ["fail", "quarantine"])
