@@ -23,7 +23,9 @@ def prepare(source: Path, out: Path, core: int) -> dict[str, dict[str, float]]:
 
     frame = pl.read_parquet(source / "*.parquet").with_row_index("place")
     done("read")
-    frame = frame.sort("user_id", "t", "place").unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    frame = frame.sort("user_id", "item_id", "t", "place")  # by sorts: `unique` in order takes half as much again
+    again = (pl.col("user_id") == pl.col("user_id").shift()) & (pl.col("item_id") == pl.col("item_id").shift())
+    frame = frame.filter(~again.fill_null(False)).sort("user_id", "t", "place")
     done("collect")
     while True:
         left = frame.filter((pl.len().over("user_id") >= core) & (pl.len().over("item_id") >= core))
