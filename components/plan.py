@@ -229,23 +229,29 @@ def _of_a_step(recipe: Recipe, trainer: Trainer, sizes: Sizes) -> _Step:
         is_shared = isinstance(source, Memory) or getattr(source, "exchange", "gather") == "ring"
         shares = recipe.scale.num_workers if is_shared else 1  # of candidates, that all rows meet
         distinct = min(rows * candidates, sizes.items) if per_row else math.ceil(candidates / shares)
-        vectors += distinct * (width * kinds * VECTOR_COPIES + (APPENDED_COPIES * (width + 2 * appended) if appended else 0))
-        looked_up += distinct if found.vectors is None else 0
         if found.excluded is not None:
             met, of_each = (batch_size, shares) if isinstance(source, Memory) else (rows, 1)
             pairs = math.ceil(met * (sizes.rows_of_a_user if source.exclude == "seen" else 1))
             masks += Mask.kept_bytes(pairs, math.ceil(candidates / of_each))
             made = max(made, pairs * MAKING_BYTES)
-        gathered = per_row and not is_dense(distinct, candidates)
-        numbers = rows * (candidates * width if gathered else distinct * shares)
-        if numbers > _fold.NUMBERS_AT_ONCE:
-            scores += 2 * (_drawn.NUMBERS_AT_ONCE if per_row else _shared.numbers_of_a_tile(use_gpu=recipe.scale.use_gpu))
-            continue
-        scores += rows * candidates * 2 * (2 if appended else 1)  # and as much for the backward pass
-        if gathered:
-            vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
-        elif per_row:
-            scores += rows * distinct * 2
+        pools = [(per_row, candidates, distinct)]
+        if hardest := getattr(source, "hardest", None):  # each row has its own of them then, found without a gradient
+            vectors += distinct * width * kinds
+            pools.append((True, hardest, min(rows * hardest, distinct)))
+        per_row, candidates, distinct = pools[-1]
+        vectors += distinct * (width * kinds * VECTOR_COPIES + (APPENDED_COPIES * (width + 2 * appended) if appended else 0))
+        looked_up += distinct if found.vectors is None else 0
+        for per_row, candidates, distinct in pools:
+            gathered = per_row and not is_dense(distinct, candidates)
+            numbers = rows * (candidates * width if gathered else distinct * shares)
+            if numbers > _fold.NUMBERS_AT_ONCE:
+                scores += 2 * (_drawn.NUMBERS_AT_ONCE if per_row else _shared.numbers_of_a_tile(use_gpu=recipe.scale.use_gpu))
+                continue
+            scores += rows * candidates * 2 * (2 if appended else 1)  # and as much for the backward pass
+            if gathered:
+                vectors += rows * candidates * width * 2  # a row's own, gathered, and their gradient
+            elif per_row:
+                scores += rows * distinct * 2
     return _Step(batch_size, scores, scores_are, vectors, looked_up, masks + made)
 
 

@@ -32,6 +32,10 @@ class LightGCN(nn.Module):
     The last layer is computed for the rows asked for alone, so a step of one layer costs the edges of its batch and not the
     graph. `queries` computes the inner layers of a step, which the `items` that follow share; in `eval` none are kept.
 
+    Of several workers each has the whole graph and computes inner layers whole, and the last one for its own rows. What is read
+    of the graph has a dense gradient: of it a worker receives 2 (W - 1) / W in a step, so that, unlike MF's, bytes grow with
+    users and items; inner layers get no cheaper with workers.
+
     Shapes: tables [num_users, dim] and [num_items, dim].
     Source: He et al. 2020, arXiv 2002.02126, eq. 3 to 8; switches: Wu et al. 2024, arXiv 2201.02327 (side, exponents).
     Differs: a repeated row is one edge. Where `side` is one of them, its mean is over K + 1 layers too (the SSM code has their

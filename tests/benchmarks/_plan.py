@@ -94,6 +94,6 @@ SEARCHED = {
 }
 
 NO_BENCHMARK_YET = (
-    "the bias of stale vectors on a real log, bytes by the size of the catalogue, tiles on a GPU, and several GPUs",
+    "the bias of stale vectors on a real log, tiles on a GPU, and several GPUs",
     "the best masked figure on Beauty that these parts give",
 )

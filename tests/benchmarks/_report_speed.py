@@ -203,6 +203,30 @@ def scaling(result: Result) -> Iterator[str]:
     yield from table(["model", "network", *(f"W {count}" for count in counts)], rows)
 
 
+def catalogue(result: Result) -> Iterator[str]:
+    figures = result["figures"]
+    yield f"## What {figures['workers']} workers exchange in a step, by the number of items (one thread each)"
+    yield ""
+    shape = f"MF, d {figures['width']}, global batch {figures['batch']:,}, in-batch negatives and a pool of {figures['pool']:,}"
+    yield f"{shape}, over gloo"
+    yield "on one machine. Bytes are what a worker receives; the table of items is what does not travel."
+    yield ""
+    rows = []
+    for items, dense in figures["optimizers"]["dense"].items():
+        of_item = [each for told in (dense, figures["optimizers"]["lazy"][items]) for each in _of_step(told)]
+        rows.append([f"{int(items):,}", f"{int(items) * figures['width'] * 4 / 2**20:,.0f}", *of_item])
+    header = ["items", "MiB of their table", "dense Adam: MiB received", "ms a step", "lazy Adam: MiB received", "ms a step"]
+    yield from table(header, rows)
+    yield ""
+    growth = max(figures["growth"].values())
+    verdict = "within" if growth <= figures["limit"] else "**not within**"
+    yield f"The most bytes over the least: {growth:.3f}, {verdict} the limit of {figures['limit']}."
+
+
+def _of_step(told: dict[str, float]) -> list[str]:
+    return [f"{told['received'] / 2**20:.2f}", f"{1000 * told['seconds']:,.0f}"]
+
+
 def gpu_train(result: Result) -> Iterator[str]:
     figures = result["figures"]
     goal, device = figures["goal"], figures["device"]

@@ -23,6 +23,7 @@ SECTIONS = {
     "epoch": _report_speed.epoch,
     "negatives": _report_speed.negatives,
     "scaling": _report_speed.scaling,
+    "catalogue": _report_speed.catalogue,
     "gpu_train": _report_speed.gpu_train,
     "ranking": _report_speed.ranking,
     "recommend": _report_speed.recommend,

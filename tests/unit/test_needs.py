@@ -129,6 +129,24 @@ def test_masks_are_told_of_and_what_an_adversary_meets_twice(objective: dict[str
     assert told - needs.masks < held.peak
 
 
+@pytest.mark.parametrize(
+    "draw", [{"count": 8_000, "hardest": 100}, {"count": 200, "per": "row", "hardest": 20}], ids=["of a pool", "of each row's"]
+)
+def test_the_hardest_of_a_draw_are_told_of_beside_it(draw: dict[str, Any]) -> None:
+    """No less than a step holds, and not many times more; each row has its own, which the whole draw's tiles are not."""
+    random = np.random.default_rng(0)
+    log = Interactions.of(random.integers(0, 300, 60_000), random.integers(0, 20_000, 60_000), 300, 20_000)
+    training = {"batch_size": 2_000, "precision": "float32", "select_on": "none"}
+    negatives = [{"name": "uniform", "exclude": "nothing", **draw}]
+    given = recipe(encoder={"name": "mf", "dim": 32}, training=training, negatives=negatives)
+    trainer = Trainer(given, log, None, Workers(), torch.device("cpu"))
+    batch = next(trainer.batches())
+    with Held() as held:
+        trainer.objective(batch).loss_B.sum().backward()
+    needs = plan.needs_of(given, log)
+    assert held.peak < needs.computed_on - needs.tables < 2.5 * held.peak
+
+
 def test_what_is_held_in_all_is_the_sum(tmp_path: Path) -> None:
     told = dict(plan.of(finished(recipe_of(tmp_path, encoder={"name": "mf", "dim": 2**16}), train=90, valid=5, test=0)))
     *parts, in_all = [float(found) for found in re.findall(r"([\d.]+) MiB", told["memory"].partition(" in all")[0])]

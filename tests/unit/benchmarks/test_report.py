@@ -25,8 +25,15 @@ def kept(name: str) -> Any:
     return storage.read_json(RESULTS / f"{name}.json")["figures"]
 
 
-def times(value: float) -> str:
-    return f"{value:.2f}x"
+def times(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}x"
+
+
+def prepared(log_rows: int, *what: str) -> list[str]:
+    """Seconds or GiB of our preparation, and then of polars'."""
+    (run,) = [each for each in kept("prepare")["runs"] if each["log_rows"] == log_rows]
+    values = [(name, run[who][name]) for who in ("prepare", "polars") for name in what]
+    return [f"{value:.1f}" if name == "peak_gib" or value < 10 else f"{value:.0f}" for name, value in values]
 
 
 def of_metric(*values: float) -> list[str]:
@@ -45,11 +52,22 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     epoch, startup = kept("epoch_1_threads"), kept("startup")
     of_threads = {name: [kept(f"{name}_{n}_threads") for n in (1, 2)] for name in ("lightgcn", "ranking")}
     yelp = of_choices("yelp2018_mf_ssm", "h", "p")
+    recommend, mf = kept("recommend"), kept("scaling")["models"]["MF"]
+    softmax = kept("negatives_1_threads")["losses"]["sampled_softmax"]
+    (before,) = re.findall(r"gave MF (\S+) times", storage.read_json(RESULTS / "scaling.json")["note"])
     assert yelp[:2] == yelp[2:], "both chose the same epoch"
     rows = {
         "MF + SSM epoch on Gowalla": [times(epoch["ratio"]), times(epoch["ratio_masked"])],
         "LightGCN + SSM epoch on Gowalla": [times(each["ratio"]) for each in of_threads["lightgcn"]],
         "full ranking of Gowalla": [times(each["ratio_median"]) for each in of_threads["ranking"]],
+        "preparing 100 M rows": prepared(10**8, "total_seconds", "peak_gib"),
+        "the same of 20 M and of 1 M": prepared(2 * 10**7, "total_seconds") + prepared(10**6, "total_seconds"),
+        "lists for 1 M users": [times(recommend["ratio"]), f"{recommend['runs']['1000000']['peak_gib']:.1f}"],
+        "InfoNCE of 4,096 rows against 69,632 candidates": [
+            *(times(value, 1) for value in (softmax["faster"], *softmax["faster_range"])),
+            f"1/{softmax['smaller']:.0f}",
+        ],
+        "MF, global batch 8,192": [times(mf["speedup"]), f"{before}x", times(mf["bound"])],
         "from program start": [f"{startup['median_seconds']['total']:.1f}"],
         "Gowalla, classic split, LightGCN + SSM, (p)": of_choices("gowalla_lightgcn_ssm", "p"),
         "the same, (h): epoch chosen on validation, which": of_choices("gowalla_lightgcn_ssm", "h"),
@@ -61,7 +79,7 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     assert len(table) == len(rows) + 1  # the line below the header
     for (what, told), (name, figures) in zip(table[1:], rows.items(), strict=True):
         assert what.strip().startswith(name)
-        assert re.findall(r"\.\d{4}|\d+\.\d{2}x|\d+\.\d(?= s\b)", told) == figures
+        assert re.findall(r"\.\d{4}|\d+\.\d+x|1/\d+|\d+(?:\.\d)?(?= s\b| GiB)", told) == figures
     values = {
         (log, system["label"]): list(system["metrics"]["ndcg@20"]["by_seed"].values())
         for log in ("mf", "lightgcn")

@@ -81,14 +81,15 @@ def trained(scheme: str) -> dict[str, Any]:
     return {"losses": losses, **{name: table.detach() for name, table in trainer.encoder.named_parameters()}}
 
 
-def received(items: int) -> int:
+def received(items: int, *, lazy: bool = True) -> int:
     """Bytes of three steps on the rows of one log, in catalogues of so many items."""
     log = small_log().seen
-    negatives = [{"name": "in_batch"}, {"name": "uniform", "count": 30}]
-    trainer = trainer_of(Interactions.of(log.users, log.items, log.num_users, items), negatives=negatives)
+    negatives, optimizer = [{"name": "in_batch"}, {"name": "uniform", "count": 30}], {"lazy": lazy}
+    train = Interactions.of(log.users, log.items, log.num_users, items)
+    trainer = trainer_of(train, negatives=negatives, optimizer=optimizer)
     for batch in itertools.islice(trainer.batches(), 3):
         trainer.update(batch)
-        assert all(table.grad.is_sparse for table in trainer.encoder.parameters())
+        assert all(table.grad.is_sparse == lazy for table in trainer.encoder.parameters())
     return trainer.workers.received
 
 
@@ -114,6 +115,7 @@ def received_of_large(items: int) -> int:
 def everything() -> dict[str, Any]:
     counts = {
         "received": {items: received(items) for items in (10**3, 10**5)},
+        "received, dense": {items: received(items, lazy=False) for items in (10**3, 10**5)},
         "received of large": {items: received_of_large(items) for items in (10**5, 10**7)},
     }
     return {scheme: trained(scheme) for scheme in SCHEMES} | counts
@@ -135,6 +137,7 @@ def test_w_workers_are_one_and_bytes_know_no_catalogue(tmp_path: Path, alone: di
         small, large = worker["received"].values()
         assert small == large > 3 * 50 / workers * 8 * 8, "more than the rows of another worker's users"
         assert large < 10**5 * 8 * 8, "less than a table"
+        assert worker["received, dense"] == worker["received"], "whole tables move, and none travels"
         large, largest = worker["received of large"].values()
         assert large == pytest.approx(largest, rel=0.02), "but for items that a batch draws twice, which are sent once"
     assert alone["received"] == {10**3: 0, 10**5: 0}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from components.objectives._ring import BLOCK, GRADIENT, _Blocks
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from tests.worlds import in_processes, recipe, small_log
@@ -66,8 +71,57 @@ def step(scheme: str, exchange: str) -> dict[str, Any]:
     return {"loss": loss.detach(), "of all": of_all.found, "received": trainer.workers.received, **gradients}
 
 
+class Watched(Workers):
+    """Knows what it is to receive and has not waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coming: list[int] = []
+
+    def _begun(self, begin: Callable[..., Any], tensor: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        wait = super()._begun(begin, tensor, peer, tag)
+        if begin is not dist.irecv:
+            return wait
+        self.coming.append(tag)
+
+        def waited() -> None:
+            wait()
+            self.coming.remove(tag)
+
+        return waited
+
+
+def under_way() -> list[list[int]]:
+    """What is on its way here while each block is met, forward and backward."""
+    found: list[list[int]] = []
+    given = recipe(negatives=[{"name": "in_batch", "exchange": "ring"}], training={"batch_size": ROWS})
+    trainer = Trainer(given, small_log().seen, None, Watched(), torch.device("cpu"))
+    met, workers = _Blocks.found, trainer.workers
+
+    def meet(*arguments: Any) -> Any:
+        found.append(sorted(workers.coming))  # pyright: ignore[reportAttributeAccessIssue]
+        return met(*arguments)
+
+    with mock.patch.object(_Blocks, "found", meet):
+        trainer.objective(next(trainer.batches())).loss_B.sum().backward()
+    return [*found, sorted(workers.coming)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def comes_by_itself() -> bool:
+    """Whether 8 MiB of the worker before are here though nobody waits for them."""
+    workers, theirs = Workers(), torch.full((2**20,), -1.0, dtype=torch.float64)
+    arrived = workers.pass_on(torch.full_like(theirs, workers.rank), theirs, BLOCK)
+    ends = time.monotonic() + 60
+    while bool((theirs < 0).any()) and time.monotonic() < ends:
+        time.sleep(0.001)
+    came = bool((theirs == (workers.rank - 1) % workers.size).all())
+    arrived()
+    return came
+
+
 def everything() -> dict[str, Any]:
-    return {scheme: step(scheme, "ring") for scheme in SCHEMES}
+    told = {"under way": under_way(), "comes by itself": comes_by_itself()}
+    return {scheme: step(scheme, "ring") for scheme in SCHEMES} | told
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +132,11 @@ def alone() -> dict[str, Any]:
 @pytest.mark.parametrize("workers", [2, 3])
 def test_a_ring_gives_what_one_worker_has(tmp_path: Path, alone: dict[str, Any], workers: int) -> None:
     together = in_processes(everything, workers, tmp_path)
+    others = workers - 1
+    forward, backward = [[BLOCK]] * others, [[BLOCK], *[[BLOCK, GRADIENT]] * (others - 1), [GRADIENT]]
+    for worker in together:
+        assert worker["under way"] == [*forward, [], *backward, []], "what comes next travels while a block is met"
+        assert worker["comes by itself"], "without a call that waits for it"
     for scheme, wanted in alone.items():
         to = 1e-2 if scheme == "bfloat16" else 1e-12
         assert sum(float(worker[scheme]["loss"]) for worker in together) == pytest.approx(float(wanted["loss"]), rel=to)
