@@ -153,7 +153,7 @@ def test_a_job_runs_artifacts_are_kept_and_nobody_sees_a_secret(up: Up, tmp_path
     told = [up.said, (up.folder / "env").read_text(), (up.folder / "state.json").read_text(), job.log, job.said]
     for what, word in words.items():
         assert [text for text in told if word in text] == [], what
-    assert planted.seen(up.folder, up.said, words) == []
+    assert planted.seen(up.folder, up.said, words, tmp_path) == []
 
 
 LOGGED = """
