@@ -32,7 +32,17 @@ def times(value: float, digits: int = 2) -> str:
 def prepared(log_rows: int, *what: str) -> list[str]:
     """Seconds or GiB of our preparation, and then of polars'."""
     (run,) = [each for each in kept("prepare")["runs"] if each["log_rows"] == log_rows]
-    values = [(name, run[who][name]) for who in ("prepare", "polars") for name in what]
+    return rounded([(name, run[who][name]) for who in ("prepare", "polars") for name in what])
+
+
+def beside_peers(log_rows: int) -> list[str]:
+    """Seconds and GiB of our preparation, and then of RecBole's and RePlay's."""
+    (run,) = [each for each in kept("prepare_peers")["runs"] if each["log_rows"] == log_rows]
+    told = [run["prepare"], *(run["peers"][name] for name in ("RecBole", "RePlay"))]
+    return rounded([(name, each[name]) for each in told for name in ("total_seconds", "peak_gib")])
+
+
+def rounded(values: list[tuple[str, float]]) -> list[str]:
     return [f"{value:.1f}" if name == "peak_gib" or value < 10 else f"{value:.0f}" for name, value in values]
 
 
@@ -62,6 +72,7 @@ def test_readmes_figures_are_those_of_their_results() -> None:
         "full ranking of Gowalla": [times(each["ratio_median"]) for each in of_threads["ranking"]],
         "preparing 100 M rows": prepared(10**8, "total_seconds", "peak_gib"),
         "the same of 20 M and of 1 M": prepared(2 * 10**7, "total_seconds") + prepared(10**6, "total_seconds"),
+        "the same of 10 M beside RecBole": beside_peers(10**7),
         "lists for 1 M users": [times(recommend["ratio"]), f"{recommend['runs']['1000000']['peak_gib']:.1f}"],
         "InfoNCE of 4,096 rows against 69,632 candidates": [
             *(times(value, 1) for value in (softmax["faster"], *softmax["faster_range"])),
