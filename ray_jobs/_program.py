@@ -57,9 +57,10 @@ def has_cluster() -> bool:
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
+def cluster(*, trains: bool = False) -> Iterator[None]:
     """Attaches to the Ray cluster that RAY_ADDRESS names (a submitted job's own), or starts one here for as long as it runs;
-    within another, that.
+    within another, that. One started here has Ray's dashboard where the program `trains`: Ray Train's cleaner asks it who is
+    gone; the others are short, and would start ten processes that nobody looks at.
 
     Raises:
         InputError: its Ray or Python is another one.
@@ -78,8 +79,9 @@ def cluster() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
+    dashboard = False if address == "local" and not trains else None  # None: as Ray has it
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=address, include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False)
     except RuntimeError as error:
         if not str(error).startswith("Version mismatch"):
             raise

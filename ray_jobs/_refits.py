@@ -42,7 +42,7 @@ def refit(folder: Path, number: int) -> dict[str, Any]:
     if told["seeds"] != seeds:
         raise InputError(f"--refit: got {number}, takes {len(told['seeds'])}, the number of seeds that were begun for {folder}")
     metrics: dict[str, dict[str, Any]] = {}
-    with _program.cluster():
+    with _program.cluster(trains=True):
         for seed in seeds[len(told["runs"]) :]:
             own = parse({**recipe.model_dump(), "seed": seed})
             told["runs"].append(str(_training.train(own, dataset, tags={"search": tracked.run_id})))

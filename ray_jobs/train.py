@@ -31,7 +31,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
     if arguments.resume:
         folder = Path(arguments.resume).absolute()
-        with _program.cluster():
+        with _program.cluster(trains=True):
             _training.resume(recipe, folder)
         _results.tell(_results.Trained(runs=[_training.result_of(folder)]))
         return
@@ -44,7 +44,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
         dataset = _training.dataset_of(recipe)
     seeds = arguments.seeds or [recipe.seed]
     recipes = [parse({**recipe.model_dump(), "seed": seed}) for seed in seeds]
-    with _program.cluster():
+    with _program.cluster(trains=True):
         folders = [_training.train(each, dataset, extended) for each in recipes]
     _results.tell(_results.Trained(runs=[_training.result_of(folder) for folder in folders]))
 

@@ -31,11 +31,11 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
         folder = Path(arguments.resume).absolute()
         if arguments.refit:
             _refits.check(folder)
-        with _program.cluster():
+        with _program.cluster(trains=True):
             _search.resume(recipe, folder)
     else:
         dataset = _training.dataset_of(recipe)
-        with _program.cluster():
+        with _program.cluster(trains=True):
             folder = _search.run(recipe, dataset)
     if arguments.refit:
         _refits.refit(folder, arguments.refit)

@@ -44,3 +44,19 @@ def test_what_else_ray_says_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(RuntimeError, match="^something else$"), _program.cluster():
         pass
+
+
+@pytest.mark.parametrize(
+    ("address", "trains", "wanted"),
+    [("local", False, False), ("local", True, None), ("head:6379", False, None), ("head:6379", True, None)],
+)
+def test_a_cluster_started_here_has_a_dashboard_only_to_train(
+    address: str, trains: bool, wanted: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool | None]] = []
+    monkeypatch.setitem(os.environ, "RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append((given["address"], given["include_dashboard"])))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with _program.cluster(trains=trains):
+        pass
+    assert asked == [(address, wanted)]
