@@ -28,6 +28,19 @@ LONGEST_VALUE = 6000  # characters of a parameter; of a tag it takes more
 PASSING = ("INTERNAL_ERROR", "BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 SQLITE = "sqlite:///"
 
+SETTINGS = {  # those that somebody made stay
+    # artifacts come and go by the server: its signed links lead past it to S3, which a job's network need not reach
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # not each step of creating a database
+}
+os.environ |= {**SETTINGS, **os.environ}  # here, since it reads some as it is imported, by whatever needs it first
+
 Answer = TypeVar("Answer")
 _away: dict[str, float] = {}  # tracking URIs that answer nothing, and since when
 
@@ -35,17 +48,8 @@ _away: dict[str, float] = {}  # tracking URIs that answer nothing, and since whe
 def client(tracking_uri: str) -> Any:
     """An MLflow client that gives up within half a minute where a server hangs, at once where there is none.
 
-    It tries once: a request that it sent again by itself, as creating a run, could be carried out twice. Artifacts come and go
-    by the server: its signed links lead past it to S3, which a job's network need not reach.
+    It tries once: a request that it sent again by itself, as creating a run, could be carried out twice.
     """
-    for way in ("DOWNLOAD", "UPLOAD"):
-        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each step of creating a database
     import mlflow  # slow to import
 
     if not tracking_uri.startswith(SQLITE):

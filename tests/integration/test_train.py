@@ -181,12 +181,13 @@ def stopping_epoch(values: list[float], patience: int, min_epochs: int) -> int:
 
 
 def test_each_seed_is_a_run_that_stops_early(given: Recipe, dataset: Path, store: Path, tmp_path: Path) -> None:
-    """As a program; also what it prints."""
+    """As a program, into a new database; also what it prints."""
     before = runs(store)
     limits = {"training": {"batch_size": 256, "epochs": 40, "patience": 2, "min_epochs": 5}}
     file = recipe_file(tmp_path / "r.yaml", Recipe.model_validate({**given.model_dump(), **limits}))
     own = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    driver = program("train", str(file), "--seeds", "1", "2", "--set", "scale.num_workers=1", out=tmp_path / "train", **own)
+    changes = ("--set", "scale.num_workers=1", "--set", f"tracking.uri=sqlite:///{tmp_path}/new/mlflow.db")
+    driver = program("train", str(file), "--seeds", "1", "2", *changes, out=tmp_path / "train", **own)
     assert training.code(driver) == 0, (tmp_path / "train.err").read_text()
     trained = [run for run in runs(store) if run not in before]
     assert [Tracked(run).tags["seed"] for run in trained] == ["1", "2"]

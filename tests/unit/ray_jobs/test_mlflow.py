@@ -208,7 +208,6 @@ def test_a_file_that_is_not_there_is_trouble_and_not_created(tmp_path: Path) -> 
 def test_artifacts_come_by_the_server_though_it_offers_signed_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As MLflow's does wherever its artifacts are in S3, which a job's network need not reach."""
     monkeypatch.undo()
-    monkeypatch.delenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", raising=False)
     run_id, asked = "0" * 32, []
 
     class Handler(BaseHTTPRequestHandler):
