@@ -1,4 +1,7 @@
-"""The project's own programs, started by benchmarks; finished runs are taken as they are, shorter ones of a recipe extended."""
+"""The project's own programs, started by benchmarks; finished runs are taken as they are, shorter ones of a recipe extended.
+
+A run or search of a dataset that is prepared otherwise by now is another's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from components import config, storage
 from components.config import Recipe
+from components.data import manifest
 from components.errors import InputError
 from ray_jobs import _tracking, _training
 from tests.benchmarks import _common
@@ -59,13 +63,18 @@ def searched(path: Path, overrides: list[str], resume: bool = True, **environmen
     """The newest finished search of exactly this recipe; else an interrupted one is continued, or a new one started."""
     wanted = config.load(path, overrides)
     folders = sorted((Path(wanted.scale.storage_path) / "searches").glob(f"{wanted.name}-*"))
-    known = [folder for folder in folders if (folder / _tracking.LINKS).is_file() and _is_search_of(folder, wanted)]
+    known = [folder for folder in folders if _is_on(folder, manifest.dataset_path(wanted)) and _is_search_of(folder, wanted)]
     finished = [folder for folder in known if storage.is_finished(folder)]
     if finished:
         return finished[-1]
     start("prepare", path, overrides)
     start("tune", path, overrides, *(("--resume", str(known[-1])) if known and resume else ()), **environment)
     return searched(path, overrides)
+
+
+def _is_on(folder: Path, dataset: Path) -> bool:
+    links = folder / _tracking.LINKS  # not there yet where a beginning was interrupted
+    return links.is_file() and Path(storage.read_json(links)["dataset"]).name == dataset.name
 
 
 def _is_search_of(folder: Path, wanted: Recipe) -> bool:
@@ -89,6 +98,6 @@ def _shorter(wanted: Recipe) -> Path | None:
 
 def _runs(wanted: Recipe) -> list[tuple[Path, Recipe]]:
     """Finished ones of its name, oldest first."""
-    folder = Path(wanted.scale.storage_path) / "runs"
-    finished = sorted(run for run in folder.glob(f"{wanted.name}-*") if storage.is_finished(run))
+    folder, dataset = Path(wanted.scale.storage_path) / "runs", manifest.dataset_path(wanted)
+    finished = sorted(run for run in folder.glob(f"{wanted.name}-*") if storage.is_finished(run) and _is_on(run, dataset))
     return [(run, Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))) for run in finished]

@@ -1,4 +1,4 @@
-"""Searches that are there are taken as they are, interrupted ones continued; no other is mistaken for one."""
+"""Runs and searches that are there are taken as they are, interrupted searches continued; no other is mistaken for one."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import Any
 import pytest
 
 from components import config, storage
+from components.data import manifest
 from tests.benchmarks import _programs
 
 RECIPE = _programs.recipe("ml100k_mf_ssm")
 
 
 class Started:
-    """In the place of the programs: notes what is started; a search finishes at once."""
+    """In the place of the programs: notes what is started; runs and searches finish at once."""
 
     def __init__(self, storage_path: Path) -> None:
         self.searches, self.calls = storage_path / "searches", list[tuple[str, ...]]()
+        self.runs, self.dataset = storage_path / "runs", "1b8bdc3cef0e"
 
     def __call__(self, program: str, path: Path, overrides: list[str], *arguments: str, **environment: str) -> None:
         self.calls.append((program, *arguments))
         if program == "tune":
             folder = Path(arguments[1]) if arguments else self.begin(overrides)
             storage.write_json(folder / storage.MANIFEST, {})
+        if program == "train":
+            storage.write_json(self.begin([*overrides, f"seed={arguments[1]}"], self.runs) / storage.MANIFEST, {})
 
-    def begin(self, overrides: list[str]) -> Path:
-        recipe = config.load(RECIPE, overrides)
-        folder = self.searches / f"{recipe.name}-{len(list(self.searches.glob('*')))}"
+    def begin(self, overrides: list[str], among: Path | None = None) -> Path:
+        recipe, among = config.load(RECIPE, overrides), among or self.searches
+        folder = among / f"{recipe.name}-{len(list(among.glob('*')))}"
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(recipe.to_json())
-        storage.write_json(folder / "links.json", {})
+        storage.write_json(folder / "links.json", {"dataset": f"elsewhere/{self.dataset}"})
         return folder
 
 
@@ -39,6 +43,7 @@ def started(tmp_path: Path, monkeypatch: Any) -> Started:
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
     found = Started(tmp_path)
     monkeypatch.setattr(_programs, "start", found)
+    monkeypatch.setattr(manifest, "dataset_path", lambda _: Path("datasets", found.dataset))
     return found
 
 
@@ -64,3 +69,12 @@ def test_an_interrupted_search_is_continued_where_that_is_asked(started: Started
     found = _programs.searched(RECIPE, given, resume)
     assert (found == interrupted) is resume
     assert started.calls[-1] == (("tune", "--resume", str(interrupted)) if resume else ("tune",))
+
+
+def test_what_was_made_of_a_dataset_that_is_another_by_now_is_made_anew(started: Started) -> None:
+    given = overrides(started, 0.1)
+    first, search = _programs.trained(RECIPE, given, [1]), _programs.searched(RECIPE, given)
+    assert (_programs.trained(RECIPE, given, [1]), _programs.searched(RECIPE, given)) == (first, search)
+    started.dataset = "93cb9cb654b4"
+    assert _programs.trained(RECIPE, given, [1]) != first
+    assert _programs.searched(RECIPE, given) != search
