@@ -27,7 +27,8 @@ class Replace:
     target; it is drawn by itself, so two behaviours may get the same. A history of fewer than 3 behaviours, or of one again and
     again, comes back as it is, and a behaviour stays for which the pool has nothing left.
 
-    With a temperature below .05, one item of the history in the pool could leave all others without weight.
+    With a temperature below .05, one item of the history in the pool could leave all others without weight. With a sharpness of
+    100 ranks decide, not chance; exp of much larger ones is not finite.
 
     Several views at once: repeat the rows, and let `uniforms` give each repeat numbers of its own. A view differs from its
     history just where it was replaced. Memory: 8 bytes for each distinct behaviour and item of the pool, a few times over.
@@ -46,7 +47,7 @@ class Replace:
         *,
         replaces: Literal["dispensable", "indispensable"] = "dispensable",
         ratio: Ratio = 0.5,
-        sharpness: Annotated[float, Field(ge=0)] = 5.0,
+        sharpness: Annotated[float, Field(ge=0, le=100)] = 5.0,
         temperature: Annotated[float, Field(ge=0.05)] = 0.1,
     ) -> None:
         self.replaces, self.ratio, self.sharpness, self.temperature = replaces, ratio, sharpness, temperature

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from components import catalog
+from components.errors import InputError
 from components.views import Uniforms, Weights
 from tests.unit.views import loops
 
@@ -91,6 +92,21 @@ def test_positions_go_by_their_rank() -> None:
         views = same([7, 8, 9], replaces=replaces, importance_BL=importance(0.9, 0.2, 0.1))
         for place in range(3):
             assert close(sum(view[place] != 7 + place for view in views), expected[place])
+
+
+@pytest.mark.parametrize(("replaces", "stays"), [("dispensable", 9), ("indispensable", 0)])
+def test_at_its_sharpest_ranks_decide(replaces: str, stays: int) -> None:
+    """Of ten behaviours, the less important the earlier, all but one give way."""
+    given = {"pool_M": torch.arange(20, 30), "importance_BL": torch.arange(10) / 10}
+    for view in same([*range(10)], replaces=replaces, sharpness=100.0, ratio=0.95, **given)[:500]:
+        assert [place for place in range(10) if view[place] == place] == [stays]
+
+
+@pytest.mark.parametrize("sharpness", [100.5, 1e4, -1.0])
+def test_a_sharpness_whose_clocks_would_not_be_finite_is_refused(sharpness: float) -> None:
+    takes = ">= 0" if sharpness < 0 else "<= 100"
+    with pytest.raises(InputError, match=rf"^views\.1\.sharpness: got {sharpness}, takes a number {takes}$"):
+        catalog.check("views", {"name": "replace", "sharpness": sharpness}, "views.1")
 
 
 def test_without_sharpness_any_positions_alike() -> None:
