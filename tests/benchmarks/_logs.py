@@ -59,6 +59,8 @@ def _sequences(table: Any, split: str) -> Interactions:
 
 def _timed(table: Any, split: str) -> Interactions:
     user, item = _in_order(table, "timestamp")
+    firsts = np.sort(np.unique(user * (item.max() + 1) + item, return_index=True)[1])  # prepare keeps the first of repeats
+    user, item = user[firsts], item[firsts]
     codes = splits.ratio(user, VALID, TEST, None)
     kept = np.isin(codes, [("train", "valid", "test").index(name) for name in split.split("+")])
     return Interactions.of(user[kept], item[kept], int(user.max()) + 1, int(item.max()) + 1)

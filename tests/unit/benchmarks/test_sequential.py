@@ -50,9 +50,11 @@ def test_a_log_of_sequences_is_cut_at_each_users_last_rows(splits: dict[str, Int
 
 def test_a_log_with_times_is_cut_as_its_recipes_cut_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
-    timed = table().rename_columns(["user_id", "item_id", "timestamp"])
+    once = table().rename_columns(["user_id", "item_id", "timestamp"])
+    later = once.set_column(2, "timestamp", pa.array([20 + time for time in once["timestamp"].to_pylist()]))
+    timed = pa.concat_tables([later.slice(0, 50), once])
     found = {split: _logs._timed(timed, split) for split in ("train", "valid", "test", "train+valid")}
-    assert sum(len(found[split]) for split in ("train", "valid", "test")) == timed.num_rows
+    assert sum(len(found[split]) for split in ("train", "valid", "test")) == once.num_rows, "of repeats the first"
     assert len(found["train+valid"]) == len(found["train"]) + len(found["valid"])
     for user in range(USERS):
         whole = [item for split in ("train", "valid", "test") for item in found[split].items_of(user).tolist()]
@@ -62,6 +64,7 @@ def test_a_log_with_times_is_cut_as_its_recipes_cut_it(monkeypatch: pytest.Monke
     recipes = [*_programs.recipe("any").parent.glob("kuairec_*.yaml")]
     assert len(recipes) == 3
     for path in recipes:
+        assert config.load(path).data.repeats == "first"
         split = config.load(path).data.split
         assert isinstance(split, RatioSplit)
         assert (split.valid, split.test, split.order) == (_logs.VALID, _logs.TEST, "time")
