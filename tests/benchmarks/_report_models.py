@@ -125,7 +125,8 @@ def systems(result: Result) -> Iterator[str]:
     yield ""
     for system in figures["systems"]:
         if found_by := system.get("search"):
-            yield f"{system['label']}: `{system['changes'][-1]}`, the best on validation of `search {found_by}`."
+            changes = ", ".join(f"`{change}`" for change in system["changes"])
+            yield f"{system['label']}: {changes}, the best on validation of `search {found_by}`."
             yield ""
     first = figures["systems"][0]["label"]
     rows = [row for system in figures["systems"][1:] for row in _differences(system)]

@@ -124,6 +124,18 @@ SEARCHES = {
         changes=("negatives.0.count=10", "training.epochs=10", "training.validate_every=2"),
         random=20,
     ),
+    "beauty_masked": Search(
+        "Beauty: SASRec with sampled candidates",
+        "beauty_sasrec_sampled",
+        {
+            "encoder.dropout": {"uniform": [0.2, 0.7]},
+            "encoder.heads": {"choice": [1, 2]},
+            "encoder.layers": {"choice": [1, 2, 3]},
+            "loss.temperature": {"loguniform": [0.4, 2.5]},
+            "optimizer.learning_rate": {"loguniform": [3e-4, 3e-3]},
+        },
+        random=12,
+    ),
     **{
         f"gowalla_ccl_{n}": _tuned(
             "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=WEIGHT
@@ -163,10 +175,17 @@ def searched(name: str, storage_path: Path, seed: int, *, quick: bool) -> Path:
     return _programs.searched(_programs.recipe(asked.recipe), changes)
 
 
-def best_loss(name: str, storage_path: Path, *, quick: bool) -> str:
-    """The loss of the best recipe that the search found, as a change of a recipe."""
-    best = config.load(searched(name, storage_path, SEARCHES[name].seeds[0], quick=quick) / _search_report.BEST)
-    return f"loss={json.dumps(best.loss)}"
+def best(name: str, storage_path: Path, *, quick: bool) -> tuple[str, ...]:
+    """What was searched for as the best recipe that was found has it: changes of a recipe."""
+    asked = SEARCHES[name]
+    found = config.load(searched(name, storage_path, asked.seeds[0], quick=quick) / _search_report.BEST)
+    return tuple(f"{key}={json.dumps(_at(found.model_dump(mode='json'), key))}" for key in asked.space)
+
+
+def _at(tree: Any, key: str) -> Any:
+    for word in key.split("."):
+        tree = tree[int(word) if isinstance(tree, list) else word]
+    return tree
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -82,7 +82,9 @@ def test_both_losses_are_tuned_at_the_comparisons_negatives_with_equal_budgets(n
     assert one.space["loss.negative_weight"] == other.space["loss.negative_weight"]
 
 
-def test_a_tuned_system_has_the_loss_of_its_searchs_best_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_system_has_what_its_search_varied_as_in_its_best_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
     tuned = System("C3", "gowalla_mf_ccl", search="gowalla_ccl_10")
     best = config.load(_programs.recipe(tuned.recipe), ["loss.margin=0.61", "loss.negative_weight=321.5", "training.epochs=6"])
@@ -98,9 +100,29 @@ def test_a_tuned_system_has_the_loss_of_its_searchs_best_recipe(tmp_path: Path, 
     assert asked == [("gowalla_ccl_10", Path("/runs"), 1, {"quick": True})]
     loaded = config.load(_programs.recipe(settled.recipe), settled.changes)
     assert loaded.loss == {**loaded.loss, "name": "ccl", "margin": 0.61, "negative_weight": 321.5}
-    assert loaded.training.epochs == config.load(_programs.recipe(tuned.recipe)).training.epochs, "the loss alone"
+    assert loaded.training.epochs == config.load(_programs.recipe(tuned.recipe)).training.epochs, "nothing else"
     plain = System("C0", "gowalla_mf_ccl")
     assert systems._settled(plain, Path("/runs"), quick=True) == plain
+
+
+def test_the_best_on_beauty_is_what_was_searched_for_and_stands_beside_the_best_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    first, tuned = COMPARISONS["beauty_best"].systems
+    assert (first.recipe, first.search) == (tuned.recipe, None) == (SEARCHES[str(tuned.search)].recipe, None)
+    recipe, settings = _programs.recipe(tuned.recipe), ["encoder.layers=3", "encoder.dropout=0.31", "loss.temperature=1.7"]
+    best = config.load(recipe, [*settings, "optimizer.learning_rate=5.5e-4", "training.metric=ndcg@20"])
+    storage.write_text(tmp_path / "best.yaml", best.to_json())
+    monkeypatch.setattr(search, "searched", lambda *_, **__: tmp_path)
+    found = config.load(recipe, systems._settled(tuned, Path("/runs"), quick=False).changes)
+    assert found == config.load(recipe, [*settings, "optimizer.learning_rate=5.5e-4"]), (
+        "by the recipe's own choice of the epoch"
+    )
+    assert (
+        {each.protocol for each in COMPARISONS["beauty_best"].published} == {COMPARISONS["beauty_best"].protocol} == {"masked"}
+    )
+    assert max(each.values[1] for each in COMPARISONS["beauty_best"].published) == 0.1008, "hit@10 of the best known"
 
 
 @pytest.mark.parametrize(
