@@ -71,6 +71,7 @@ PLANNED = {
     **_compared("gowalla_pools", "gowalla_pool_terms", "gowalla_lazy", "gowalla_precision"),
     **_compared("beauty_sampled", "beauty", "beauty_published", "beauty_best"),
     **_noises("beauty"),
+    **_noises("beauty_sampled"),
     **{f"gpu_train {name}": Planned(1, ()) for name in gpu_train.GOALS},  # elsewhere: not of the hours here
     **_compared("kuairec"),
     **_noises("kuairec"),

@@ -5,8 +5,9 @@ python -m tests.benchmarks.noise {test,train} [LOG] [--seeds 1 ...] [--quick] [-
 5, 10, 20 and 30 % of the behaviours are replaced by random or popular items (_noise.py). In test: models are trained once, on
 the log as it is, and read histories with noise, 5 draws of it. In train: they are trained anew for each noise, on a source
 with it, and read histories without. Trained by the project's own programs; finished runs of the same recipe and seed on the
-storage path are taken as they are. LOG is beauty (the default) or kuairec, micro-videos in the order of time; their folder is
-HARDNEG_DATA. --quick makes a small log of walks on a circle, and needs none.
+storage path are taken as they are. LOG is beauty (the default), beauty_sampled, a smaller form, with the models of that
+comparison (systems.py), or kuairec, micro-videos in the order of time; their folder is HARDNEG_DATA. --quick makes a small log
+of walks on a circle, and needs none.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from components.evaluation.ranking import Ranker
 from components.training import checkpoint
 from ray_jobs import _training
 from tests.benchmarks import _common, _logs, _noise, _programs
+from tests.benchmarks.systems import SAMPLED
 
 SHARES, DRAWS = (0.05, 0.1, 0.2, 0.3), 5
 
@@ -53,6 +55,11 @@ LOGS = {
             "mean pooling": "beauty_mean_pool",
             "CCL4Rec-style": "beauty_ccl4rec",
         },
+        ("ndcg@10", "ndcg@20", "hit@10", "hit@20"),
+    ),
+    "beauty_sampled": Log(
+        "Beauty, with sampled candidates",
+        {system.label: system.recipe for system in SAMPLED},
         ("ndcg@10", "ndcg@20", "hit@10", "hit@20"),
     ),
     "kuairec": Log(
@@ -119,7 +126,7 @@ def _plan(name: str, storage_path: Path, *, quick: bool) -> tuple[Plan, tuple[st
         source = storage_path / "sources" / "timed_walks.parquet"
         _write_walks(source)
         return Plan(QUICK_MODELS, LOGS[name].metrics, (0.3,), 1), (f"data.source={source}", *QUICK)
-    _logs.path(name)  # is there
+    _logs.path(name.partition("_")[0])  # is there
     return Plan((*LOGS[name].models,), LOGS[name].metrics, SHARES, DRAWS), ()
 
 
@@ -179,7 +186,7 @@ def quality(trained: checkpoint.TrainedRun, task: Task, read: Interactions, metr
     }
 
 
-def _write_walks(path: Path, users: int = 800, items: int = 60) -> None:
+def _write_walks(path: Path, users: int = 800, items: int = 600) -> None:
     """Users walk around a circle of items, from where they please, now and then in longer steps."""
     random = np.random.default_rng(0)
     lengths = random.integers(6, 16, users)

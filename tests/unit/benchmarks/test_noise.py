@@ -15,6 +15,7 @@ from components import config, storage
 from components.config import Columns
 from components.data import interactions, splits
 from components.data.interactions import Interactions
+from components.negatives import check_counts
 from tests.benchmarks import _noise, _plan, _programs, _report_sequential, noise
 from tests.benchmarks._noise import KINDS, Kind, replaced
 
@@ -169,8 +170,22 @@ def test_a_logs_models_are_of_one_dataset_and_told_at_their_cut_offs(name: str, 
     assert {int(metric.partition("@")[2]) for metric in asked.metrics} <= {*loaded[0].evaluation.ks}
     assert {*noise.QUICK_MODELS} <= {*asked.models}
     assert noise.variant("test", name) in {"test", f"test_{name}"}
-    planned = {f"noise {where}_{name}".replace("_", " ").removesuffix(f" {noise.FIRST}") for where in ("test", "train")}
+    planned = {f"noise {where} {name}".removesuffix(f" {noise.FIRST}") for where in ("test", "train")}
     assert planned <= {*_plan.PLANNED}
+    for where in ("test", "train"):
+        assert f"noise_{noise.variant(where, name)}" in {each.replace(" ", "_") for each in planned}, "where it is looked for"
+
+
+def test_a_quick_looks_walks_have_items_and_rows_enough_for_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
+    noise._write_walks(tmp_path / "walks.parquet")
+    walks = pq.read_table(tmp_path / "walks.parquet")
+    items, users = (len(set(walks[name].to_pylist())) for name in ("item_id", "user_id"))
+    for asked in noise.LOGS.values():
+        for label in noise.QUICK_MODELS:
+            check_counts(config.load(_programs.recipe(asked.models[label])).negatives, items, walks.num_rows - 3 * users)
 
 
 def test_the_report_says_what_is_lost_and_by_which_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
