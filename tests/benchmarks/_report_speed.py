@@ -8,7 +8,7 @@ from typing import Any
 
 from components.evaluation.protocols import PROTOCOLS
 from tests.benchmarks._markdown import Result, table, threads
-from tests.benchmarks._plan import SEARCHED
+from tests.benchmarks._plan import PLANNED, SEARCHED
 
 
 def lightgcn(result: Result) -> Iterator[str]:
@@ -63,6 +63,9 @@ def costs(result: Result) -> Iterator[str]:
     rows.append(["all", str(sum(cost["trainings"] for cost in figures["plan"].values())), _hours(figures["plan"])])
     yield from table(["benchmark", "trainings, all seeds", "hours at most, one core"], rows)
     yield ""
+    if otherwise := planned_since(figures["plan"]):
+        yield f"Not so, or not at all, when this was measured: {', '.join(otherwise)}."
+        yield ""
     yield "And of searches, with what starting and ending a trial takes; where the hours are fixed, trials are as many as fit."
     yield ""
     rows = [
@@ -80,6 +83,12 @@ def costs(result: Result) -> Iterator[str]:
         for loss, found in figures["losses"].items()
     ]
     yield from table(["loss", *(f"N {count}" for count in counts)], rows)
+
+
+def planned_since(plan: dict[str, Any]) -> list[str]:
+    """Benchmarks that are planned with other trainings than a kept plan has, or that it lacks."""
+    trainings = {name: planned.seeds * len(planned.trainings) for name, planned in PLANNED.items()}
+    return [name for name, number in trainings.items() if number and plan.get(name, {}).get("trainings") != number]
 
 
 def epoch(result: Result) -> Iterator[str]:

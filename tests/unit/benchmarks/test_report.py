@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from components import storage
-from tests.benchmarks import report
+from tests.benchmarks import _report_speed, report
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT
 
@@ -121,6 +121,15 @@ def test_every_benchmark_has_a_section_and_is_not_run_or_told() -> None:
     lines = "\n".join(report._not_run({}))
     assert all(f"python -m tests.benchmarks.{name} " in lines for name in benchmarks)
     assert {*report.PLANNED, *report.SEARCHED} == {name for name in (*report.PLANNED, *report.SEARCHED) if name in lines}
+
+
+def test_what_is_planned_otherwise_than_when_costs_were_kept_is_said() -> None:
+    plan = {name: {"trainings": each.seeds * len(each.trainings)} for name, each in report.PLANNED.items()}
+    assert _report_speed.planned_since(plan) == []
+    changed = plan | {"systems beauty": {"trainings": 1}}
+    del changed["noise test"]
+    assert sorted(_report_speed.planned_since(changed)) == ["noise test", "systems beauty"]
+    assert not {name for name, each in report.PLANNED.items() if not each.trainings} & {*_report_speed.planned_since({})}
 
 
 def test_what_a_kept_result_has_is_not_told_as_not_run() -> None:
