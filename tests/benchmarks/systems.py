@@ -141,6 +141,8 @@ MCLREC = (  # Qin et al. 2023, table 4; on Beauty, lambda is 0
     System("C: without L_cl2, random views alone", "sports_mclrec", ("objective.beta=0",)),
     System("D: without R", "sports_mclrec", ("objective.gamma=0",)),
     System("E: one augmenter", "sports_mclrec", ("objective.shared_augmenter=true",)),
+    System("SASRec, two updates", "sports_mclrec", ("objective.lambda_=0", "objective.beta=0")),
+    System("SASRec", "sports_sasrec"),
 )
 BEAUTY_MCLREC = (
     System("A: MCLRec", "beauty_mclrec"),
@@ -283,7 +285,7 @@ COMPARISONS = {
     **_by_both_protocols(
         "beauty_mclrec", Comparison("Beauty: MCLRec's ablations", "test", (1, 2), BEAUTY_MCLREC, (), LEFT_OUT)
     ),
-    **_by_both_protocols("sports_mclrec", Comparison("Sports: MCLRec's ablations", "test", (1,), MCLREC, (), LEFT_OUT)),
+    **_by_both_protocols("sports_mclrec", Comparison("Sports: MCLRec and SASRec", "test", (1,), MCLREC, (), LEFT_OUT)),
     "kuairec": _micro_videos(
         "KuaiRec, micro-videos in the order of time",
         kuairec_mean_pool="mean pooling",

@@ -59,6 +59,9 @@ def test_the_ablations_are_those_of_the_specifications(monkeypatch: pytest.Monke
     assert (whole["lambda_"], whole["beta"]) == (0.04, 0.4)  # Qin et al. 2023, section 4.5.2
     for letter, wanted in {"B": {"lambda_": 0}, "C": {"beta": 0}, "D": {"gamma": 0}, "E": {"shared_augmenter": True}}.items():
         assert objective("sports_mclrec", letter) == whole | wanted
+    assert objective("sports_mclrec", "SASRec, two") == whole | {"lambda_": 0, "beta": 0}
+    plain = [each for each in COMPARISONS["sports_mclrec"].systems if each.recipe != "sports_mclrec"]
+    assert [(each.label, each.recipe) for each in plain] == [("SASRec", "sports_sasrec")]
     whole = objective("beauty_mclrec", "A")
     assert objective("beauty_mclrec", "E") == whole | {"shared_augmenter": True}
     assert objective("beauty_mclrec", "MCLRec-J") == whole | {"updates": "joint"}
