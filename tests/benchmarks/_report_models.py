@@ -123,6 +123,8 @@ def systems(result: Result) -> Iterator[str]:
         rows.append([f"elsewhere: {published['label']}", *cells, *[""] * (len(header) - 1 - len(cells))])
     yield from table(header, rows)
     yield ""
+    if beside := [*_beside_published(figures, metrics)]:
+        yield from (*beside, "")
     for system in figures["systems"]:
         if found_by := system.get("search"):
             changes = ", ".join(f"`{change}`" for change in system["changes"])
@@ -164,6 +166,22 @@ def systems(result: Result) -> Iterator[str]:
         yield ""
         yield "Bars are standard deviations over seeds."
         yield f"![by the number of adversarial passes]({_passes(figures).relative_to(ROOT)})"
+
+
+def _beside_published(figures: dict[str, Any], metrics: list[str]) -> Iterator[str]:
+    """How far a system is from figures of others on it: relative, and in standard deviations of its own seeds."""
+    by_label = {system["label"]: system for system in figures["systems"]}
+    for published in figures.get("published", ()):
+        if (ours := by_label.get(published.get("of"))) is None:
+            continue
+        told = []
+        for metric in metrics:
+            values, theirs = list(ours["metrics"][metric]["by_seed"].values()), published["metrics"][metric]
+            apart, deviation = statistics.fmean(values) - theirs, statistics.stdev(values) if len(values) > 1 else 0.0
+            told.append(
+                f"{metric} {apart / theirs:+.1%}" + (f" ({abs(apart) / deviation:.1f} deviations)" if deviation else "")
+            )
+        yield f"{ours['label']} beside {published['label']}: {', '.join(told)}."
 
 
 def _differences(system: dict[str, Any]) -> Iterator[list[str]]:

@@ -208,6 +208,7 @@ def test_published_figures_stand_beside_runs_that_chose_as_they_did() -> None:
         assert {"SASRec", "SASRec, two updates", "MCLRec"} == {each.label for each in asked.systems}
         told = [dict(zip(asked.metrics, each.values, strict=True)) for each in asked.published if each.protocol == protocol]
         assert told, "of either protocol"
+        assert {each.of for each in asked.published} <= {each.label for each in asked.systems}
         for values in told:
             for metric in ("hit", "ndcg"):
                 assert values[f"{metric}@5"] < values[f"{metric}@10"] < values[f"{metric}@20"]
@@ -240,7 +241,10 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
         "protocol": "not masked",
         "metrics": ["ndcg@10", "hit@10"],
         "changes": [],
-        "published": [{"label": "theirs", "metrics": {"ndcg@10": 0.3, "hit@10": 0.5}}],
+        "published": [
+            {"label": "theirs", "metrics": {"ndcg@10": 0.3, "hit@10": 0.5}},
+            {"label": "of it", "of": "second", "metrics": {"ndcg@10": 0.2, "hit@10": 0.25}},
+        ],
         "systems": [system("first", 0.1, seconds=1234.5, parameters=1234.0, encode=5.4, rank=67.6), system("second", 0.2)],
     }
     text = "\n".join(_report_models.systems({"figures": figures}))
@@ -249,7 +253,9 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
     assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 |  |  |  |  |" in text
     assert "| elsewhere: theirs | 0.3000 | 0.5000 |  |  |  |  |  |  |  |" in text
     table = [line for line in text.splitlines() if line.startswith(("| system", "| first", "| second | 0", "| elsewhere"))]
-    assert [line.count("|") for line in table] == [11] * 4
+    assert [line.count("|") for line in table] == [11] * 5
+    assert "second beside of it: ndcg@10 +5.0% (0.7 deviations), hit@10 -16.0% (2.8 deviations)." in text
+    assert "beside theirs" not in text, "which system of ours that is nobody said"
     assert "recall@20" not in text
     assert "f1" not in text
     assert "KL" not in text, "what only an adversary has is no column here"
