@@ -80,7 +80,8 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
     needs = _needs(recipe, trainer, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size
     index_is = rows_are if rows_are == ids_are else "about "
-    yield "source", f"{len(source.files)} files, {_mib(source.bytes)}"
+    files = len(source.files)
+    yield "source", f"{files:,} file{'s' * (files > 1)}, {_mib(source.bytes)}"
     ids = f"{ids_are}{sizes.users:,} users, {ids_are}{sizes.items:,} items"
     yield "sizes", f"{rows_are}{sizes.rows:,} training rows, {ids} ({sizes.source})"
     yield "parameters", f"{ids_are}{needs.parameters:,}"
