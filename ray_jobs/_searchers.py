@@ -32,7 +32,7 @@ def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune
     if search.searcher == "grid":
         algorithm, samples, given = None, 1, {_trials.ANSWERS: tune.grid_search(list(grid(search)))}
     else:
-        algorithm, samples, given = _optuna(search, recipe.seed), search.most_trials or -1, {}
+        algorithm, samples, given = _optuna(search, recipe.seed, Path(plan.folder)), search.most_trials or -1, {}
     return tune.Tuner(
         trainable(plan),
         param_space=given,
@@ -65,21 +65,27 @@ def grid(search: Search) -> Iterator[space.Answers]:
 
 
 class Optuna(OptunaSearch):
-    """Tells Optuna that a trial without a score has failed: of two metrics, [None, None] would be taken for scores."""
+    """Tells Optuna that a trial without a score has failed: of two metrics, [None, None] would be taken for scores. So has one
+    that failed after a validation: Tune, which sees it end, hands over what it reported last.
+    """
+
+    folder: Path
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        scored = bool(result) and _trials.SCORE in (result or {})
+        failed = _found.ended(self.folder / _trials.TRIALS / trial_id) == "failed"
+        scored = not failed and _trials.SCORE in (result or {})
         super().on_trial_complete(trial_id, result if scored else None, error=error or not scored)
 
 
-def _optuna(search: Search, seed: int) -> Optuna:
+def _optuna(search: Search, seed: int, folder: Path) -> Optuna:
     """random, tpe or pareto: each asks for one point after another."""
     metrics: Any = [_trials.SCORE, _trials.AGAINST] if search.searcher == "pareto" else _trials.SCORE
     mode: Any = ["max", "max"] if search.searcher == "pareto" else "max"
     ask = functools.partial(_ask_optuna, search.space)
-    if search.searcher == "random":
-        return Optuna(ask, metric=metrics, mode=mode, sampler=optuna.samplers.RandomSampler(seed))
-    return Optuna(ask, metric=metrics, mode=mode, seed=seed)
+    how: Any = {"sampler": optuna.samplers.RandomSampler(seed)} if search.searcher == "random" else {"seed": seed}
+    algorithm = Optuna(ask, metric=metrics, mode=mode, **how)
+    algorithm.folder = folder
+    return algorithm
 
 
 def _ask_optuna(tree: dict[str, Any], trial: Any) -> None:

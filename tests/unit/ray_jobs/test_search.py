@@ -308,10 +308,14 @@ def test_mlflows_description_has_whole_rows(tmp_path: Path) -> None:
     assert "|" not in _search_report._note(wide, base)
 
 
-def test_optuna_hears_of_a_trial_without_a_score_that_it_failed() -> None:
-    search = recipe(searcher="pareto", trials=3).search
-    asked = _searchers._optuna(search, seed=0)
-    for name, result in (("a", {}), ("b", None), ("c", {"score": 0.5, "against": 0.25})):
+@pytest.mark.parametrize("searcher", ["pareto", "tpe"])
+def test_optuna_hears_of_a_failed_trial_that_it_failed(searcher: str, tmp_path: Path) -> None:
+    """One without a score, and one that failed after it was validated: Tune hands over what it reported last."""
+    search = recipe(searcher=searcher, trials=4).search
+    asked = _searchers._optuna(search, 0, tmp_path)
+    _trials.keep_failure(tmp_path / _trials.TRIALS / "d", "diverged", DivergedError("the loss is nan"))
+    reported = {"score": 0.5, "against": 0.25}
+    for name, result in (("a", {}), ("b", None), ("c", reported), ("d", reported)):
         point = asked.suggest(name)
         assert point is not None
         assert 0.05 <= point["loss.temperature"] <= 1.0
@@ -319,14 +323,16 @@ def test_optuna_hears_of_a_trial_without_a_score_that_it_failed() -> None:
     study = asked._ot_study
     assert study is not None
     states = [trial.state.name for trial in study.trials]
-    assert states == ["FAIL", "FAIL", "COMPLETE"]
+    assert states == ["FAIL", "FAIL", "COMPLETE", "FAIL"]
+    resumed: _searchers.Optuna = pickle.loads(pickle.dumps(asked))
+    assert resumed.folder == tmp_path
 
 
-def test_random_points_are_the_same_from_the_same_seed() -> None:
+def test_random_points_are_the_same_from_the_same_seed(tmp_path: Path) -> None:
     search = recipe(searcher="random").search
 
     def drawn(seed: int) -> list[float]:
-        asked = _searchers._optuna(search, seed)
+        asked = _searchers._optuna(search, seed, tmp_path)
         return [(asked.suggest(str(n)) or {})["loss.temperature"] for n in range(5)]
 
     assert drawn(1) == drawn(1)
