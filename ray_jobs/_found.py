@@ -31,9 +31,8 @@ def ended(run: Path) -> str:
 
 
 def has_left(run: Path) -> bool:
-    """Whether it has ended, and not merely been asked to."""
-    how = ended(run)
-    return how in ("failed", "finished") or (how == "stopped" and (run / _trials.LEFT).exists())
+    """Whether it has ended, and not merely been asked to; or was interrupted, and nobody goes on with it."""
+    return ended(run) in ("failed", "finished") or (run / _trials.LEFT).exists()
 
 
 def trials(folder: Path) -> list[Trial]:

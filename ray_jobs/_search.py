@@ -236,7 +236,7 @@ class Stopper(tune.Stopper):
         if math.isinf(self._over):
             return False
         for run in runs:
-            if not _found.ended(run):
+            if not _found.ended(run) and not _found.has_left(run):
                 _trials.ask_to_end(run, storage.read_json(self._folder / _trials.OVER)["by"])
         return now - self._over > GRACE_SECONDS or all(_found.has_left(run) for run in runs)
 
@@ -251,7 +251,7 @@ class Stopper(tune.Stopper):
 
 
 class Watch(tune.Callback):
-    """In the driver: looks that a search that is resumed is known to Tune, and says how each trial ended."""
+    """In the driver: looks which trials of a search that is resumed are known to Tune, and says how each trial ended."""
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
@@ -262,11 +262,14 @@ class Watch(tune.Callback):
         return Watch, (self._folder, self._recipe)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Where Tune cannot read its own state it logs that, and would begin the search anew, with all trials."""
+        """Where Tune cannot read its own state it logs that, and would begin the search anew, with all trials. One that began
+        after its last note nobody goes on with, and nobody is to wait for.
+        """
         if not self._is_looked_at:
             self._is_looked_at = True
-            begun = {run.name for run in _found.runs(self._folder)}
-            if begun and not begun & {trial.trial_id for trial in trials}:
+            begun, known = _found.runs(self._folder), {trial.trial_id for trial in trials}
+            left = [run for run in begun if run.name not in known]
+            if begun and len(left) == len(begun):
                 raise FailedError(f"search: {self._folder / TUNE} cannot be read any more, and {len(begun)} trials have begun")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -289,3 +292,5 @@ class Watch(tune.Callback):
             self._told = {trial.name: trial for trial in _found.trials(self._folder) if trial.ended}
         self._told[run.name] = _found.trial(run, self._recipe)
         _search_report.say(list(self._told.values()), run.name, self._recipe)
+            for run in left:
+                storage.write_json(run / _trials.LEFT, {})

@@ -32,7 +32,8 @@ from components.errors import DivergedError, InputError, TrackingError, WorkerEr
 from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
-OVER, LEFT = "over.json", "left.json"  # of a search that asks its trials to end; of a trial that has, where it was asked
+OVER = "over.json"  # of a search that asks its trials to end
+LEFT = "left.json"  # of a trial that has ended, where it was asked; or that Tune has forgotten
 ANSWERS = "answers"
 NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"

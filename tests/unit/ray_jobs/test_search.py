@@ -290,7 +290,12 @@ def test_a_search_that_tune_does_not_know_any_more_is_not_begun_anew(tmp_path: P
     for name in ("a", "b"):
         (tmp_path / _trials.TRIALS / name).mkdir(parents=True)
         storage.write_json(tmp_path / _trials.TRIALS / name / _trials.POINT, {})
-    resumed("a")  # b began after Tune's last note
+    resumed("a")  # b began after Tune's last note: nobody goes on with it
+    assert [_found.has_left(run) for run in _found.runs(tmp_path)] == [False, True]
+    stopper = _search.Stopper(tmp_path, hours=0.0)
+    stopper.stop_all()
+    assert [_found.ended(run) for run in _found.runs(tmp_path)] == ["stopped", ""], "it was interrupted, and not stopped"
+    (tmp_path / _trials.TRIALS / "b" / _trials.LEFT).unlink()
     with pytest.raises(FailedError, match=r"tune cannot be read any more, and 2 trials have begun"):
         resumed("c")
 
