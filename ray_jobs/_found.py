@@ -80,6 +80,18 @@ def failure(run: Path) -> dict[str, str] | None:
     return storage.read_json(run / _trials.FAILED) if (run / _trials.FAILED).exists() else None
 
 
+def tracebacks(folder: Path) -> dict[str, str]:
+    """The traceback of the first trial of each kind of failure that said something else, by the trial and what it said."""
+    first: dict[tuple[str, str], Path] = {}
+    for run in runs(folder):
+        if failed := failure(run):
+            first.setdefault((failed["kind"], failed["reason"]), run)
+    return {
+        f"{run.name}: {kind}, {reason[:LONGEST_REASON]}": (run / _trials.TRACEBACK).read_text(encoding="utf-8")
+        for (kind, reason), run in first.items()
+    }
+
+
 def failures(folder: Path) -> str:
     """How many failed of each kind, and what the first of each said."""
     first: dict[str, str] = {}

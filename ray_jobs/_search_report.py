@@ -34,14 +34,14 @@ SAYS = {
 
 
 def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _tracking.TrackedRun) -> None:
-    """All of it; of a search without a single score, the table alone."""
+    """All of it; of a search without a single score, table and page, which say what failed."""
     storage.write_json(folder / TRIALS, [dataclasses.asdict(trial) for trial in trials])
-    written = [folder / TRIALS]
+    written, pictures = [folder / TRIALS, folder / PAGE], list[Path]()
     if any(trial.score is not None for trial in trials):
         storage.write_text(folder / BEST, best_recipe(trials, folder))
+        written.append(folder / BEST)
         pictures = draw(trials, recipe, folder / PLOTS)
-        storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
-        written += [folder / BEST, folder / PAGE]
+    storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
     title = f"{recipe.name}, on {recipe.training.chosen_on}: {_counts(trials)}"
     Console().print(tables.trials(ranked(trials)[:SHOWN], _trials.metric_of(recipe), title))
     with _tracking.saying(tracked, folder / TRIALS):
@@ -139,12 +139,14 @@ def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, fl
 
 
 def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Sequence[Path]) -> str:
-    search, best = recipe.search, _found.best(trials)
+    search, first = recipe.search, next(iter(ranked(trials)), None)
     page = Page(f"Search: {recipe.name}")
     page.text(
         f"{search.searcher} search with the scheduler {search.scheduler} for the highest {_trials.metric_of(recipe)} on "
-        f"{recipe.training.chosen_on}: {_counts(trials)}. The best trial is {best.name}, with {best.score:.4f}; "
-        f"{BEST} beside this page is its recipe."
+    came_to = "No trial was validated once."
+    if first is not None and first.score is not None:
+        came_to = f"The best trial is {first.name}, with {first.score:.4f}; {BEST} beside this page is its recipe."
+        f"{recipe.training.chosen_on}: {_counts(trials)}. {came_to}"
     )
     for path in pictures:
         page.heading(path.stem.replace("_", " ").capitalize())
@@ -153,6 +155,9 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
     page.table(*_table(ranked(trials), recipe))
     return page.html(f"{folder.name}, commit {_tracking.commit()}")
 
+    for said, traceback in itertools.islice(_found.tracebacks(folder).items(), SHOWN):
+        page.heading(said)
+        page.code(traceback)
 
 def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
     """The description of the search's MLflow run, in Markdown."""

@@ -24,6 +24,7 @@ th { font-weight: 600; color: var(--quiet); white-space: normal; vertical-align:
 a { color: var(--link); }
 figure { margin: 1.5rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 p, footer { color: var(--quiet); max-width: 46rem; }
+pre { overflow-x: auto; font-size: .8rem; border-left: 3px solid var(--line); padding-left: .9rem; }
 footer { margin-top: 3rem; font-size: .85rem; overflow-wrap: anywhere; max-width: none; }
 """
 
@@ -47,6 +48,10 @@ class Page:
 
     def text(self, text: str) -> None:
         self._parts.append(f"<p>{escape(text)}</p>")
+
+    def code(self, text: str) -> None:
+        """As it is, line by line."""
+        self._parts.append(f"<pre>{escape(text)}</pre>")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str | Link]]) -> None:
         """Row labels in the first column, numbers in the others."""

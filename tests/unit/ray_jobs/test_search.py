@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from unittest.mock import MagicMock
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
@@ -392,3 +393,19 @@ def test_the_interval_is_students() -> None:
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, deviation .1
     assert (about["low"], about["high"]) == pytest.approx((0.2 - half, 0.2 + half))
     assert _refits.interval([0.1]) == {"mean": 0.1, "low": None, "high": None}
+def test_the_page_has_the_traceback_of_each_failure_though_nothing_else_came_of_it(tmp_path: Path) -> None:
+    for name, said in (("a", "KeyError: 'item'"), ("b", "KeyError: 'item'"), ("c", "KeyError: 'user'")):
+        run = tmp_path / _trials.TRIALS / name
+        _trials.keep_failure(run, "error", WorkerError("error", f"Traceback\n  File <{name}>\n{said}"))
+        storage.write_json(run / _trials.POINT, {"loss.temperature": 0.5})
+    base = recipe()
+    storage.write_text(tmp_path / "recipe.json", base.to_json())
+    tracked: Any = MagicMock()
+    _search_report.write(_found.trials(tmp_path), base, tmp_path, tracked)
+    page = (tmp_path / _search_report.PAGE).read_text()
+    assert "3 trials (3 failed). No trial was validated once." in page
+    assert [f"File &lt;{name}&gt;" in page for name in "abc"] == [True, False, True], "one of those that say the same"
+    assert {call.args[0].name for call in tracked.artifact.call_args_list} == {_search_report.TRIALS, _search_report.PAGE}
+    assert not (tmp_path / _search_report.BEST).exists()
+
+
