@@ -18,8 +18,10 @@ class Search(Section):
     """Read by tune alone. `space` maps dotted keys to distributions (components.space).
 
     `metric` is one of those that training logs on validation, by default training.metric; so is `against`, by default
-    recall_snips@K of its K. `searcher` is a grid, random, or Optuna's tree-structured Parzen estimators: on `metric` (tpe),
-    or on it and `against` at once (pareto). `scheduler: asha` ends the worse trials of each rung: after grace_epochs, and every
+    recall_snips@K of its K. `against: valid_recall@20` is a metric of another validation, which trials measure beside theirs;
+    so it is by default under pareto and data.split shifted, where trials are compared on valid_shifted. `searcher` is a grid,
+    random, or Optuna's tree-structured Parzen estimators: on `metric` (tpe), or on it and `against` at once (pareto), both of
+    the epoch that training.metric chooses. `scheduler: asha` ends the worse trials of each rung: after grace_epochs, and every
     reduction_factor times as many, all but the best 1 / reduction_factor of them. The budget is `trials`, `hours`, or both; a
     grid without either is tried whole, and the others stop at DEFAULT_TRIALS.
     """

@@ -14,9 +14,10 @@ from ray import tune
 
 from components import config, plan, space, storage
 from components.config import Recipe
+from components.data import interactions
 from components.errors import FailedError, InputError, TrackingError
 from components.search import Trial
-from components.split_rules import ShiftedSplit
+from components.split_rules import ShiftedSplit, selectable
 from ray_jobs import _found, _program, _remote, _results, _runs, _search_report, _searchers, _tracking, _trials, _workers
 
 APART = {"data", "name", "search", "scale", "seed", "tracking", "evaluation"}  # what all trials share
@@ -45,35 +46,46 @@ def check(recipe: Recipe) -> None:
     if not search.space:
         raise InputError("search.space: got nothing, takes dotted keys and their distributions")
     for key in search.space:
-        if key in JUDGES:
-            raise InputError(f"search.space.{key}: is the same for all trials, for they are compared by it")
+        if judges := sorted(judge for judge in JUDGES if judge == key or judge.startswith(f"{key}.")):
+            has = f", which has {', '.join(judges)}" if judges != [key] else ""
+            raise InputError(f"search.space.{key}{has}: is the same for all trials, for they are compared by it")
         if inside := [other for other in search.space if other.startswith(f"{key}.")]:
             raise InputError(f"search.space.{inside[0]}: lies within {key}, which is searched too; takes one of them")
         if key.partition(".")[0] in APART:
             takes = sorted({*Recipe.model_fields} - APART)
             raise InputError(f"search.space.{key}: is the same for all trials, takes keys of {', '.join(takes)}")
-    points = space.corners(search.space)
-    if search.searcher == "grid":
-        points = [space.again(search.space, answers) for answers in _searchers.grid(search)]
-    recipes = [_trials.recipe_of(recipe, point) for point in points]
+    tried = corners(recipe)
     _check_selection(recipe)
-    metrics = logged(recipe)
-    for name, value in (("metric", search.metric), ("against", search.against)):
-        if value is not None and value not in metrics:
-            raise InputError(f"search.{name}: got {value!r}, takes one of {', '.join(metrics)}")
+    metrics = _trials.measured(recipe)
+    if search.metric is not None and search.metric not in metrics:
+        raise InputError(f"search.metric: got {search.metric!r}, takes one of {', '.join(metrics)}")
+    _check_against(recipe)
     if search.scheduler == "asha" and search.grace_epochs >= recipe.training.epochs:
         raise InputError(
             f"search.grace_epochs: got {search.grace_epochs}, takes less than training.epochs, {recipe.training.epochs}"
         )
-    for point, tried in zip(points, recipes, strict=True):
-        _try_parts(point, tried)
-
-
-def _try_parts(point: dict[str, Any], recipe: Recipe) -> None:
-    """Raises an InputError, of the point, where its parts do not go together. Lack of memory fails a trial, not the search."""
-    try:
+    for point, corner in tried:
         with _trials.blaming(point):
-            plan.try_parts(recipe)
+            _try_parts(corner)
+
+
+def corners(recipe: Recipe) -> list[tuple[dict[str, Any], Recipe]]:
+    """Points of the space that have all that it has, of a grid every one, and their recipes.
+
+    Raises:
+        InputError: a part refuses a value; names the point.
+    """
+    search = recipe.search
+    points = space.corners(search.space)
+    if search.searcher == "grid":
+        points = [space.again(search.space, answers) for answers in _searchers.grid(search)]
+    return [(point, _trials.recipe_of(recipe, point)) for point in points]
+
+
+def _try_parts(recipe: Recipe) -> None:
+    """Raises an InputError where parts do not go together. Lack of memory fails a trial, not the search."""
+    try:
+        plan.try_parts(recipe)
     except (MemoryError, RuntimeError) as error:
         if not _workers.is_no_memory(error):
             raise
@@ -91,10 +103,28 @@ def _check_selection(recipe: Recipe) -> None:
         )
 
 
-def logged(recipe: Recipe) -> list[str]:
-    """What validation logs."""
-    k = recipe.training.metric.partition("@")[2]
-    return sorted({recipe.training.metric, f"recall@{k}", f"ndcg@{k}", f"recall_snips@{k}"})
+def _check_against(recipe: Recipe) -> None:
+    split, metric = _trials.against_of(recipe)
+    given, takes = recipe.search.against, [name for name in selectable(recipe.data.split) or [split] if name != "test"]
+    if split not in takes:
+        raise InputError(f"search.against: got {given!r}, takes a metric on {' or '.join(takes)} under this data.split")
+    if recipe.search.searcher == "pareto" and (split, metric) == (recipe.training.select_on, _trials.metric_of(recipe)):
+        raise InputError(f"search.against: got {given or metric!r}, takes another metric than search.metric in a pareto search")
+
+
+def _check_data(recipe: Recipe, dataset: Path) -> None:
+    """Holds the space against the prepared log, which this node's cache has then: of each trial that would be refused alone.
+
+    Raises:
+        InputError: the log lacks a split or what a source of negatives is to draw; names the point.
+    """
+    train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    _workers.task_of(recipe, train, dataset, recipe.training.select_on, "training.select_on")
+    if also_on := _trials.also_on(recipe):
+        _workers.task_of(recipe, train, dataset, also_on, "search.against")
+    for point, corner in corners(recipe):
+        with _trials.blaming(point):
+            _workers.check_negatives(corner, train, dataset)
 
 
 def run(recipe: Recipe, dataset: Path) -> Path:
@@ -110,6 +140,7 @@ def run(recipe: Recipe, dataset: Path) -> Path:
         return folder
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
+    _check_data(recipe, dataset)
     folder = _runs.create(recipe, "searches")
     with storage.lock(folder):
         tracked = _tracking.create(recipe, folder, dataset, {"kind": "search", "mlflow.source.name": "ray_jobs.tune"})
@@ -271,6 +302,8 @@ class Watch(tune.Callback):
             left = [run for run in begun if run.name not in known]
             if begun and len(left) == len(begun):
                 raise FailedError(f"search: {self._folder / TUNE} cannot be read any more, and {len(begun)} trials have begun")
+            for run in left:
+                storage.write_json(run / _trials.LEFT, {})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = self._folder / _trials.TRIALS / trial.trial_id
@@ -292,5 +325,3 @@ class Watch(tune.Callback):
             self._told = {trial.name: trial for trial in _found.trials(self._folder) if trial.ended}
         self._told[run.name] = _found.trial(run, self._recipe)
         _search_report.say(list(self._told.values()), run.name, self._recipe)
-            for run in left:
-                storage.write_json(run / _trials.LEFT, {})

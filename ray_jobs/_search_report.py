@@ -93,7 +93,9 @@ def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
     search_plots.slices(trials, folder / "slices.png", name, is_log)
     search_plots.parallel_coordinates(trials, folder / "parallel_coordinates.png", name, is_log)
     if recipe.search.searcher == "pareto":
-        search_plots.pareto_front(trials, folder / "pareto_front.png", name, _trials.against_of(recipe))
+        split, against = _trials.against_of(recipe)
+        names = f"{name} on {recipe.training.select_on}", f"{against} on {split}"
+        search_plots.pareto_front(trials, folder / "pareto_front.png", *names)
     weights = importance(trials, is_log)
     if len(weights) > 1:
         search_plots.importance(weights, folder / "importance.png")
@@ -141,11 +143,11 @@ def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, fl
 def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Sequence[Path]) -> str:
     search, first = recipe.search, next(iter(ranked(trials)), None)
     page = Page(f"Search: {recipe.name}")
-    page.text(
-        f"{search.searcher} search with the scheduler {search.scheduler} for the highest {_trials.metric_of(recipe)} on "
     came_to = "No trial was validated once."
     if first is not None and first.score is not None:
         came_to = f"The best trial is {first.name}, with {first.score:.4f}; {BEST} beside this page is its recipe."
+    page.text(
+        f"{search.searcher} search with the scheduler {search.scheduler} for the highest {_trials.metric_of(recipe)} on "
         f"{recipe.training.chosen_on}: {_counts(trials)}. {came_to}"
     )
     for path in pictures:
@@ -153,11 +155,11 @@ def _page(trials: Sequence[Trial], recipe: Recipe, folder: Path, pictures: Seque
         page.picture(path, SAYS[path.stem])
     page.heading("Every trial")
     page.table(*_table(ranked(trials), recipe))
-    return page.html(f"{folder.name}, commit {_tracking.commit()}")
-
     for said, traceback in itertools.islice(_found.tracebacks(folder).items(), SHOWN):
         page.heading(said)
         page.code(traceback)
+    return page.html(f"{folder.name}, commit {_tracking.commit()}")
+
 
 def _note(trials: Sequence[Trial], recipe: Recipe) -> str:
     """The description of the search's MLflow run, in Markdown."""
@@ -178,7 +180,7 @@ def _table(trials: Sequence[Trial], recipe: Recipe) -> tuple[list[str], list[lis
     header = [
         "trial",
         _trials.metric_of(recipe),
-        *([_trials.against_of(recipe)] if has_against else []),
+        *([_against(recipe)] if has_against else []),
         "epochs",
         *keys,
         "ended",
@@ -191,6 +193,12 @@ def _table(trials: Sequence[Trial], recipe: Recipe) -> tuple[list[str], list[lis
         ended = f"{trial.ended or 'interrupted'}{': ' * bool(trial.reason)}{trial.reason}"
         rows.append([trial.name, *said, str(trial.epochs), *values, ended])
     return header, rows
+
+
+def _against(recipe: Recipe) -> str:
+    """With its split, where it is another than the one that is searched on."""
+    split, metric = _trials.against_of(recipe)
+    return metric if split == recipe.training.select_on else f"{metric} on {split}"
 
 
 def _counts(trials: Sequence[Trial]) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 import traceback
 import uuid
@@ -29,6 +30,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from components import space, storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, InputError, TrackingError, WorkerError
+from components.evaluation import protocols
+from components.split_rules import ShiftedSplit
 from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
@@ -37,6 +40,7 @@ LEFT = "left.json"  # of a trial that has ended, where it was asked; or that Tun
 ANSWERS = "answers"
 NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
+VALIDATION = r"valid(_[A-Za-z0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan:
     with _tracking.closing(tracked, folder):
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()
-        _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1)
+        _workers.fit(recipe, dataset, folder, tracked, [Teller(plan, folder)], tries=-1, also_on=also_on(base))
         if _has_all_epochs(folder):
             (folder / _tracking.STOPPED).unlink(missing_ok=True)  # it came too late
         if (folder / _tracking.STOPPED).exists():
@@ -185,16 +189,45 @@ def standing(history: list[dict[str, Any]], base: Recipe, until: float = math.in
     if not validated:
         return {}
     best = max(validated, key=lambda entry: entry["metrics"][chosen_by])["metrics"]
-    score, against = best[logged(metric_of(base))], best[logged(against_of(base))]
-    return {SCORE: score, AGAINST: against, EPOCH: history[-1]["step"]}
+    split, metric = against_of(base)
+    against = best[protocols.logged(split, base.training.protocol, metric)]
+    return {SCORE: best[logged(metric_of(base))], AGAINST: against, EPOCH: history[-1]["step"]}
 
 
 def metric_of(base: Recipe) -> str:
     return base.search.metric or base.training.metric
 
 
-def against_of(base: Recipe) -> str:
-    return base.search.against or f"recall_snips@{base.training.metric.partition('@')[2]}"
+def against_of(base: Recipe) -> tuple[str, str]:
+    """(split, metric) of what is held against the search's metric. By default recall_snips on the split that is searched on;
+    under a Pareto search for shifted tests recall on `valid`, whose popularity is train's.
+
+    Raises:
+        InputError: no validation measures that.
+    """
+    chosen, given, k = base.training.select_on, base.search.against, base.training.metric.partition("@")[2]
+    if given is None:
+        is_shifted = base.search.searcher == "pareto" and isinstance(base.data.split, ShiftedSplit)
+        return ("valid", f"recall@{k}") if is_shifted else (chosen, f"recall_snips@{k}")
+    metrics = measured(base)
+    for metric in sorted(metrics, key=len, reverse=True):  # of two that end alike the whole one
+        split = chosen if given == metric else given.removesuffix(f"_{metric}")
+        if split != given and re.fullmatch(VALIDATION, split):
+            return split, metric
+    takes = f"takes one of {', '.join(metrics)}, or of another validation as valid_NAME_recall@{k}"
+    raise InputError(f"search.against: got {given!r}, {takes}")
+
+
+def also_on(base: Recipe) -> str:
+    """The split that is measured beside the one that is searched on; empty where there is none."""
+    split, _ = against_of(base)
+    return "" if split == base.training.select_on else split
+
+
+def measured(base: Recipe) -> list[str]:
+    """What a validation measures."""
+    k = base.training.metric.partition("@")[2]
+    return sorted({base.training.metric, f"recall@{k}", f"ndcg@{k}", f"recall_snips@{k}"})
 
 
 def ask_to_end(folder: Path, by: str, epoch: int | None = None) -> None:

@@ -59,6 +59,14 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
         InputError: what the recipe asks for is not in them.
     """
     train = interactions.load(dataset, *recipe.training.fit_on.split("+"))
+    check_negatives(recipe, train, dataset)
+    if recipe.training.select_on == "none":
+        return train, None
+    return train, task_of(recipe, train, dataset, recipe.training.select_on, "training.select_on")
+
+
+def check_negatives(recipe: Recipe, train: interactions.Interactions, dataset: Path) -> None:
+    """Raises InputError where the log has not what they are to draw or remember, or a worker has no room for it."""
     check_counts(recipe.negatives, train.num_items, len(train))
     check_memory(recipe)
     if full := full_user(recipe.negatives, train):
@@ -66,11 +74,17 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
         raise InputError(
             f"negatives.{full[0]}: user {raw!r} has all {train.num_items} items in training, takes users with one left to draw"
         )
-    if recipe.training.select_on == "none":
-        return train, None
+
+
+def task_of(recipe: Recipe, train: interactions.Interactions, dataset: Path, split: str, name: str) -> Task:
+    """What validation asks on a split, which the recipe's key `name` asks for.
+
+    Raises:
+        InputError: the dataset has no such split, or fewer items than are to be listed.
+    """
     check_k(int(recipe.training.metric.partition("@")[2]), train.num_items, "training.metric")
-    task = splits.task_of(dataset, recipe.training.select_on, "training.select_on")
-    return train, task if recipe.training.mask_seen else splits.unmasked(task)
+    task = splits.task_of(dataset, split, name)
+    return task if recipe.training.mask_seen else splits.unmasked(task)
 
 
 def train_worker(config: dict[str, str]) -> dict[str, Any]:
@@ -83,7 +97,7 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     try:
         if (run / ERROR).exists() or (run / STOPPED).exists():  # asked to end while it waited for its place
             return {}
-        _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run)
+        _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run, config["also_on"])
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again
         return {"error": f"{type(error).__name__}: {error}", "input": isinstance(error, InputError)}
     except Exception as error:
@@ -98,11 +112,11 @@ def is_no_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)
 
 
-def _train(recipe: Recipe, dataset: Path, run: Path) -> None:
+def _train(recipe: Recipe, dataset: Path, run: Path, also_on: str) -> None:
     began = time.time()
     torch.set_num_threads(recipe.scale.cpus_per_worker)
     context = ray.train.get_context()
-    trainer, fingerprint, history = _start(recipe, dataset, run)
+    trainer, fingerprint, history = _start(recipe, dataset, run, also_on)
     sampler = SystemSampler(context.get_node_rank()) if context.get_local_rank() == 0 else None
     board = _Board(run, began) if context.get_world_rank() == 0 else None
     if board is not None:
@@ -192,7 +206,7 @@ class Reports:
         self._sent, self._sent_at, self._has_checkpoint = len(self._history), self._clock(), False
 
 
-def _start(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
+def _start(recipe: Recipe, dataset: Path, run: Path, also_on: str) -> tuple[Trainer, str, list[dict[str, Any]]]:
     """The trainer, where the last checkpoint left it; the dataset's fingerprint; every epoch so far.
 
     Raises:
@@ -200,7 +214,7 @@ def _start(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list
     """
     started, mistake = None, None
     try:
-        started = _start_alone(recipe, dataset, run)
+        started = _start_alone(recipe, dataset, run, also_on)
     except InputError as error:
         mistake = str(error)
     mistakes = list(filter(None, Workers().gather_objects(mistake)))
@@ -210,10 +224,11 @@ def _start(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list
     return started
 
 
-def _start_alone(recipe: Recipe, dataset: Path, run: Path) -> tuple[Trainer, str, list[dict[str, Any]]]:
-    data = open_data(recipe, dataset)
+def _start_alone(recipe: Recipe, dataset: Path, run: Path, also_on: str) -> tuple[Trainer, str, list[dict[str, Any]]]:
+    train, validation = open_data(recipe, dataset)
+    also = {also_on: task_of(recipe, train, dataset, also_on, "search.against")} if also_on else {}
     fingerprint = storage.read_json(dataset / storage.MANIFEST)["fingerprint"]
-    trainer = Trainer(recipe, *data, Workers(), ray.train.torch.get_device())
+    trainer = Trainer(recipe, train, validation, Workers(), ray.train.torch.get_device(), also)
     last, begun, made_for = ray.train.get_checkpoint(), run / _checkpoints.BEGUN, recipe
     if last is None and begun.is_dir():
         last = ray.train.Checkpoint.from_directory(begun)
@@ -274,10 +289,12 @@ def fit(
     tracked: TrackedRun,
     callbacks: Sequence[ray.train.UserCallback] = (),
     tries: int = 3,
+    also_on: str = "",
 ) -> None:
     """Trains under Ray Train, in the run's folder; continues from its last checkpoint where it has one.
 
     `callbacks` hear of every report, after ours. The controller asks for its workers' places `tries` times, -1 for ever.
+    `also_on` is another split that is measured whenever the run validates.
 
     Raises:
         InputError, DivergedError, WorkerError: no retry would help.
@@ -287,7 +304,7 @@ def fit(
     resources = {"CPU": float(scale.cpus_per_worker)} | ({"GPU": 1.0} if scale.use_gpu else {})
     trainer = _TorchTrainer(
         train_worker,
-        train_loop_config={"recipe": recipe.to_json(), "dataset": str(dataset), "run": str(run)},
+        train_loop_config={"recipe": recipe.to_json(), "dataset": str(dataset), "run": str(run), "also_on": also_on},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scale.num_workers, use_gpu=scale.use_gpu, resources_per_worker=resources
         ),

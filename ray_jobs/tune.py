@@ -24,9 +24,10 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
         raise InputError(f"--refit: got {arguments.refit}, takes a number of seeds >= 1")
     from ray_jobs import _refits, _search, _training
 
-    if arguments.refit:
-        _training.refuse_plateau(recipe)
     _search.check(recipe)
+    if arguments.refit:
+        for _, tried in _search.corners(recipe):
+            _training.refuse_plateau(tried)
     if arguments.resume:
         folder = Path(arguments.resume).absolute()
         if arguments.refit:

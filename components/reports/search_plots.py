@@ -110,8 +110,8 @@ def pareto_front(trials: Sequence[Trial], path: Path, metric: str, against: str)
         axes.plot(*points.T, "o", color=COLOURS[2], label="trials")
         line = points[best][np.argsort(points[best][:, 0])]
         axes.step(*line.T, where="pre", color=COLOURS[1], marker="o", label="none is better in both")
-        axes.set_xlabel(f"{metric} on validation")
-        axes.set_ylabel(f"{against} on validation")
+        axes.set_xlabel(metric)
+        axes.set_ylabel(against)
         axes.legend(loc="lower left")
 
 

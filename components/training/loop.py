@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from components.data.interactions import Interactions
 from components.errors import DivergedError, InputError
 from components.evaluation import exact, scorers
 from components.evaluation.evaluate import SNIPS, Task, validate
+from components.evaluation.protocols import logged
 from components.negatives import Memory
 from components.objectives import Learner, Outcome
 from components.training import checkpoint
@@ -67,12 +68,22 @@ class Progress:
 
 
 class Trainer:
-    """Everything of one worker: encoder, objective, optimiser, position."""
+    """Everything of one worker: encoder, objective, optimiser, position.
+
+    `also` are tasks by their split's name that are measured beside validation, and choose nothing.
+    """
 
     def __init__(
-        self, recipe: Recipe, train: Interactions, validation: Task | None, workers: Workers, device: torch.device
+        self,
+        recipe: Recipe,
+        train: Interactions,
+        validation: Task | None,
+        workers: Workers,
+        device: torch.device,
+        also: Mapping[str, Task] | None = None,
     ) -> None:
         self.recipe, self.validation, self.workers, self.device = recipe, validation, workers, device
+        self.also = also or {}
         if recipe.scale.compile:
             check_compiler(device.type)
         dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
@@ -192,12 +203,15 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The recipe's metric, recall and ndcg on held-out rows: means over their users, the same bits for any workers."""
         assert self.validation is not None, "there is nothing to validate on"
-        scorer = scorers.of(self.encoder, self.validation.history)
-        mine = range(self.validation.num_tiles)[self.workers.rank :: self.workers.size]
+        return self._measure(self.validation)
+
+    def _measure(self, task: Task) -> dict[str, float]:
+        scorer = scorers.of(self.encoder, task.history)
+        mine = range(task.num_tiles)[self.workers.rank :: self.workers.size]
         metric = self.recipe.training.metric
         k = metric.partition("@")[2]
         names = {metric, f"recall@{k}", f"ndcg@{k}", f"{SNIPS}{k}"}
-        values = validate(scorer, self.validation, sorted(names), mine)
+        values = validate(scorer, task, sorted(names), mine)
         parts = self.workers.gather_objects(values)
         return {name: exact.mean(np.concatenate([part[name] for part in parts])) for name in values}
 
@@ -318,6 +332,9 @@ class Trainer:
             values = self.validate()
             value = values[training.metric]
             metrics |= {training.logged(name): value for name, value in values.items()}
+            for split, task in self.also.items():
+                found = self._measure(task)
+                metrics |= {logged(split, training.protocol, name): each for name, each in found.items()}
             metrics["validation_seconds"] = time.perf_counter() - started
             improved = position.best_value is None or value > position.best_value
             position.validations_since_best = 0 if improved else position.validations_since_best + 1

@@ -69,6 +69,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(_tracking, "end", lambda *_: made.did.append("told MLflow again"))
     monkeypatch.setattr(_training, "_fit", made.fit)
     monkeypatch.setattr(_search, "check", lambda recipe: None)
+    monkeypatch.setattr(_search, "_check_data", lambda *_: None)
     monkeypatch.setattr(_search, "_search", made.fit)
     yield made
 

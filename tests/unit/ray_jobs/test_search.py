@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
 from unittest.mock import MagicMock
+
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
@@ -17,9 +18,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from components import storage
 from components.config import Recipe, parse
+from components.data import interactions
 from components.errors import DivergedError, FailedError, InputError, WorkerError
+from components.evaluation import splits
+from components.evaluation.evaluate import Task
 from components.search import Trial
-from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
+from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers, tune
+from tests.worlds import small_log
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
 SHORT = "the actor was killed due to the node running low on memory"
@@ -76,7 +81,7 @@ def test_a_failure_says_the_last_line_of_a_workers_traceback(tmp_path: Path) -> 
 
 
 def test_an_error_of_a_worker_is_written_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path)}
+    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path), "also_on": ""}
     tries = []
 
     def fails(*_: Any) -> None:
@@ -94,7 +99,7 @@ def test_an_error_of_a_worker_is_written_and_not_tried_again(tmp_path: Path, mon
 
 
 def test_what_a_worker_says_of_another_that_is_gone_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path)}
+    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path), "also_on": ""}
 
     def fails(*_: Any) -> None:
         raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
@@ -169,7 +174,7 @@ def test_another_k_is_asked_for_throughout() -> None:
     base = recipe().model_copy(update={"training": recipe().training.model_copy(update={"metric": "recall@5"})})
     metrics = {"valid_recall@5": 0.25, "valid_ndcg@5": 0.5, "valid_recall_snips@5": 0.75}
     assert _trials.standing([{"step": 1, "metrics": metrics}], base) == {"score": 0.25, "against": 0.75, "epoch": 1}
-    assert set(metrics) == {f"valid_{name}" for name in _search.logged(base)}
+    assert set(metrics) == {f"valid_{name}" for name in _trials.measured(base)}
     _search.check(base)
 
 
@@ -210,6 +215,97 @@ ORDERED = {"source": "/logs/log.csv", "columns": {"user": "u", "item": "i", "tim
 def test_a_value_that_a_part_refuses_only_with_the_others_is_no_trials_failure(given: Recipe, says: str) -> None:
     with pytest.raises(InputError, match=rf"^search\.space: {says}"):
         _search.check(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "says"),
+    [
+        ("training.select_on", ["valid", "test"], "training.select_on: is the same for all trials"),
+        (
+            "training",
+            [{"epochs": 5}, {"select_on": "test", "fit_on": "train+valid"}],
+            "training, which has training.epochs, training.fit_on, training.mask_seen, training.metric, training.select_on: is",
+        ),
+    ],
+)
+def test_what_trials_are_compared_by_is_no_choice_nor_part_of_one(key: str, options: list[Any], says: str) -> None:
+    with pytest.raises(InputError, match=rf"^search\.space\.{says}"):
+        _search.check(spaced({key: {"choice": options}}))
+
+
+def test_a_refit_of_what_a_space_may_cut_the_learning_rate_of_is_refused_before_it_is_searched() -> None:
+    given = spaced({"optimizer.plateau": {"choice": [None, {"patience": 2}]}})
+    with pytest.raises(InputError, match=r"^--refit: got a recipe with optimizer\.plateau"):
+        tune.run(given, argparse.Namespace(refit=2, resume=None))
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A dataset of 40 items with valid and valid_late."""
+    world = small_log()
+
+    def task_of(dataset: Path, split: str, name: str) -> Task:
+        if split not in ("valid", "valid_late"):
+            raise InputError(f"{name}: got {split!r}, takes one of valid, valid_late")
+        return world
+
+    monkeypatch.setattr(interactions, "load", lambda *_: world.seen)
+    monkeypatch.setattr(splits, "task_of", task_of)
+    return world
+
+
+def test_what_the_log_refuses_is_said_of_the_space_before_a_trial_starts(prepared: Task, tmp_path: Path) -> None:
+    """Of the recipe's own value, which no trial takes, nothing is said."""
+
+    def held(*counts: int) -> None:
+        drawn = [{"name": "uniform", "count": 1000}]
+        given = spaced({"negatives.0.count": {"choice": [*counts]}}, negatives=drawn)
+        _search.check(given)
+        _search._check_data(given, tmp_path)
+
+    held(8, 40)
+    with pytest.raises(InputError, match=r'^search\.space: has {"negatives\.0\.count": 41}, which is refused: .* at most 40'):
+        held(8, 41)
+
+
+def test_what_is_held_against_the_metric_may_be_of_another_validation(prepared: Task, tmp_path: Path) -> None:
+    def held(chosen: str, **search: Any) -> tuple[str, str]:
+        data = {"source": "/logs/log.csv", "split": {"by": "given"}}
+        tree = recipe(searcher="pareto", **search).model_dump()
+        given = parse({**tree, "data": data, "training": {**tree["training"], "select_on": chosen}})
+        _search.check(given)
+        _search._check_data(given, tmp_path)
+        assert (_trials.also_on(given) or chosen) == _trials.against_of(given)[0]
+        return _trials.against_of(given)
+
+    assert held("valid") == ("valid", "recall_snips@20")
+    assert held("valid", against="ndcg@20") == ("valid", "ndcg@20")
+    assert held("valid", against="valid_late_recall@20") == ("valid_late", "recall@20")
+    assert held("valid_late", against="valid_recall_snips@20") == ("valid", "recall_snips@20"), "not snips@20 on valid_recall"
+    for against in ("recall@7", "test_recall@20", "valid_late_recall@7", "_recall@20"):
+        with pytest.raises(InputError, match=rf"^search\.against: got '{against}', takes one of ndcg@20, .*, or of another"):
+            held("valid", against=against)
+    with pytest.raises(InputError, match=r"^search\.against: got 'valid_early', takes one of valid, valid_late$"):
+        held("valid", against="valid_early_recall@20")
+    with pytest.raises(InputError, match=r"^search\.against: got 'recall@20', takes another metric than search\.metric"):
+        held("valid", against="recall@20")
+    with pytest.raises(InputError, match=r"^training\.select_on: got 'valid_early', takes one of valid, valid_late$"):
+        held("valid_early")
+
+
+def test_under_a_shifted_split_the_front_is_of_both_validations() -> None:
+    tree = shifted("valid_shifted").model_dump()
+    base = parse({**tree, "search": {**tree["search"], "searcher": "pareto"}})
+    _search.check(base)
+    assert (_trials.against_of(base), _trials.also_on(base)) == (("valid", "recall@20"), "valid")
+    metrics = {"valid_shifted_recall@20": 0.1, "valid_recall@20": 0.3, "valid_shifted_recall_snips@20": 0.2}
+    assert _trials.standing([{"step": 1, "metrics": metrics}], base) == {"score": 0.1, "against": 0.3, "epoch": 1}
+    header, _ = _search_report._table([Trial("a", "finished", 0.0, {}, 0.1, 0.3)], base)
+    assert header[1:3] == ["recall@20", "recall@20 on valid"]
+    assert _trials.also_on(shifted("valid_shifted")) == "", "another searcher has one metric"
+    wrong = parse({**tree, "search": {**tree["search"], "searcher": "pareto", "against": "valid_late_recall@20"}})
+    with pytest.raises(InputError, match=r"'valid_late_recall@20', takes a metric on valid or valid_shifted under"):
+        _search.check(wrong)
 
 
 def test_more_memory_than_there_is_fails_a_trial_and_no_search() -> None:
@@ -299,6 +395,22 @@ def test_a_search_that_tune_does_not_know_any_more_is_not_begun_anew(tmp_path: P
     (tmp_path / _trials.TRIALS / "b" / _trials.LEFT).unlink()
     with pytest.raises(FailedError, match=r"tune cannot be read any more, and 2 trials have begun"):
         resumed("c")
+
+
+def test_the_page_has_the_traceback_of_each_failure_though_nothing_else_came_of_it(tmp_path: Path) -> None:
+    for name, said in (("a", "KeyError: 'item'"), ("b", "KeyError: 'item'"), ("c", "KeyError: 'user'")):
+        run = tmp_path / _trials.TRIALS / name
+        _trials.keep_failure(run, "error", WorkerError("error", f"Traceback\n  File <{name}>\n{said}"))
+        storage.write_json(run / _trials.POINT, {"loss.temperature": 0.5})
+    base = recipe()
+    storage.write_text(tmp_path / "recipe.json", base.to_json())
+    tracked: Any = MagicMock()
+    _search_report.write(_found.trials(tmp_path), base, tmp_path, tracked)
+    page = (tmp_path / _search_report.PAGE).read_text()
+    assert "3 trials (3 failed). No trial was validated once." in page
+    assert [f"File &lt;{name}&gt;" in page for name in "abc"] == [True, False, True], "one of those that say the same"
+    assert {call.args[0].name for call in tracked.artifact.call_args_list} == {_search_report.TRIALS, _search_report.PAGE}
+    assert not (tmp_path / _search_report.BEST).exists()
 
 
 def test_mlflows_description_has_whole_rows(tmp_path: Path) -> None:
@@ -393,19 +505,3 @@ def test_the_interval_is_students() -> None:
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, deviation .1
     assert (about["low"], about["high"]) == pytest.approx((0.2 - half, 0.2 + half))
     assert _refits.interval([0.1]) == {"mean": 0.1, "low": None, "high": None}
-def test_the_page_has_the_traceback_of_each_failure_though_nothing_else_came_of_it(tmp_path: Path) -> None:
-    for name, said in (("a", "KeyError: 'item'"), ("b", "KeyError: 'item'"), ("c", "KeyError: 'user'")):
-        run = tmp_path / _trials.TRIALS / name
-        _trials.keep_failure(run, "error", WorkerError("error", f"Traceback\n  File <{name}>\n{said}"))
-        storage.write_json(run / _trials.POINT, {"loss.temperature": 0.5})
-    base = recipe()
-    storage.write_text(tmp_path / "recipe.json", base.to_json())
-    tracked: Any = MagicMock()
-    _search_report.write(_found.trials(tmp_path), base, tmp_path, tracked)
-    page = (tmp_path / _search_report.PAGE).read_text()
-    assert "3 trials (3 failed). No trial was validated once." in page
-    assert [f"File &lt;{name}&gt;" in page for name in "abc"] == [True, False, True], "one of those that say the same"
-    assert {call.args[0].name for call in tracked.artifact.call_args_list} == {_search_report.TRIALS, _search_report.PAGE}
-    assert not (tmp_path / _search_report.BEST).exists()
-
-

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ray.train import Checkpoint
 
+from components import storage
 from components.data import interactions
 from components.errors import DivergedError, InputError
 from components.evaluation import splits
@@ -89,6 +90,32 @@ def test_validation_is_asked_of_its_split_and_logged_by_split_and_protocol(
     logged = {name for name in told if "@" in name}
     assert logged == {f"{prefix}_{name}@5" for name in ("mrr", "recall", "ndcg", "recall_snips")}
     assert given.training.logged("mrr@5") in logged
+
+
+def test_a_second_split_is_measured_whenever_the_run_validates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the run's protocol and under its own name; the epoch is chosen without it."""
+    near, far = small_log(), small_log(seed=1)
+    tasks = {"valid": near, "valid_far": Task(far.truth, near.seen)}
+    monkeypatch.setattr(interactions, "load", lambda *_: near.seen)
+    monkeypatch.setattr(splits, "task_of", lambda dataset, split, name: tasks[split])
+    monkeypatch.setattr(_workers.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(_workers.ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    storage.write_json(tmp_path / storage.MANIFEST, {"fingerprint": "d"})
+    data = {"source": "log.csv", "split": {"by": "given"}}
+    short = {"metric": "recall@5", "epochs": 4, "validate_every": 2, "precision": "float64"}
+
+    def told(also_on: str, **training: Any) -> list[dict[str, float]]:
+        given = recipe(data=data, training={**short, **training})
+        trainer, _, _ = _workers._start_alone(given, tmp_path, tmp_path, also_on)
+        epochs = [each.metrics for each in trainer.run() if each.metrics is not None]
+        return [{name: value for name, value in epoch.items() if "@" in name} for epoch in epochs]
+
+    alone, both, turned = told(""), told("valid_far"), told("valid", select_on="valid_far")
+    assert [len(epoch) for epoch in alone] == [0, 3, 0, 3]
+    assert [{name: value for name, value in epoch.items() if not name.startswith("valid_far")} for epoch in both] == alone
+    assert {name for name in both[1] if name.startswith("valid_far_")} == {f"valid_far_{each[6:]}" for each in alone[1]}
+    assert turned == both, "each is what choosing on it would have measured"
+    assert "valid_far_not_masked_recall@5" in told("valid_far", mask_seen=False)[1]
 
 
 def test_a_user_who_has_every_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
