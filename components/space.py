@@ -9,9 +9,9 @@ A space maps dotted keys of the recipe to distributions:
     loss.weights: {simplex: 3}                            numbers >= 0 whose sum is 1
     loss: {choice: [{name: ccl, margin: {uniform: [0.5, 0.95]}}, {name: bpr}]}
 
-An option of a choice may be a whole part with distributions inside: they are drawn only where it is chosen. A point is drawn
-by asking for one number after another (`draw`), so grid, random and Optuna's searchers all walk the same tree, and a point is
-drawn again from the answers alone.
+An option of a choice may be a whole part, or a list of parts, with distributions inside: drawn only where it is chosen. A point
+is drawn by asking for one number after another (`draw`), so grid, random and Optuna's searchers all walk the same tree, and a
+point is drawn again from the answers alone.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ def logarithmic(space: Mapping[str, Any], prefix: str = "") -> set[str]:
         if is_distribution(value):
             found |= {name} if "loguniform" in value else set()
             for option in value.get("choice", ()):
-                found |= logarithmic({name: option}) if is_distribution(option) else set()
-                found |= logarithmic(option, f"{name}.") if isinstance(option, dict) and not is_distribution(option) else set()
+                found |= logarithmic({name: option})
+        elif inside := _inside(value):
+            found |= logarithmic(inside, f"{name}.")
     return found
 
 
@@ -182,6 +183,13 @@ def label(option: Any) -> str:
 
 def is_distribution(value: Any) -> bool:
     return isinstance(value, dict) and any(kind in value for kind in KINDS) and "name" not in value
+
+
+def _inside(option: Any) -> dict[str, Any]:
+    """What an option has inside it, by key or position."""
+    if isinstance(option, list):
+        return {str(n): value for n, value in enumerate(option)}
+    return option if isinstance(option, dict) else {}
 
 
 def _value(name: str, distribution: Mapping[str, Any], ask: Ask) -> Any:
@@ -219,21 +227,18 @@ def _corners(distribution: Mapping[str, Any]) -> list[Any]:
 def _corners_inside(option: Any) -> list[Any]:
     if is_distribution(option):
         return _corners(option)
-    if not isinstance(option, dict):
+    if not (inside := {name: _corners_inside(value) for name, value in _inside(option).items()}):
         return [option]
-    inside = {name: _corners_inside(value) for name, value in option.items()}
-    return [
-        {name: each[n % len(each)] for name, each in inside.items()} for n in range(max(map(len, inside.values()), default=1))
-    ]
+    points = [{name: each[n % len(each)] for name, each in inside.items()} for n in range(max(map(len, inside.values())))]
+    return [[*point.values()] for point in points] if isinstance(option, list) else points
 
 
 def _filled(name: str, option: Any, ask: Ask) -> Any:
     """An option with every distribution in it drawn."""
     if is_distribution(option):
         return _value(name, option, ask)
-    if isinstance(option, dict):
-        return {key: _filled(f"{name}.{key}", value, ask) for key, value in option.items()}
-    return option
+    filled = {key: _filled(f"{name}.{key}", value, ask) for key, value in _inside(option).items()}
+    return ([*filled.values()] if isinstance(option, list) else filled) if filled else option
 
 
 def _check(key: str, distribution: Any) -> None:
@@ -263,8 +268,8 @@ def _check(key: str, distribution: Any) -> None:
 def _check_inside(key: str, option: Any) -> None:
     if is_distribution(option):
         _check(key, option)
-    elif isinstance(option, dict):
-        for name, value in option.items():
+    else:
+        for name, value in _inside(option).items():
             _check_inside(f"{key}.{name}", value)
 
 

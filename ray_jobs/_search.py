@@ -173,14 +173,16 @@ def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.TrackedRun) -> None:
     path = str(folder / TUNE)
-    print(f"searching in {folder}, {_searchers.slots(recipe.scale)} trials at once, MLflow run {tracked.run_id}", flush=True)
+    is_resumed = tune.Tuner.can_restore(path)  # Tune keeps its number
+    at_once = "as many trials at once as when it began" if is_resumed else f"{_searchers.slots(recipe.scale)} trials at once"
+    print(f"searching in {folder}, {at_once}, MLflow run {tracked.run_id}", flush=True)
     with _tracking.closing(tracked, folder), _trials.keeping_credentials() as keeper:
         with _tracking.saying(tracked, folder / _tracking.HISTORY):
             tracked.reopen()  # of a search that is resumed
         (folder / _trials.OVER).unlink(missing_ok=True)
         os.environ |= SETTINGS
         shared = _trials.Plan(recipe.to_json(), str(dataset), str(folder), keeper)
-        if tune.Tuner.can_restore(path):
+        if is_resumed:
             tuner = tune.Tuner.restore(path, trainable=_searchers.trainable(shared), resume_unfinished=True)
         else:
             tuner = _searchers.tuner(recipe, shared, Stopper(folder, recipe.search.hours), Watch(folder, recipe), TUNE)

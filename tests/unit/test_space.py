@@ -90,6 +90,23 @@ def test_a_grid_is_every_point_once() -> None:
         list(space.grid({"loss.temperature": {"uniform": [0.1, 0.2]}}))
 
 
+def test_an_option_may_be_a_list_of_parts_each_with_a_space() -> None:
+    drawn, shared = {"name": "uniform", "count": {"int": [2, 4]}}, {"name": "in_batch"}
+    mixtures = {"negatives": {"choice": [[drawn, shared], [shared], [drawn | {"scale": {"loguniform": [1, 2]}}]]}}
+    space.check(mixtures)
+    assert space.logarithmic(mixtures) == {"negatives.0.scale"}
+    corners = [point["negatives"] for point in space.corners(mixtures)]
+    assert [part["count"] for part, *rest in corners if rest] == [2, 3, 4]
+    assert [shared] in corners
+    for seed in range(20):
+        answers: dict[str, float] = {}
+        point = space.draw(mixtures, at_random(seed, answers))
+        assert space.again(mixtures, answers) == point
+        assert all(part == shared or part["count"] in (2, 3, 4) for part in point["negatives"])
+    with pytest.raises(InputError, match=r"\]\.0\.count\.int: got \[4, 2\], takes a low below its high"):
+        space.check({"negatives": {"choice": [[drawn | {"count": {"int": [4, 2]}}], [shared]]}})
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_uniform_shares_give_sorted_uniform_numbers(count: int) -> None:
     """Each place has the distribution of an order statistic: a beta, held by Kolmogorov and Smirnov."""
