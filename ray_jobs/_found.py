@@ -6,12 +6,13 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components import space, storage
 from components.config import Recipe
 from components.errors import FailedError
 from components.search import Trial
-from ray_jobs import _tracking, _trials
+from ray_jobs import _mlflow, _tracking, _trials
 
 LONGEST_REASON = 200
 
@@ -112,11 +113,29 @@ def sweep(folder: Path) -> None:
 
 
 def close(folder: Path) -> None:
-    """Ends the MLflow run of every trial that did not end its own, as its folder says: none stays RUNNING."""
-    for run in runs(folder):
+    """Ends the MLflow run of every trial that did not end its own, as its folder says, and one that was created just before a
+    kill, of which no folder knows: none stays RUNNING.
+    """
+    begun, search = runs(folder), _tracking.attach(folder)
+    for run in begun:
         if not (run / _tracking.LINKS).exists() or not _tracking.is_running(run):
             continue
         if ended(run) == "failed":
             _tracking.end(_tracking.attach(run), run, "FAILED", (failure(run) or {})["reason"])
         else:
             _tracking.end_left(run)
+    known = [_tracking.attach(run) for run in begun if (run / _tracking.LINKS).exists()]
+    with _tracking.saying(search, folder / _trials.TRIALS):
+        for left in _running_below(search):
+            if left not in known:
+                left.end("KILLED", "the driver was killed")
+
+
+def _running_below(search: _tracking.TrackedRun) -> list[_tracking.TrackedRun]:
+    running = f"tags.`mlflow.parentRunId` = '{search.run_id}' and attributes.status = 'RUNNING'"
+
+    def ask(mlflow: Any) -> list[Any]:
+        return mlflow.search_runs([mlflow.get_run(search.run_id).info.experiment_id], running)
+
+    found = _mlflow.patiently(search.tracking_uri, ask)
+    return [_tracking.TrackedRun(search.tracking_uri, run.info.run_id) for run in found]
