@@ -289,6 +289,29 @@ def test_quality_stands_against_what_it_costs_where_all_of_it_is_known(results: 
     assert not _report_models._priced({**figures, "systems": told[1:]}), "one alone is no comparison"
 
 
+def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(results: Path) -> None:
+    def told(name: str) -> str:
+        at = {"recall@20": 0.1824, "ndcg@20": 0.1617, "epochs": 40}
+        runs = [{"seed": n, "h": at, "p": at, "trained_at": {"h": "a", "p": "b"}, "curve_p": {"20": 0.17}} for n in (1, 2)]
+        runs = [{**run, "seconds_per_epoch": seconds} for run, seconds in zip(runs, (60.0, 120.0), strict=True)]
+        published = {"recall@20": 0.18, "ndcg@20": 0.15, "source": "theirs"}
+        ratios = {"recall@20": 1.01, "ndcg@20": 1.07}
+        figures = {"recipe": name, "runs": runs, "published_p": published, "p_over_published": ratios}
+        about = {"encoder": {"name": "lightgcn"}, "loss": {"name": "bsl"}, "training": {"epochs": 40}}
+        return "\n".join(_report_models.classic({"figures": figures, "recipe": about}))
+
+    text = told("gowalla_lightgcn_bsl")
+    assert "recall@20 0.1920 of BSPM-EM, from which (p) is -5.0%; ndcg@20 0.1617 of NESCL, from which (p) is +0.0%" in text
+    assert "a training took 1 h without" in text, "40 epochs of 90 s"
+    assert "Records" not in told("gowalla_lightgcn_ssm")
+
+
+def test_records_are_told_of_models_that_are_planned() -> None:
+    for name in _report_models.BEYOND:
+        assert _plan.PLANNED[f"classic_split {name}"].trainings
+        assert name.partition("_")[0] in _report_models.RECORDS
+
+
 def test_pools_are_curves_by_their_size(results: Path) -> None:
     def system(label: str, value: float) -> dict[str, Any]:
         return {"label": label, "metrics": {"recall@20": {"by_seed": {"1": value}}}}
