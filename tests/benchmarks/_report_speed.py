@@ -20,8 +20,14 @@ def lightgcn(result: Result) -> Iterator[str]:
     yield ""
     seconds = figures["seconds_per_epoch"]
     rows = [["script", f"{seconds['script']:.1f}", "1"], ["hardneg", f"{seconds['hardneg']:.1f}", f"{figures['ratio']:.2f}"]]
+    if "ray_train" in seconds:
+        ratio = seconds["ray_train"] / seconds["script"]
+        rows.append(["hardneg, a Ray Train worker", f"{seconds['ray_train']:.1f}", f"{ratio:.2f}"])
     yield from table(["", "seconds per epoch", "ratio"], rows)
     yield ""
+    if "ray_train" in seconds:
+        yield "The last is the second epoch of a training by ray_jobs.train, after the turns and not among them."
+        yield ""
     if "to_recall" in figures:
         wanted = figures["to_recall"]
         rows = [[what, *_until(wanted[what], wanted["recall@20"])] for what in ("script", "hardneg")]
