@@ -130,7 +130,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         _common.say(f"turn {turn}: " + ", ".join(f"{what} {times[-1]:.2f} s" for what, times in seconds.items()))
     ratio = statistics.median(h / s for h, s in zip(seconds["hardneg"], seconds["script"], strict=True))
     _common.say(f"ratio {ratio:.2f} (limit {LIMIT}), losses within {apart:.1e}")
-    figures = {
+    figures: dict[str, Any] = {
         "threads": arguments.threads,
         "steps_per_epoch": len(order),
         "seconds_per_epoch": {what: statistics.median(times) / TURN * len(order) for what, times in seconds.items()},
