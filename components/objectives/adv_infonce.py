@@ -37,7 +37,8 @@ class AdvInfoNCE:
 
     Raises: InputError for another family of losses, or one that corrects for logQ: where hardness weighs, no q is known.
     Source: Zhang et al. 2023, arXiv 2310.18700, eq. of L_Adv; choices of the released code (one positive for each user in turn,
-    no regulariser on hardness, hardness rests after its last pass, the model moves in adversarial epochs too).
+    no regulariser on hardness, hardness rests after its last pass, the model moves in adversarial epochs too). There a power in
+    the place of a product takes L2 off the negatives, so recipes have it on positives alone.
     Differs: the paper's candidates are as many draws for each row; here they are any mixture of sources, repeats and all, and
     N is a row's own where some are masked. A stale vector has the hardness of now, which goes by ids; of `hardest`, those that
     score highest are weighed. Until the first adversarial pass p is uniform; there, it is that of the random tables (KL to

@@ -111,7 +111,7 @@ SEARCHES = {
         logarithmic=(STEP_SIZE,),
     ),
     "gowalla_temperature": Search(
-        "Gowalla, MF: the temperature of sampled softmax, after 12 epochs at most",
+        "Gowalla, MF: the temperature of the softmax loss (no positive in its denominator), after 12 epochs at most",
         "gowalla_mf_ssm",
         _choices(loss__temperature=[0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3]),
         changes=("training.epochs=12", "training.validate_every=4"),

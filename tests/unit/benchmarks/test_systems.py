@@ -11,6 +11,7 @@ import pytest
 from components import config, plan, storage
 from components.training.batches import steps_per_epoch
 from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, search, systems
+from tests.benchmarks.gpu_train import GOALS
 from tests.benchmarks.search import SEARCHES
 from tests.benchmarks.systems import COMPARISONS, Comparison, System
 from tests.worlds import recipe
@@ -215,6 +216,17 @@ def test_published_figures_stand_beside_runs_that_chose_as_they_did() -> None:
             assert all(values[f"ndcg@{k}"] < values[f"hit@{k}"] for k in (5, 10, 20)), "one item is held out"
 
 
+def test_adversaries_stand_beside_the_figures_that_they_are_to_reach() -> None:
+    """Specification 8b of AdvInfoNCE."""
+    wanted = {"coat_mf": (0.1864, 0.1925), "coat_lightgcn": (0.1900, 0.1976), "yahoo_mf": (0.0701, 0.0686)}
+    for name, values in wanted.items():
+        asked = COMPARISONS[name]
+        assert [each.of for each in asked.published] == [each.label for each in asked.systems[:2]]
+        assert tuple(each.values[asked.metrics.index("ndcg@20")] for each in asked.published) == values
+        assert {each.protocol for each in asked.published} == {asked.protocol}
+    assert COMPARISONS["coat_mf"].published[1].values[1] == GOALS["coat_mf_adv_infonce"].value
+
+
 def test_both_protocols_are_planned_and_trained_once() -> None:
     both = [name for name in COMPARISONS if f"{name}_not_masked" in COMPARISONS]
     assert len(both) >= 5
@@ -275,6 +287,29 @@ def test_quality_stands_against_what_it_costs_where_all_of_it_is_known(results: 
     assert path.name == "systems_tiktok_cost.png"
     assert path.stat().st_size > 10_000
     assert not _report_models._priced({**figures, "systems": told[1:]}), "one alone is no comparison"
+
+
+def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(results: Path) -> None:
+    def told(name: str) -> str:
+        at = {"recall@20": 0.1824, "ndcg@20": 0.1617, "epochs": 40}
+        runs = [{"seed": n, "h": at, "p": at, "trained_at": {"h": "a", "p": "b"}, "curve_p": {"20": 0.17}} for n in (1, 2)]
+        runs = [{**run, "seconds_per_epoch": seconds} for run, seconds in zip(runs, (60.0, 120.0), strict=True)]
+        published = {"recall@20": 0.18, "ndcg@20": 0.15, "source": "theirs"}
+        ratios = {"recall@20": 1.01, "ndcg@20": 1.07}
+        figures = {"recipe": name, "runs": runs, "published_p": published, "p_over_published": ratios}
+        about = {"encoder": {"name": "lightgcn"}, "loss": {"name": "bsl"}, "training": {"epochs": 40}}
+        return "\n".join(_report_models.classic({"figures": figures, "recipe": about}))
+
+    text = told("gowalla_lightgcn_bsl")
+    assert "recall@20 0.1920 of BSPM-EM, from which (p) is -5.0%; ndcg@20 0.1617 of NESCL, from which (p) is +0.0%" in text
+    assert "a training took 1 h without" in text, "40 epochs of 90 s"
+    assert "Records" not in told("gowalla_lightgcn_ssm")
+
+
+def test_records_are_told_of_models_that_are_planned() -> None:
+    for name in _report_models.BEYOND:
+        assert _plan.PLANNED[f"classic_split {name}"].trainings
+        assert name.partition("_")[0] in _report_models.RECORDS
 
 
 def test_pools_are_curves_by_their_size(results: Path) -> None:
