@@ -226,13 +226,13 @@ PRICES = ("parameters", "seconds of training", "µs per user to encode and rank"
 
 
 def _priced(figures: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    """What each system costs, by PRICES, of those of which all is known; none where that is one alone."""
+    """What each system costs, by PRICES, of those of which all is known; none where these are of one size."""
     found = {}
     for system in figures["systems"]:
         cost = system["cost"] or {}
         if all(cost.get(of) for of in ("parameters", "seconds", "rank")):
             found[system["label"]] = (cost["parameters"], cost["seconds"], (cost.get("encode") or 0.0) + cost["rank"])
-    return found if len(found) > 1 else {}
+    return found if len({parameters for parameters, *_ in found.values()}) > 1 else {}
 
 
 def _frontier(figures: dict[str, Any], costs: dict[str, tuple[float, ...]], metric: str) -> Path:

@@ -279,14 +279,16 @@ def test_quality_stands_against_what_it_costs_where_all_of_it_is_known(results: 
         return {"label": label, "metrics": {"recall@50": {"by_seed": {"1": 0.25}}}, "cost": cost or None}
 
     whole = {"parameters": 1000.0, "seconds": 60.0, "rank": 5.0}
-    told = [system("a", **whole, encode=2.0), system("b", **whole), system("c"), system("d", parameters=9.0, seconds=None)]
+    larger = system("b", **{**whole, "parameters": 2000.0})
+    told = [system("a", **whole, encode=2.0), larger, system("c"), system("d", parameters=9.0, seconds=None)]
     figures = {"comparison": "tiktok", "title": "T", "split": "test", "systems": told}
     costs = _report_models._priced(figures)
-    assert costs == {"a": (1000, 60, 7), "b": (1000, 60, 5)}
+    assert costs == {"a": (1000, 60, 7), "b": (2000, 60, 5)}
     path = _report_models._frontier(figures, costs, "recall@50")
     assert path.name == "systems_tiktok_cost.png"
     assert path.stat().st_size > 10_000
     assert not _report_models._priced({**figures, "systems": told[1:]}), "one alone is no comparison"
+    assert not _report_models._priced({**figures, "systems": [told[0], system("e", **whole)]}), "nor are two of one size"
 
 
 def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(results: Path) -> None:
