@@ -39,7 +39,8 @@ class MemoryBank(Memory):
     warm-up as in cross-batch memory (Wang et al. 2020, arXiv 1912.06798); of ids, CauseRec's pool (Zhang et al. 2021,
     arXiv 2109.05261).
     Differs: fresh vectors, an age limit; the slow encoder moves after the step, MoCo's before it. Expected counts are those of
-    a batch's positives; of stale vectors they leave a bias.
+    a batch's positives; of stale vectors they leave a bias. A table of ids loses by stale vectors: what is never pushed away
+    but in its own step stays near to every query (Gowalla, RESULTS).
     """
 
     excludes_positive = True
