@@ -17,10 +17,10 @@ cluster-down:  ## ends them
 	$(BIN)/python -m infra.local.cluster down
 
 test: .venv/dev  ## the default tests (two at a time, 14 minutes; HARDNEG_DATA names the folder of real logs)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, half an hour)
-	PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
 
 check: .venv/dev  ## ruff and pyright
 	$(BIN)/ruff check
