@@ -102,6 +102,29 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     assert re.findall(r"(\.\d{4}) ± (\.\d{4})", first) == wanted
 
 
+def test_readmes_figures_on_pools_are_those_of_their_results() -> None:
+    """In the order of its sentences."""
+    (told,) = re.findall(
+        r"^How many negatives: .*?\n\n", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    sizes, terms = (
+        {
+            system["label"]: system["metrics"]["recall@20"]["by_seed"]["1"]
+            for system in kept(f"systems_gowalla_{name}")["systems"]
+        }
+        for name in ("pools", "pool_terms")
+    )
+    of = [*(sizes[f"fresh bank, {n}"] for n in ("2,048", "32,768")), sizes["all items"], sizes["in-batch, 512"]]
+    of += [sizes[each] - sizes["in-batch, 512"] for each in ("fresh bank, 2,048", "in-batch, 2,048")]
+    of += [sizes["stale bank, 2,048"]]
+    of += [sizes[f"{loss}, {n}"] for n in ("64", "2,048") for loss in ("Multi-Margin", "uniform")]
+    of += [terms[f"{kind}, 2,048{term}"] for term in ("", ", no logQ") for kind in ("in-batch", "fresh bank")]
+    of += [terms[f"uniform, 2,048{term}"] for term in ("", ", no logQ")]
+    of += [terms[f"{kind}, 2,048"] - terms[f"{kind}, 2,048, no masks"] for kind in ("in-batch", "uniform")]
+    drift = ".0007"  # of its last epoch: in the run's history, not in what is kept
+    assert [value for value in re.findall(r"\.\d{4}", told) if value != drift] == of_metric(*of)
+
+
 def test_a_result_without_a_section_is_no_result_that_is_left_out_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
