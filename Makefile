@@ -16,7 +16,7 @@ cluster: .venv/cluster  ## Ray, MLflow, PostgreSQL and S3 on this machine, behin
 cluster-down:  ## ends them
 	$(BIN)/python -m infra.local.cluster down
 
-test: .venv/dev  ## the default tests (two at a time, 14 minutes; HARDNEG_DATA names the folder of real logs)
+test: .venv/dev  ## the default tests (two at a time, 13 minutes; HARDNEG_DATA names the folder of real logs)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, half an hour)
