@@ -337,7 +337,7 @@ def magnitudes(result: Result) -> Iterator[str]:
     figures = result["figures"]
     yield "## The magnitude study: Gowalla, ranked by inner product and by cosine"
     yield ""
-    yield f"Fit on train for {figures['epochs']} epochs, on cosines where nothing else is said, without a choice, and tested."
+    yield f"Fit on train and validation for {figures['epochs']} epochs, on cosines where nothing else is said; tested once."
     yield ""
     rows = []
     for model, runs in figures["models"].items():

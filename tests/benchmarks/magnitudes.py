@@ -1,12 +1,13 @@
 """The magnitude study: what norms do to rankings after training on cosine and on inner products, on Gowalla.
 
-python -m tests.benchmarks.magnitudes [--quick] [--keep] [--epochs 12] [--seeds 1]
+python -m tests.benchmarks.magnitudes [--seeds 1 2 3] [--quick] [--keep] [--storage DIR]
 
-Sampled softmax on in-batch negatives as in gowalla_lightgcn_ssm, for a fixed number of epochs and so without a choice, with no
-layer (MF), one to three on both sides, one on users or items alone, and other exponents of the degrees; MF and one layer are
-trained on inner products too. Each ranks the test split twice, by inner product and by cosine. Beside recall and ndcg: the
-correlation (Spearman) of items' norms with their degree, the mean popularity of what is recommended, and the share of recall
-from the five less popular groups. Needs HARDNEG_DATA.
+Sampled softmax on in-batch negatives as in gowalla_lightgcn_ssm, by the project's own program for a fixed number of epochs and
+so without a choice, with no layer (MF), one to three on both sides, one on users or items alone, and other exponents of the
+degrees; MF and one layer are trained on inner products too. Each ranks the test split twice, by inner product and by cosine.
+Beside recall and ndcg: the correlation (Spearman) of items' norms with their degree, the mean popularity of what is
+recommended, and the share of recall from the five less popular groups. Finished runs of the same recipe and seed on the storage
+path are taken as they are. Needs HARDNEG_DATA.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ import numpy as np
 import pyarrow as pa
 import scipy.stats
 import torch
+from numpy.typing import NDArray
 
 from components import config
-from components.data.interactions import Interactions
+from components.data import interactions, manifest
 from components.encoders._common import Similarity, compared
+from components.evaluation import splits
 from components.evaluation.evaluate import Summary, Task, evaluate_tile
 from components.evaluation.ranking import Ranker
 from components.evaluation.scorers import Factors
-from components.training.collectives import Workers
-from components.training.loop import Trainer
-from tests.benchmarks import _common, _logs
+from components.training import checkpoint
+from tests.benchmarks import _common, _programs
 
-RECIPE = Path(__file__).parents[2] / "pipelines" / "recipes" / "gowalla_lightgcn_ssm.yaml"
+RECIPE = _programs.recipe("gowalla_lightgcn_ssm")
 K = 20
 MODELS: dict[str, dict[str, Any]] = {
     "MF (no layer)": {"layers": 0},
@@ -48,51 +50,44 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 EPOCHS = 12
+FIT = ("training.fit_on=train+valid", "training.select_on=none", "encoder.score_similarity=dot")
 
 
 def changes(model: str) -> tuple[str, ...]:
     """Of the recipe: one of MODELS, trained for as many epochs, without a choice."""
-    return (*(f"encoder.{key}={value}" for key, value in MODELS[model].items()), f"training.epochs={EPOCHS}")
+    return (*(f"encoder.{key}={value}" for key, value in MODELS[model].items()), *FIT, f"training.epochs={EPOCHS}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--storage", default="runs", help="storage path, where finished runs are looked for")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    train, test = _logs.read("gowalla", "train"), _logs.read("gowalla", "test")
-    epochs = 1 if arguments.quick else arguments.epochs
+    where = f"scale.storage_path={Path(arguments.storage).absolute()}"
+    _programs.start("prepare", RECIPE, [where])
+    dataset = manifest.dataset_path(config.load(RECIPE, [where]))
     found: dict[str, list[dict[str, Any]]] = {}
     for model in list(MODELS)[:2] if arguments.quick else MODELS:
-        found[model] = []
-        for seed in arguments.seeds:
-            encoder = _trained(train, MODELS[model], epochs, seed)
-            tables = [table.detach() for table in encoder.scoring_tables()]
-            told = {by: _ranked(tables, by, train, test) for by in ("dot", "cosine")}
-            norms = tables[1].norm(dim=1).numpy()
-            correlation = float(scipy.stats.spearmanr(norms, train.item_degrees())[0])  # pyright: ignore
-            found[model].append({"seed": seed, "norm_degree_correlation": correlation, **told})
-            _common.say(f"{model}, seed {seed}: {found[model][-1]}")
-    return {"seeds": arguments.seeds, "figures": {"epochs": epochs, "k": K, "models": found}}
+        asked = [where, *changes(model), *(["training.epochs=1"] if arguments.quick else [])]
+        runs = _programs.trained(RECIPE, asked, arguments.seeds)
+        found[model] = [{"seed": seed, **_told(run, dataset)} for seed, run in zip(arguments.seeds, runs, strict=True)]
+        _common.say(f"{model}: {found[model]}")
+    return {"seeds": arguments.seeds, "figures": {"epochs": 1 if arguments.quick else EPOCHS, "k": K, "models": found}}
 
 
-def _trained(train: Interactions, model: dict[str, Any], epochs: int, seed: int) -> Any:
-    tree = config.load(RECIPE).model_dump()
-    tree["encoder"] |= {**model, "score_similarity": "dot"}
-    tree |= {"seed": seed, "training": {**tree["training"], "epochs": epochs, "select_on": "none"}}
-    trainer = Trainer(config.parse(tree), train, None, Workers(), torch.device("cpu"))
-    for progress in trainer.run():
-        if progress.metrics is not None:
-            _common.say(f"epoch {progress.epoch + 1}: loss {progress.metrics['loss']:.4f}")
-    return trainer.encoder
+def _told(run: Path, dataset: Path) -> dict[str, Any]:
+    trained, task = checkpoint.open_run(run, dataset), splits.task_of(dataset, "test", "split")
+    degrees_I = interactions.load(dataset, *trained.recipe.training.fit_on.split("+")).item_degrees()
+    tables = [table.detach() for table in trained.encoder.scoring_tables()]
+    correlation = float(scipy.stats.spearmanr(tables[1].norm(dim=1).numpy(), degrees_I)[0])  # pyright: ignore
+    return {"norm_degree_correlation": correlation, **{by: _ranked(tables, by, task, degrees_I) for by in ("dot", "cosine")}}
 
 
-def _ranked(tables: list[torch.Tensor], by: Similarity, train: Interactions, test: Interactions) -> dict[str, float]:
-    task = Task(test, train)
-    ranker = Ranker(Factors(*(compared(by, table) for table in tables)), train, K)
-    summary = Summary([K], train.item_degrees())
+def _ranked(tables: list[torch.Tensor], by: Similarity, task: Task, degrees_I: NDArray[np.int64]) -> dict[str, float]:
+    ranker = Ranker(Factors(*(compared(by, table) for table in tables)), task.seen, K)
+    summary = Summary([K], degrees_I)
     summary.add(pa.concat_tables(evaluate_tile(ranker, task, tile, [K]) for tile in range(task.num_tiles)))
     values, groups = summary.metrics(), summary.group_recall(K)
     names = ("recall", "ndcg", "mean_popularity", "coverage", "gini")
