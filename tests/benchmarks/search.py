@@ -66,8 +66,9 @@ def _tuned(what: str, recipe: str, negatives: int, **space: dict[str, Any]) -> S
     )
 
 
-WEIGHT = {"loguniform": [50.0, 1000.0]}
+HEAVY, LIGHT = {"loguniform": [50.0, 1000.0]}, {"loguniform": [0.2, 20.0]}  # as published on large logs; as on Coat
 TEMPERATURE, STEP_SIZE, PASSES = "loss.temperature", "objective.adv_learning_rate", "objective.total_passes"
+ADVERSARIAL = {"name": "adv_infonce", "adv_interval": 2, "positives": "rows"}
 OFTEN = "objective.adv_interval=5"  # a pass every five epochs, so that all are made before patience ends
 SEARCHES = {
     "coat_temperature": Search(
@@ -91,7 +92,7 @@ SEARCHES = {
         {
             "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
             "loss.weights": {"simplex": 3},
-            "loss.negative_weight": {"loguniform": [0.2, 20.0]},
+            "loss.negative_weight": LIGHT,
         },
         changes=(f"loss={json.dumps(MULTI_MARGIN)}",),
         random=60,
@@ -110,12 +111,30 @@ SEARCHES = {
         changes=(OFTEN, "training.epochs=300"),
         logarithmic=(STEP_SIZE,),
     ),
+    "yahoo_margins": Search(
+        "Yahoo! R3, MF: margins and weights of the Multi-Margin Loss",
+        "yahoo_mf_ccl",
+        {
+            "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
+            "loss.weights": {"simplex": 3},
+            "loss.negative_weight": LIGHT,
+        },
+        changes=(f"loss={json.dumps(MULTI_MARGIN)}", "training.epochs=300"),
+        random=12,
+    ),
     "gowalla_temperature": Search(
         "Gowalla, MF: the temperature of the softmax loss (no positive in its denominator), after 12 epochs at most",
         "gowalla_mf_ssm",
         _choices(loss__temperature=[0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3]),
         changes=("training.epochs=12", "training.validate_every=4"),
         logarithmic=(TEMPERATURE,),
+    ),
+    "gowalla_adversarial": Search(
+        "Gowalla, MF: step size and passes of AdvInfoNCE's adversary, after 12 epochs at most",
+        "gowalla_mf_ssm",
+        _choices(objective__adv_learning_rate=[1e-4, 1e-3, 1e-2], objective__total_passes=[1, 3, 5]),
+        changes=(f"objective={json.dumps(ADVERSARIAL)}", "training.epochs=12", "training.validate_every=4"),
+        logarithmic=(STEP_SIZE,),
     ),
     "gowalla_margins": Search(
         "Gowalla, MF: margins and weights of the Multi-Margin Loss at 10 negatives for each row, after 10 epochs at most",
@@ -138,13 +157,13 @@ SEARCHES = {
     ),
     **{
         f"gowalla_ccl_{n}": _tuned(
-            "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=WEIGHT
+            "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=HEAVY
         )
         for n in (10, 100)
     },
     **{
         f"gowalla_mml_{n}": _tuned(
-            "weight of the Multi-Margin Loss, its margins as published,", "gowalla_mf_mml", n, negative_weight=WEIGHT
+            "weight of the Multi-Margin Loss, its margins as published,", "gowalla_mf_mml", n, negative_weight=HEAVY
         )
         for n in (10, 100)
     },
