@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -18,12 +20,36 @@ from components import space, storage
 from components.config import Recipe, Scale
 from components.search import Search
 from components.space import Question
-from ray_jobs import _found, _program, _tracking, _trials
+from ray_jobs import _found, _program, _tracking, _trials, _workers
+
+TURN_SECONDS = 30.0  # at most, that a trial without a place lets others start before it
 
 
 def trainable(plan: _trials.Plan) -> Any:
     """A trial's own process holds no CPU, or its workers would lack it; Tune wants it to hold something."""
-    return tune.with_resources(functools.partial(_trials.run, plan=plan), {"memory": 2**20})
+    return tune.with_resources(functools.partial(run, plan=plan), {"memory": 2**20})
+
+
+def run(config: dict[str, Any], plan: _trials.Plan) -> None:
+    """What Tune runs: a trial. One without a place yet lets those start that have got theirs: its own processes, which would
+    only wait, take the time of the cores that the others start on, while a place stands empty.
+    """
+    scale, folder, own = plan.base().scale, Path(plan.folder), tune.get_context().get_trial_id()
+    until = time.monotonic() + TURN_SECONDS
+    while time.monotonic() < until and not _has_place(scale) and _others_start(folder, own):
+        time.sleep(0.5)
+    _trials.run(config, plan)
+
+
+def _has_place(scale: Scale) -> bool:
+    what, each = ("GPU", 1) if scale.use_gpu else ("CPU", scale.cpus_per_worker)
+    return ray.available_resources().get(what, 0.0) >= each * scale.num_workers
+
+
+def _others_start(folder: Path, own: str) -> bool:
+    """Whether another trial has begun and has not trained a step."""
+    others = (run for run in _found.runs(folder) if run.name != own)
+    return any(not _found.ended(run) and not (run / _workers.PROGRESS).exists() for run in others)
 
 
 def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune.Callback, name: str) -> tune.Tuner:

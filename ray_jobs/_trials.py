@@ -99,7 +99,7 @@ def blaming(point: Mapping[str, Any]) -> Iterator[None]:
 
 
 def run(config: dict[str, Any], plan: Plan) -> None:
-    """What Tune runs: trains the point that these answers give, or takes up where this trial was interrupted."""
+    """Trains the point that these answers give, or takes up where this trial was interrupted."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each trial: a drained node is a lost one
     if plan.keeper:
         os.environ |= ray.get(ray.get_actor(plan.keeper).read.remote())
