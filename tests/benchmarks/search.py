@@ -67,7 +67,7 @@ def _tuned(what: str, recipe: str, negatives: int, **space: dict[str, Any]) -> S
 
 
 HEAVY, LIGHT = {"loguniform": [50.0, 1000.0]}, {"loguniform": [0.2, 20.0]}  # as published on large logs; as on Coat
-TEMPERATURE, STEP_SIZE, PASSES = "loss.temperature", "objective.adv_learning_rate", "objective.total_passes"
+TEMPERATURE, STEP_SIZE = "loss.temperature", "objective.adv_learning_rate"
 ADVERSARIAL = {"name": "adv_infonce", "adv_interval": 2, "positives": "rows"}
 OFTEN = "objective.adv_interval=5"  # a pass every five epochs, so that all are made before patience ends
 SEARCHES = {
