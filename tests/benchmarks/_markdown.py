@@ -27,5 +27,10 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.4f}{deviation}"
 
 
+def amount(value: float | None) -> str:
+    """Two digits at least, and never an exponent; empty where there is none."""
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def threads(figures: dict[str, Any]) -> str:
     return "one thread" if figures["threads"] == 1 else f"{figures['threads']} threads"

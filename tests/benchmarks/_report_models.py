@@ -15,7 +15,7 @@ from components.evaluation.comparison import Difference
 from components.evaluation.protocols import PROTOCOLS
 from components.reports import plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import MASKED, ROOT, Result, spread, table
+from tests.benchmarks._markdown import MASKED, ROOT, Result, amount, spread, table
 
 WITHIN = {"mf": 0.98, "lightgcn": 0.99}  # of the published level
 RECORDS = {  # of the classic split, (p): recall@20 and ndcg@20, each of the best model that is known with a source
@@ -79,7 +79,7 @@ def _beside_records(log: str, runs: list[dict[str, Any]]) -> str:
         apart = statistics.fmean(run["p"][metric] for run in runs) / record - 1
         told.append(f"{metric} {record:.4f} of {model}, from which (p) is {apart:+.1%}")
     hours = statistics.fmean(run["p"]["epochs"] * run["seconds_per_epoch"] for run in runs) / 3600
-    return f"Records on this test: {'; '.join(told)}. Until (p)'s epoch a training took {hours:.2g} h without validation."
+    return f"Records on this test: {'; '.join(told)}. Until (p)'s epoch a training took {amount(hours)} h without validation."
 
 
 def _curve(figures: dict[str, Any]) -> Path:
@@ -129,7 +129,7 @@ def systems(result: Result) -> Iterator[str]:
         )
         passes = f"{statistics.fmean(run['adversarial_passes'] for run in runs):.1f}" if told else ""
         epochs = ", ".join(str(run["best_epoch"]) for run in runs)
-        cost = [_number(system["cost"], "seconds_per_epoch", ".2g"), _number(system["cost"], "seconds")]
+        cost = [amount((system["cost"] or {}).get("seconds_per_epoch")), _number(system["cost"], "seconds")]
         hardness = [passes, kl, *rates] if adversarial else []
         inference = [_number(system["cost"], name) for name in ("parameters", "encode", "rank")] if measured else []
         rows.append([system["label"], *cells, validation, epochs, *hardness, *cost, *inference])
@@ -319,9 +319,9 @@ def _f1(figures: dict[str, Any], metrics: list[str]) -> list[str]:
     return [name for name in names if all(name in run.get("f1", {}) for run in runs)]
 
 
-def _number(cost: dict[str, float | None] | None, name: str, form: str = ",.0f") -> str:
+def _number(cost: dict[str, float | None] | None, name: str) -> str:
     value = (cost or {}).get(name)
-    return "" if value is None else f"{value:{form}}"
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _bounds(interval: list[float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.reports import plots, search_plots
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import MASKED, ROOT, Result, spread, table
+from tests.benchmarks._markdown import MASKED, ROOT, Result, amount, spread, table
 from tests.benchmarks.asha import band
 from tests.benchmarks.search import as_trial, by_point
 
@@ -44,7 +44,7 @@ def search(result: Result) -> Iterator[str]:
         yield f"{len(failed)} of {len(figures['trials'])} trials have no score, the first for: {failed[0]['reason']}."
     seconds = [trial["seconds"] for trial in figures["trials"] if trial["seconds"] is not None]
     hours = sum(figures["hours"].values())
-    yield f"{len(figures['trials'])} trials in {hours:.2g} hours, {sum(seconds) / 3600:.2g} hours of training."
+    yield f"{len(figures['trials'])} trials in {amount(hours)} hours, {amount(sum(seconds) / 3600)} hours of training."
     yield ""
     yield " ".join(f"![{says}]({path.relative_to(ROOT)})" for says, path in _pictures(figures, names).items())
 

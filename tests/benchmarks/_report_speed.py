@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.evaluation.protocols import PROTOCOLS
-from tests.benchmarks._markdown import Result, table, threads
+from tests.benchmarks._markdown import Result, amount, table, threads
 from tests.benchmarks._plan import PLANNED, SEARCHED
 
 
@@ -63,10 +63,10 @@ def costs(result: Result) -> Iterator[str]:
     rows = [
         [
             name,
-            f"{cost['seconds_per_epoch']:.3g}",
-            "" if cost["seconds_per_adversarial_pass"] is None else f"{cost['seconds_per_adversarial_pass']:.3g}",
+            amount(cost["seconds_per_epoch"]),
+            amount(cost["seconds_per_adversarial_pass"]),
             str(cost["epochs"]),
-            f"{cost['hours']:.2g}",
+            amount(cost["hours"]),
         ]
         for name, cost in figures["recipes"].items()
     ]
@@ -75,7 +75,7 @@ def costs(result: Result) -> Iterator[str]:
     yield "What all claims ask for, each benchmark with the changes that it makes to its recipes; what of it was not run stands"
     yield "last on this page."
     yield ""
-    rows = [[name, str(cost["trainings"]), f"{cost['hours']:.2g}"] for name, cost in figures["plan"].items()]
+    rows = [[name, str(cost["trainings"]), amount(cost["hours"])] for name, cost in figures["plan"].items()]
     rows.append(["all", str(sum(cost["trainings"] for cost in figures["plan"].values())), _hours(figures["plan"])])
     yield from table(["benchmark", "trainings, all seeds", "hours at most, one core"], rows)
     yield ""
@@ -85,10 +85,10 @@ def costs(result: Result) -> Iterator[str]:
     yield "And of searches, with what starting and ending a trial takes; where the hours are fixed, trials are as many as fit."
     yield ""
     rows = [
-        [name, "" if planned.trials is None else str(planned.trials), f"{planned.hours:.2g}"]
+        [name, "" if planned.trials is None else str(planned.trials), amount(planned.hours)]
         for name, planned in SEARCHED.items()
     ]
-    rows.append(["all", "", f"{sum(planned.hours for planned in SEARCHED.values()):.2g}"])
+    rows.append(["all", "", amount(sum(planned.hours for planned in SEARCHED.values()))])
     yield from table(["benchmark", "trials, all seeds", "core-hours expected"], rows)
     yield ""
     yield "A step of 2,048 rows against a shared pool of N items, d 64: its time, and MiB beyond what the process had before."
