@@ -44,17 +44,21 @@ def cpus(number: int) -> dict[str, str]:
 
 
 def trained(path: Path, overrides: list[str], seeds: list[int]) -> list[Path]:
-    """The newest finished run of exactly this recipe of each seed; those that are missing are trained now."""
+    """The newest finished run of exactly this recipe of each seed; those that are missing are trained now.
+
+    All seeds have the dataset of the recipe's own, which may draw its validation.
+    """
+    dataset = manifest.dataset_path(config.load(path, overrides))
     wanted = {seed: config.load(path, [*overrides, f"seed={seed}"]) for seed in seeds}
     missing = []
     for seed, recipe in wanted.items():
-        if not _finished(recipe) and (shorter := _shorter(recipe)):
+        if not _finished(recipe, dataset) and (shorter := _shorter(recipe, dataset)):
             start("train", path, overrides, "--extend", str(shorter))
-        elif not _finished(recipe):
+        elif not _finished(recipe, dataset):
             missing.append(str(seed))
     if missing:
         start("train", path, overrides, "--seeds", *missing)
-    runs = [_finished(recipe)[-1] for recipe in wanted.values()]
+    runs = [_finished(recipe, dataset)[-1] for recipe in wanted.values()]
     _common.say(f"{path.stem}, seeds {', '.join(map(str, seeds))}: {', '.join(run.name for run in runs)}")
     return runs
 
@@ -83,21 +87,21 @@ def _is_search_of(folder: Path, wanted: Recipe) -> bool:
     return began.model_dump(exclude=apart) == wanted.model_dump(exclude=apart)
 
 
-def _finished(wanted: Recipe) -> list[Path]:
-    return [run for run, recipe in _runs(wanted) if recipe.fingerprint() == wanted.fingerprint()]
+def _finished(wanted: Recipe, dataset: Path) -> list[Path]:
+    return [run for run, recipe in _runs(wanted, dataset) if recipe.fingerprint() == wanted.fingerprint()]
 
 
-def _shorter(wanted: Recipe) -> Path | None:
+def _shorter(wanted: Recipe, dataset: Path) -> Path | None:
     """The longest finished run of this recipe with fewer epochs, if there is one that can be extended."""
-    for run, recipe in sorted(_runs(wanted), key=lambda known: -known[1].training.epochs):
+    for run, recipe in sorted(_runs(wanted, dataset), key=lambda known: -known[1].training.epochs):
         with contextlib.suppress(InputError):
             if recipe.seed == wanted.seed and _training.extend(wanted, run):
                 return run
     return None
 
 
-def _runs(wanted: Recipe) -> list[tuple[Path, Recipe]]:
-    """Finished ones of its name, oldest first."""
-    folder, dataset = Path(wanted.scale.storage_path) / "runs", manifest.dataset_path(wanted)
+def _runs(wanted: Recipe, dataset: Path) -> list[tuple[Path, Recipe]]:
+    """Finished ones of its name on a dataset, oldest first."""
+    folder = Path(wanted.scale.storage_path) / "runs"
     finished = sorted(run for run in folder.glob(f"{wanted.name}-*") if storage.is_finished(run) and _is_on(run, dataset))
     return [(run, Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))) for run in finished]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from components import config, storage
+from components.config import Recipe
 from components.data import manifest
 from tests.benchmarks import _programs
 
@@ -27,15 +28,23 @@ class Started:
             folder = Path(arguments[1]) if arguments else self.begin(overrides)
             storage.write_json(folder / storage.MANIFEST, {})
         if program == "train":
-            storage.write_json(self.begin([*overrides, f"seed={arguments[1]}"], self.runs) / storage.MANIFEST, {})
+            for seed in arguments[1:]:
+                storage.write_json(self.begin(overrides, self.runs, f"seed={seed}") / storage.MANIFEST, {})
 
-    def begin(self, overrides: list[str], among: Path | None = None) -> Path:
-        recipe, among = config.load(RECIPE, overrides), among or self.searches
+    def begin(self, overrides: list[str], among: Path | None = None, *seed: str) -> Path:
+        """A run's dataset is that of the recipe without its seed, as train has it."""
+        recipe, among = config.load(RECIPE, [*overrides, *seed]), among or self.searches
         folder = among / f"{recipe.name}-{len(list(among.glob('*')))}"
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(recipe.to_json())
-        storage.write_json(folder / "links.json", {"dataset": f"elsewhere/{self.dataset}"})
+        storage.write_json(
+            folder / "links.json", {"dataset": f"elsewhere/{self.dataset_of(config.load(RECIPE, overrides)).name}"}
+        )
         return folder
+
+    def dataset_of(self, recipe: Recipe) -> Path:
+        """Of a split that draws."""
+        return Path("datasets", f"{self.dataset}-{recipe.seed}")
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def started(tmp_path: Path, monkeypatch: Any) -> Started:
     monkeypatch.setenv("HARDNEG_DATA", "/somewhere")
     found = Started(tmp_path)
     monkeypatch.setattr(_programs, "start", found)
-    monkeypatch.setattr(manifest, "dataset_path", lambda _: Path("datasets", found.dataset))
+    monkeypatch.setattr(manifest, "dataset_path", found.dataset_of)
     return found
 
 
@@ -69,6 +78,14 @@ def test_an_interrupted_search_is_continued_where_that_is_asked(started: Started
     found = _programs.searched(RECIPE, given, resume)
     assert (found == interrupted) is resume
     assert started.calls[-1] == (("tune", "--resume", str(interrupted)) if resume else ("tune",))
+
+
+def test_all_seeds_are_trained_on_the_dataset_of_the_recipes_own(started: Started) -> None:
+    given = overrides(started, 0.1)
+    runs = _programs.trained(RECIPE, given, [1, 2, 3])
+    assert len({*runs}) == 3
+    assert _programs.trained(RECIPE, given, [3, 1, 4])[:2] == [runs[2], runs[0]]
+    assert started.calls == [("train", "--seeds", "1", "2", "3"), ("train", "--seeds", "4")]
 
 
 def test_what_was_made_of_a_dataset_that_is_another_by_now_is_made_anew(started: Started) -> None:
