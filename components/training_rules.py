@@ -14,7 +14,8 @@ Metric = Annotated[
     str,
     matching(r"(recall|ndcg|hit|precision|mrr|map)@[1-9]\d*", "recall, ndcg, hit, precision, mrr or map at a K, as recall@20"),
 ]
-Selection = Annotated[str, matching(r"valid(_[A-Za-z0-9]+)?|test|none", "valid, valid_NAME, test or none")]
+VALIDATION = r"valid(_[A-Za-z0-9]+)?"
+Selection = Annotated[str, matching(rf"{VALIDATION}|test|none", "valid, valid_NAME, test or none")]
 
 
 class L2(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -82,14 +83,16 @@ def failure(run: Path) -> dict[str, str] | None:
 
 
 def tracebacks(folder: Path) -> dict[str, str]:
-    """The traceback of the first trial of each kind of failure that said something else, by the trial and what it said."""
-    first: dict[tuple[str, str], Path] = {}
+    """The traceback of the first trial of each kind of failure that said something else than other numbers, as of the epoch in
+    which it diverged; by the trial and what it said.
+    """
+    first: dict[tuple[str, str], tuple[Path, str]] = {}
     for run in runs(folder):
         if failed := failure(run):
-            first.setdefault((failed["kind"], failed["reason"]), run)
+            first.setdefault((failed["kind"], re.sub(r"\d+", "", failed["reason"])), (run, failed["reason"]))
     return {
         f"{run.name}: {kind}, {reason[:LONGEST_REASON]}": (run / _trials.TRACEBACK).read_text(encoding="utf-8")
-        for (kind, reason), run in first.items()
+        for (kind, _), (run, reason) in first.items()
     }
 
 
@@ -105,9 +108,9 @@ def failures(folder: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Deletes the checkpoints of trials that ended early: a search that is over never goes on with them."""
+    """Deletes the checkpoints of trials that ended early, or that nobody goes on with."""
     for run in runs(folder):
-        if ended(run) in ("stopped", "failed"):
+        if ended(run) in ("stopped", "failed") or (run / _trials.LEFT).exists():
             for checkpoint in run.glob("checkpoint_2*"):
                 shutil.rmtree(checkpoint)
 

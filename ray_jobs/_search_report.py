@@ -22,7 +22,7 @@ from ray_jobs._mlflow import LONGEST_VALUE
 
 TRIALS, BEST, PAGE, PLOTS = "trials.json", "best.yaml", "search.html", "plots"
 FEWEST_TO_WEIGH = 4  # trials before importance means anything
-SHOWN = 10  # trials in the terminal and in MLflow's description; the page has all
+SHOWN = 10  # trials in the terminal and in MLflow's description, where the page has all; and tracebacks
 SAYS = {
     "best_so_far": "Every trial where it ended, and the best score until then",
     "importance": "How much of the scores' variation each parameter that all trials have explains (PED-ANOVA)",

@@ -47,9 +47,9 @@ def _has_place(scale: Scale) -> bool:
 
 
 def _others_start(folder: Path, own: str) -> bool:
-    """Whether another trial has begun and has not trained a step."""
-    others = (run for run in _found.runs(folder) if run.name != own)
-    return any(not _found.ended(run) and not (run / _workers.PROGRESS).exists() for run in others)
+    """Whether another trial, one that goes on, has not trained a step."""
+    others = (run for run in _found.runs(folder) if run.name != own and not _found.ended(run) and not _found.has_left(run))
+    return any(not (run / _workers.PROGRESS).exists() for run in others)
 
 
 def tuner(recipe: Recipe, plan: _trials.Plan, stopper: tune.Stopper, watch: tune.Callback, name: str) -> tune.Tuner:

@@ -32,6 +32,7 @@ from components.config import Recipe, parse
 from components.errors import DivergedError, InputError, TrackingError, WorkerError
 from components.evaluation import protocols
 from components.split_rules import ShiftedSplit
+from components.training_rules import VALIDATION
 from ray_jobs import _credentials, _tracking, _training, _workers
 
 TRIALS, POINT, FAILED, TRACEBACK = "trials", "point.json", "failed.json", "traceback.txt"
@@ -40,7 +41,6 @@ LEFT = "left.json"  # of a trial that has ended, where it was asked; or that Tun
 ANSWERS = "answers"
 NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
-VALIDATION = r"valid(_[A-Za-z0-9]+)?"
 
 
 @dataclass(frozen=True)

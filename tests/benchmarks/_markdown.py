@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,10 @@ def spread(values: list[float]) -> str:
 
 
 def amount(value: float | None) -> str:
-    """Two digits at least, and never an exponent; empty where there is none."""
-    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    """Two digits, or all before the point, and never an exponent; empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.{1 - math.floor(math.log10(value)) if value else 0}f}"
 
 
 def threads(figures: dict[str, Any]) -> str:

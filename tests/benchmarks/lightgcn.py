@@ -147,7 +147,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     if arguments.ray_train:
         with tempfile.TemporaryDirectory() as folder:
-            figures["seconds_per_epoch"]["ray_train"] = _in_ray_train(Path(folder)) * len(order)
+            figures["seconds_per_epoch"]["ray_train"] = _in_ray_train(Path(folder), arguments.threads) * len(order)
     return {"variant": f"{arguments.threads}_threads", "seeds": [SEED], "figures": figures}
 
 
@@ -203,10 +203,11 @@ def _to_recall(train: Interactions, task: Task, tables: list[Tensor], wanted: fl
     return {**found, "ratio": found["hardneg"]["seconds"] / found["script"]["seconds"]}
 
 
-def _in_ray_train(storage_path: Path) -> float:
+def _in_ray_train(storage_path: Path, threads: int) -> float:
     """Seconds of a step in the second epoch of a new training by the project's own programs, on the same rows."""
     fitted = ("fit_on=train+valid", "select_on=none", "epochs=2")
-    changes = [f"scale.storage_path={storage_path}", f"seed={SEED}", *(f"training.{each}" for each in fitted)]
+    scale = (f"storage_path={storage_path}", f"cpus_per_worker={threads}")
+    changes = [f"seed={SEED}", *(f"scale.{each}" for each in scale), *(f"training.{each}" for each in fitted)]
     _programs.start("prepare", _programs.recipe(RECIPE), changes)
     (run,) = _programs.trained(_programs.recipe(RECIPE), changes, [SEED])
     return _tracking.read_history(run)[-1]["metrics"]["step_seconds"]

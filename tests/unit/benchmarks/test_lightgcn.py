@@ -64,10 +64,11 @@ def test_an_epoch_of_a_ray_train_worker_is_of_the_same_settings_and_told_apart(t
 
     monkeypatch.setattr(_programs, "start", lambda *_: None)
     monkeypatch.setattr(_programs, "trained", trained)
-    assert lightgcn._in_ray_train(tmp_path) == 0.02
+    assert lightgcn._in_ray_train(tmp_path, 2) == 0.02
     ((recipe, seeds),) = started
     own = lightgcn._trainer(small_log().seen).recipe
-    assert (recipe.seed, seeds, recipe.scale.num_workers) == (own.seed, [own.seed], 1)
+    assert (recipe.seed, seeds) == (own.seed, [own.seed])
+    assert (recipe.scale.num_workers, recipe.scale.cpus_per_worker) == (1, 2), "as many threads as the script's"
     assert (recipe.loss, recipe.negatives, recipe.optimizer) == (own.loss, own.negatives, own.optimizer)
     assert recipe.encoder == {**own.encoder, "score_similarity": recipe.encoder["score_similarity"]}
     assert recipe.training.batch_size == own.training.batch_size

@@ -1,13 +1,21 @@
-"""The magnitude study has what its specification asks for, as recipes."""
+"""The magnitude study has what its specification asks for, as recipes, and ranks by both similarities."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from components import config
+from components.data import interactions
+from components.evaluation import splits
+from components.training import checkpoint
 from tests.benchmarks import _report_models, magnitudes
+from tests.worlds import small_log
 
 
 def test_both_similarities_and_every_number_of_layers_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +30,44 @@ def test_both_similarities_and_every_number_of_layers_are_trained(monkeypatch: p
     whole = [each for each in encoders if (each["side"], each["left"], each["right"]) == ("both", 0.5, 0.5)]
     asked = {(each["layers"], each["train_similarity"]) for each in whole}
     assert asked == {(layers, "cosine") for layers in range(4)} | {(0, "dot"), (1, "dot")}
+
+
+def test_a_run_is_ranked_by_inner_products_and_by_cosines_without_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, fitted = small_log(), list[str]()
+    tables = [torch.randn(rows, 4) for rows in (task.seen.num_users, task.seen.num_items)]
+    run = SimpleNamespace(
+        encoder=SimpleNamespace(scoring_tables=lambda: tables),
+        recipe=SimpleNamespace(training=SimpleNamespace(fit_on="train+valid")),
+    )
+    monkeypatch.setattr(checkpoint, "open_run", lambda *_: run)
+    monkeypatch.setattr(splits, "task_of", lambda *_: task)
+    monkeypatch.setattr(interactions, "load", lambda _, *names: fitted.extend(names) or task.seen)
+    told = magnitudes._told(Path("run"), Path("dataset"))
+    assert fitted == ["train", "valid"]
+    for by in ("dot", "cosine"):
+        users, items = (table / table.norm(dim=1, keepdim=True) if by == "cosine" else table for table in tables)
+        recalls = []
+        for user in range(task.truth.num_users):
+            wanted, own = ({*each.items[each.offsets[user] : each.offsets[user + 1]]} for each in (task.truth, task.seen))
+            scores = (items @ users[user]).tolist()
+            best = sorted({*range(len(items))} - own, key=lambda item, scores=scores: -scores[item])[: magnitudes.K]
+            recalls += [len(wanted & {*best}) / len(wanted)] if wanted else []
+        assert told[by]["recall"] == pytest.approx(np.mean(recalls))
+    assert told["dot"]["recall"] != told["cosine"]["recall"]
+
+
+def test_the_norms_correlation_is_with_the_degrees_of_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small_log()
+    degrees = torch.from_numpy(task.seen.item_degrees()).float()
+    vectors = torch.randn(task.seen.num_users, 4), torch.nn.functional.normalize(torch.randn(len(degrees), 4), dim=1)
+    run = SimpleNamespace(recipe=SimpleNamespace(training=SimpleNamespace(fit_on="train")))
+    monkeypatch.setattr(checkpoint, "open_run", lambda *_: run)
+    monkeypatch.setattr(splits, "task_of", lambda *_: task)
+    monkeypatch.setattr(interactions, "load", lambda *_: task.seen)
+    for sign in (1, -1):
+        scaled = [vectors[0], vectors[1] * torch.exp(sign * degrees / 10).unsqueeze(1)]
+        run.encoder = SimpleNamespace(scoring_tables=lambda scaled=scaled: scaled)
+        assert magnitudes._told(Path("run"), Path("dataset"))["norm_degree_correlation"] == pytest.approx(sign, abs=0.01)
 
 
 def test_what_inner_products_do_to_each_is_said_where_every_seed_agrees() -> None:

@@ -13,12 +13,30 @@ from matplotlib.figure import Figure
 from components import storage
 from tests.benchmarks import _report_speed, report
 from tests.benchmarks._common import RESULTS
-from tests.benchmarks._markdown import ROOT
+from tests.benchmarks._markdown import ROOT, amount
 
 
 def test_results_are_made_from_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # the pictures are there
     assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == report.page()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, ""),
+        (0.0, "0"),
+        (5e-5, "0.000050"),
+        (0.0124, "0.012"),
+        (2.0, "2.0"),
+        (9.94, "9.9"),
+        (9.96, "10"),
+        (99.7, "100"),
+        (1170.4, "1,170"),
+    ],
+)
+def test_amounts_have_two_digits_and_no_exponent(value: float | None, says: str) -> None:
+    assert amount(value) == says
 
 
 def kept(name: str) -> Any:

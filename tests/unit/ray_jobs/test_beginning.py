@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from components import storage
 from components.config import Recipe
 from components.errors import InputError
-from ray_jobs import _mlflow, _tracking
+from ray_jobs import _found, _mlflow, _tracking, _trials
 from tests import worlds
 
 
@@ -156,3 +156,25 @@ def test_who_was_killed_before_mlflow_heard_of_its_end_has_the_end_of_its_folder
         storage.write_json(run / name, about)
     _tracking.end_left(run)
     assert there(tracked) == {tracked.run_id: status}
+
+
+def test_no_trials_run_stays_running_whether_its_folder_knows_of_it(given: Recipe) -> None:
+    """A kill may come between the creation of a run in MLflow and the note of it; other searches' runs are theirs."""
+    folder, uri = Path(given.scale.storage_path, "search"), _tracking.uri(given)
+    mlflow = _mlflow.client(uri)
+    experiment = mlflow.create_experiment("search")
+    ids = {name: mlflow.create_run(experiment).info.run_id for name in ("search", "other search")}
+    for name in ("failed", "lost", "over", "unknown", "another's"):
+        parent = ids["other search" if name == "another's" else "search"]
+        ids[name] = mlflow.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
+    mlflow.set_terminated(ids["over"], "FINISHED")
+    for name, run in {"search": folder, **{name: folder / "trials" / name for name in ("failed", "lost", "over")}}.items():
+        run.mkdir(parents=True)
+        storage.write_json(run / _tracking.LINKS, {"tracking_uri": uri, "run_id": ids[name]})
+        storage.write_json(run / _trials.POINT, {})
+    storage.write_json(folder / "trials" / "failed" / _trials.FAILED, {"kind": "error", "reason": "as it was to be"})
+    (folder / "trials" / "over" / storage.MANIFEST).touch()
+    _found.close(folder)
+    ended = {"failed": "FAILED", "lost": "KILLED", "unknown": "KILLED", "over": "FINISHED"}
+    running = dict.fromkeys(("search", "other search", "another's"), "RUNNING")
+    assert {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()} == {**ended, **running}

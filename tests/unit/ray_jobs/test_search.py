@@ -19,7 +19,7 @@ from components import storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, FailedError, InputError, WorkerError
 from components.search import Trial
-from ray_jobs import _found, _mlflow, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
+from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
 SHORT = "the actor was killed due to the node running low on memory"
@@ -224,13 +224,17 @@ def test_a_search_that_tune_does_not_know_any_more_is_not_begun_anew(tmp_path: P
     stopper = _search.Stopper(tmp_path, hours=0.0)
     stopper.stop_all()
     assert [_found.ended(run) for run in _found.runs(tmp_path)] == ["stopped", ""], "it was interrupted, and not stopped"
+    for run in _found.runs(tmp_path):
+        (run / "checkpoint_2026").mkdir()
+    _found.sweep(tmp_path)
+    assert not list(tmp_path.rglob("checkpoint_2026")), "nobody goes on with either"
     (tmp_path / _trials.TRIALS / "b" / _trials.LEFT).unlink()
     with pytest.raises(FailedError, match=r"tune cannot be read any more, and 2 trials have begun"):
         resumed("c")
 
 
 def test_the_page_has_the_traceback_of_each_failure_though_nothing_else_came_of_it(tmp_path: Path) -> None:
-    for name, said in (("a", "KeyError: 'item'"), ("b", "KeyError: 'item'"), ("c", "KeyError: 'user'")):
+    for name, said in (("a", "KeyError: 'item 17'"), ("b", "KeyError: 'item 4'"), ("c", "KeyError: 'user 4'")):
         run = tmp_path / _trials.TRIALS / name
         _trials.keep_failure(run, "error", WorkerError("error", f"Traceback\n  File <{name}>\n{said}"))
         storage.write_json(run / _trials.POINT, {"loss.temperature": 0.5})
@@ -240,47 +244,9 @@ def test_the_page_has_the_traceback_of_each_failure_though_nothing_else_came_of_
     _search_report.write(_found.trials(tmp_path), base, tmp_path, tracked)
     page = (tmp_path / _search_report.PAGE).read_text()
     assert "3 trials (3 failed). No trial was validated once." in page
-    assert [f"File &lt;{name}&gt;" in page for name in "abc"] == [True, False, True], "one of those that say the same"
+    assert [f"File &lt;{name}&gt;" in page for name in "abc"] == [True, False, True], "one of those that differ by numbers"
     assert {call.args[0].name for call in tracked.artifact.call_args_list} == {_search_report.TRIALS, _search_report.PAGE}
     assert not (tmp_path / _search_report.BEST).exists()
-
-
-def test_no_trials_run_stays_running_whether_its_folder_knows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill may come between the creation of a run in MLflow and the note of it."""
-    mlflow = MlflowOf(dict.fromkeys(("search", "failed", "lost", "unknown"), "RUNNING") | {"over": "FINISHED"})
-    monkeypatch.setattr(_mlflow, "client", lambda uri: mlflow)
-    storage.write_json(tmp_path / _tracking.LINKS, {"tracking_uri": "http://mlflow:5000", "run_id": "search"})
-    for name in ("failed", "lost", "over"):
-        run = tmp_path / _trials.TRIALS / name
-        run.mkdir(parents=True)
-        storage.write_json(run / _trials.POINT, {})
-        storage.write_json(run / _tracking.LINKS, {"tracking_uri": "http://mlflow:5000", "run_id": name})
-    storage.write_json(tmp_path / _trials.TRIALS / "failed" / _trials.FAILED, {"kind": "error", "reason": "as it was to be"})
-    (tmp_path / _trials.TRIALS / "over" / storage.MANIFEST).touch()
-    _found.close(tmp_path)
-    ended = {"failed": "FAILED", "lost": "KILLED", "unknown": "KILLED", "over": "FINISHED"}
-    assert mlflow.status == {"search": "RUNNING", **ended}
-
-
-class MlflowOf:
-    """Runs by their status; all but `search` are below it."""
-
-    def __init__(self, status: dict[str, str]) -> None:
-        self.status = status
-
-    def get_run(self, run_id: str) -> Any:
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_id, experiment_id="4", status=self.status[run_id]))
-
-    def search_runs(self, experiments: list[str], asked: str) -> list[Any]:
-        assert (experiments, asked) == (["4"], "tags.`mlflow.parentRunId` = 'search' and attributes.status = 'RUNNING'")
-        return [self.get_run(name) for name, status in self.status.items() if name != "search" and status == "RUNNING"]
-
-    def set_terminated(self, run_id: str, status: str) -> None:
-        self.status[run_id] = status
-
-    def set_tag(self, *_: Any) -> None: ...
-
-    def log_batch(self, *_: Any, **__: Any) -> None: ...
 
 
 def test_mlflows_description_has_whole_rows(tmp_path: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+from components import storage
 from components.config import Recipe, parse
 from components.data import interactions
 from components.errors import InputError
 from components.evaluation import splits
 from components.evaluation.evaluate import Task
 from components.search import Trial
-from ray_jobs import _search, _search_report, _trials, tune
+from ray_jobs import _search, _search_report, _tracking, _trials, _workers, tune
 from tests.unit.ray_jobs.test_search import recipe
 from tests.worlds import small_log
 
@@ -109,6 +113,39 @@ def test_what_the_log_refuses_is_said_of_the_space_before_a_trial_starts(prepare
         held(8, 41)
 
 
+def test_a_search_is_held_against_the_log_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise InputError("search.space: has what the log refuses")
+
+    monkeypatch.setattr(_search, "_check_data", refuse)
+    checks = {name: lambda *_: None for name in ("require_server", "require_slots")}
+    monkeypatch.setattr(_search, "_program", SimpleNamespace(**checks))
+    given = spaced({"loss.temperature": {"uniform": [0.1, 1]}}, scale={"storage_path": str(tmp_path)})
+    with pytest.raises(InputError, match="what the log refuses"):
+        _search.run(given, tmp_path / "dataset")
+    assert not (tmp_path / "searches").exists()
+
+
+def test_a_trials_workers_are_asked_for_the_second_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, asked = pareto_under_a_shift(), list[str]()
+
+    def fit(*_: Any, also_on: str, **__: Any) -> None:
+        asked.append(also_on)
+        raise InterruptedError
+
+    monkeypatch.setattr(_workers, "fit", fit)
+    monkeypatch.setattr(_trials, "Teller", MagicMock())  # takes a session of Tune's
+    monkeypatch.setattr(_tracking, "attach", lambda _: MagicMock())
+    for name in ("closing", "saying"):
+        monkeypatch.setattr(_tracking, name, lambda *_: contextlib.nullcontext())
+    (tmp_path / "trial").mkdir()
+    storage.write_json(tmp_path / "trial" / _tracking.LINKS, {})
+    plan = _trials.Plan(base.to_json(), str(tmp_path / "dataset"), str(tmp_path), "")
+    with pytest.raises(InterruptedError):
+        _trials._train(base, {"loss.temperature": 0.3}, tmp_path / "trial", plan)
+    assert asked == ["valid"]
+
+
 def test_what_is_held_against_the_metric_may_be_of_another_validation(prepared: Task, tmp_path: Path) -> None:
     def held(chosen: str, **search: Any) -> tuple[str, str]:
         data = {"source": "/logs/log.csv", "split": {"by": "given"}}
@@ -135,8 +172,7 @@ def test_what_is_held_against_the_metric_may_be_of_another_validation(prepared: 
 
 
 def test_under_a_shifted_split_the_front_is_of_both_validations() -> None:
-    tree = shifted("valid_shifted").model_dump()
-    base = parse({**tree, "search": {**tree["search"], "searcher": "pareto"}})
+    base = pareto_under_a_shift()
     _search.check(base)
     assert (_trials.against_of(base), _trials.also_on(base)) == (("valid", "recall@20"), "valid")
     metrics = {"valid_shifted_recall@20": 0.1, "valid_recall@20": 0.3, "valid_shifted_recall_snips@20": 0.2}
@@ -144,9 +180,13 @@ def test_under_a_shifted_split_the_front_is_of_both_validations() -> None:
     header, _ = _search_report._table([Trial("a", "finished", 0.0, {}, 0.1, 0.3)], base)
     assert header[1:3] == ["recall@20", "recall@20 on valid"]
     assert _trials.also_on(shifted("valid_shifted")) == "", "another searcher has one metric"
-    wrong = parse({**tree, "search": {**tree["search"], "searcher": "pareto", "against": "valid_late_recall@20"}})
     with pytest.raises(InputError, match=r"'valid_late_recall@20', takes a metric on valid or valid_shifted under"):
-        _search.check(wrong)
+        _search.check(pareto_under_a_shift(against="valid_late_recall@20"))
+
+
+def pareto_under_a_shift(**search: Any) -> Recipe:
+    tree = shifted("valid_shifted").model_dump()
+    return parse({**tree, "search": {**tree["search"], "searcher": "pareto", **search}})
 
 
 def test_more_memory_than_there_is_fails_a_trial_and_no_search() -> None:

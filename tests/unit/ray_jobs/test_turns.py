@@ -18,6 +18,7 @@ BEGAN = {
     "training": {_workers.PROGRESS: {"epoch": 0}},
     "failed": {_trials.FAILED: {"kind": "diverged", "reason": "loss is nan"}},
     "stopped": {_tracking.STOPPED: {"by": "asha", "epoch": 1}},
+    "forgotten": {_trials.LEFT: {}},
 }
 
 
@@ -68,7 +69,7 @@ def test_it_begins_at_once_where_nobody_starts(plan: _trials.Plan, monkeypatch: 
     """Its own folder, which a retry finds, is not another's."""
     begin(Path(plan.folder), "own", {})
     clock = Clock(monkeypatch, free=0.0)
-    _searchers.run({}, plan)
+    _searchers.trainable(plan)({})
     assert clock.began_at == 0
 
 
@@ -76,7 +77,7 @@ def test_it_begins_after_the_first_step_of_the_one_before(plan: _trials.Plan, mo
     starting = begin(Path(plan.folder), "starting", {})
     clock = Clock(monkeypatch, free=0.0)
     clock.at[4.0] = lambda: storage.write_json(starting / _workers.PROGRESS, {"epoch": 0})
-    _searchers.run({}, plan)
+    _searchers.trainable(plan)({})
     assert clock.began_at == 4
 
 
@@ -87,7 +88,7 @@ def test_it_begins_where_there_is_a_place_for_all_its_workers(
     begin(Path(plan.folder), "starting", {})
     clock = Clock(monkeypatch, free)
     clock.at[2.0] = lambda: setattr(clock, "free", 4.0)
-    _searchers.run({}, plan)
+    _searchers.trainable(plan)({})
     assert clock.began_at == (0 if free == 4 else 2)
 
 
@@ -95,5 +96,5 @@ def test_it_waits_for_nobody_for_long(plan: _trials.Plan, monkeypatch: pytest.Mo
     """The one before may be gone without a word."""
     begin(Path(plan.folder), "gone", {})
     clock = Clock(monkeypatch, free=0.0)
-    _searchers.run({}, plan)
+    _searchers.trainable(plan)({})
     assert clock.began_at == _searchers.TURN_SECONDS
