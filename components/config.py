@@ -135,8 +135,11 @@ class Data(Section):
 
 
 class Evaluation(Section):
-    """`ks` are cut-offs; `baselines` are ranked beside the model; `ease_l2` regularises EASE."""
+    """`split` is what models are tested and registered on, `ks` are cut-offs; `baselines` are ranked beside the model, where
+    `ease_l2` regularises EASE.
+    """
 
+    split: Annotated[str, matching(r"test(_[A-Za-z0-9]+)?", "test or test_NAME")] = "test"
     ks: Annotated[list[Positive], Field(min_length=1)] = [10, 20]
     baselines: list[Literal["most_popular", "ease"]] = []
     ease_l2: Annotated[float, Field(gt=0)] = 250.0

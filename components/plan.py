@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from components.masks import MAKING_BYTES, Mask
 from components.negatives import Memory, check_counts, check_memory
 from components.objectives import _drawn, _fold, _shared
 from components.objectives._drawn import is_dense
-from components.split_rules import GivenSplit
+from components.split_rules import GivenSplit, tested
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
@@ -321,8 +321,10 @@ def _tame(recipe: Recipe) -> Recipe:
 
 def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
     folder, fit_on = manifest.dataset_path(recipe, source), recipe.training.fit_on.split("+")
+    _check_test(recipe, tested(recipe.data.split) or ())
     if prepared := remote.prepared(recipe.scale, folder):
         at, found = prepared
+        _check_test(recipe, (name for name, rows in found["rows"].items() if rows))
         if recipe.training.select_on != "none":
             splits.require(at, found, recipe.training.select_on, "training.select_on")
         rows = sum(found["rows"][split] for split in fit_on)
@@ -330,6 +332,7 @@ def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
     places = {sources.file_split(recipe.data, file) for file in source.files}
     if None not in places:
         _check_selection(recipe, places)
+        _check_test(recipe, {name for name in places if name})
     users, items, counts, taken = [], [], Counts(), 0
     for part in source.parts():
         for block in cleaning.clean_part(part, recipe.data, source):
@@ -346,6 +349,7 @@ def _sizes(recipe: Recipe, source: sources.SourcePlan) -> Sizes:
     if recipe.data.split.by == "given":
         manifest.refuse_if_empty(counts.splits["train"], counts, "cleaning that is in train")
         _check_selection(recipe, set(counts.splits))
+        _check_test(recipe, counts.splits)
         rows = sum(counts.splits[split] for split in fit_on)
     known = "not prepared: before repeats, k-core and splits"
     return Sizes(rows, _distinct(users), _distinct(items), known, AT_MOST, AT_MOST)
@@ -363,6 +367,13 @@ def _check_selection(recipe: Recipe, given: set[str | None]) -> None:
         raise InputError(
             f"training.select_on: got {chosen!r}, takes {' or '.join(takes)}: data.source has no rows of {chosen}{more}"
         )
+
+
+def _check_test(recipe: Recipe, given: Iterable[str]) -> None:
+    """Refuses to test on a split that is not there where other tests are. A log without any is one to train on alone."""
+    asked, takes = recipe.evaluation.split, sorted(name for name in given if name.partition("_")[0] == "test")
+    if takes and asked not in takes:
+        raise InputError(f"evaluation.split: got {asked!r}, takes {' or '.join(takes)}, which data.split and data.source give")
 
 
 def _distinct(parts: list[pa.Array]) -> int:

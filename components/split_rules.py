@@ -120,6 +120,14 @@ def selectable(split: Split) -> list[str] | None:
     return [*names, "valid_shifted"] if isinstance(split, ShiftedSplit) else names
 
 
+def tested(split: Split) -> list[str] | None:
+    """The tests that a rule holds out; None where the source says what there is."""
+    if isinstance(split, GivenSplit):
+        return None
+    shifted = [f"test_gamma{gamma}" for gamma in split.gammas] if isinstance(split, ShiftedSplit) else []
+    return [*shifted, *(["test"] if getattr(split, "test", True) else [])]
+
+
 def refuse_without_time(split: Split) -> None:
     """Raises an InputError for a split by time of a log whose times are not read."""
     none = "where data.columns.time is not given"

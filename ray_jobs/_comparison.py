@@ -59,7 +59,7 @@ class Run:
 
 def compare(
     named: Sequence[str],
-    split: str,
+    split: str | None,
     metrics: Sequence[str],
     storage_path: str,
     out: str | None,
@@ -67,13 +67,16 @@ def compare(
 ) -> Path:
     """Writes compare.json, groups.png, difference.png and compare.html, prints the tables, and returns the folder.
 
-    The page goes to the runs' MLflow, too, where there is one and it answers.
+    Without a split it is that of the first run's recipe. The page goes to the runs' MLflow, too, where there is one and it
+    answers.
 
     Raises:
         InputError: a run is not there, given twice or not evaluated on the split or by the protocol; the runs are of several
             datasets or user sets, or of fewer than two systems; or an evaluation lacks a metric.
     """
-    runs = [_open(_runs.named(name, storage_path, "RUN"), split, protocol) for name in named]
+    folders = [_runs.named(name, storage_path, "RUN") for name in named]
+    split = split or _opened(folders[0])[1].evaluation.split
+    runs = [_open(folder, split, protocol) for folder in folders]
     systems = _systems(runs)
     names = _names([group[0].recipe for group in systems])
     _require_metrics(runs, split, metrics)
@@ -136,9 +139,13 @@ def _log(page: Path, runs: Sequence[Run]) -> None:
                 each.artifact(page, f"comparisons/{page.parent.name}")
 
 
-def _open(folder: Path, split: str, protocol: Protocol) -> Run:
+def _opened(folder: Path) -> tuple[dict[str, Any], Recipe]:
     manifest = storage.open_finished(folder, "run")
-    recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+    return manifest, Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _open(folder: Path, split: str, protocol: Protocol) -> Run:
+    manifest, recipe = _opened(folder)
     run = Run(folder.resolve(), folder.resolve() / "evaluation" / split, recipe, manifest, protocol)
     if not all((run.evaluation / name).is_file() for name in ("metrics.json", "groups.json", "per_user.parquet")):
         raise InputError(f"--split: got {split}, on which {folder.name} was not evaluated; {_how_to_evaluate(run, split)}")

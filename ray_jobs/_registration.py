@@ -32,7 +32,6 @@ from ray_jobs import _results, _tracking
 from ray_jobs._mlflow import complaint, metric_name, patiently, text
 from ray_jobs._tracking import TrackedRun
 
-SPLIT = "test"
 CHALLENGER, CHAMPION = "challenger", "champion"
 LISTS = _results.per_user(_results.MODEL, "masked")
 EVALUATED = ("metrics.json", LISTS)  # what a version is judged by
@@ -50,24 +49,26 @@ def register(recipe: Recipe, run: Path, dataset: Path, name: str) -> _results.Re
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name: got {name!r}, takes letters, digits and . _ - (a letter or digit first)")
     trained, tracked = checkpoint.open_run(run, dataset), _tracking.attach_by(recipe, run)
-    folder, metric = run / "evaluation" / SPLIT, trained.recipe.training.metric
+    where, metric = f"evaluation/{recipe.evaluation.split}", trained.recipe.training.metric
+    folder = run / where
     if not all((folder / file).is_file() for file in EVALUATED):
-        raise InputError(f"--run: {run} was not evaluated on {SPLIT}, takes a run that was; run python -m ray_jobs.evaluate")
+        on = recipe.evaluation.split
+        raise InputError(f"--run: {run} was not evaluated on {on}, takes a run that was; run python -m ray_jobs.evaluate")
     degrees_I = interactions.load(dataset, "train").item_degrees()
     own = gate.measured(run.name, folder / "metrics.json", folder / LISTS, metric, degrees_I)
     for file in EVALUATED:  # again, for evaluate may have found MLflow away: by them this version is judged as a champion
-        _ask(tracked, lambda mlflow, file=file: mlflow.log_artifact(tracked.run_id, str(folder / file), f"evaluation/{SPLIT}"))
-    version = _version(trained, tracked, name)
+        _ask(tracked, lambda mlflow, file=file: mlflow.log_artifact(tracked.run_id, str(folder / file), where))
+    version = _version(trained, tracked, name, recipe.evaluation.split)
     _send(tracked, "set_registered_model_alias", name, CHALLENGER, version)
     champion = _champion(tracked, name)
     if champion == version:
         verdict = Verdict(True, "it was already")
         print(f"{name} version {version} is the champion: {verdict.reason}")
     else:
-        verdict = _judge(tracked, name, champion, own, metric, degrees_I) if champion else gate.judge(own, None)
+        verdict = _judge(tracked, name, champion, own, where, metric, degrees_I) if champion else gate.judge(own, None)
         if verdict.promoted:
             _send(tracked, "set_registered_model_alias", name, CHAMPION, version)
-        _tell(tracked, name, version, champion, verdict)
+        _tell(tracked, name, version, champion, verdict, recipe.evaluation.split)
     is_file = tracked.tracking_uri.startswith("sqlite:")
     return _results.Registered(
         run=str(run),
@@ -83,9 +84,9 @@ def register(recipe: Recipe, run: Path, dataset: Path, name: str) -> _results.Re
 # the version --------------------------------------------------------------------------------------------------------
 
 
-def _version(trained: TrainedRun, tracked: TrackedRun, name: str) -> str:
+def _version(trained: TrainedRun, tracked: TrackedRun, name: str, split: str) -> str:
     """The run's version of that name: the one there is, its tags as the run is now, else a new one."""
-    found, tags = _found(tracked, name), _lineage(trained)
+    found, tags = _found(tracked, name), _lineage(trained, split)
     if found is not None:
         has = _send(tracked, "get_model_version", name, found).tags
         for key, value in tags.items():
@@ -166,9 +167,9 @@ def _pinned() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def _lineage(trained: TrainedRun) -> dict[str, str]:
+def _lineage(trained: TrainedRun, split: str) -> dict[str, str]:
     """A version's tags: back to its run, its recipe, its data and its code, and what it was worth on the test."""
-    about, said = trained.manifest, storage.read_json(trained.folder / "evaluation" / SPLIT / "metrics.json")
+    about, said = trained.manifest, storage.read_json(trained.folder / "evaluation" / split / "metrics.json")
     tags = {
         "run": trained.folder.name,
         "recipe": about["name"],
@@ -178,7 +179,7 @@ def _lineage(trained: TrainedRun) -> dict[str, str]:
         "fitted": said["fitted"],
         "protocol": said["protocol"][_results.MODEL],
     }
-    worth = {metric_name(f"{SPLIT}_{metric}"): f"{value:.6g}" for metric, value in said["metrics"][_results.MODEL].items()}
+    worth = {metric_name(f"{split}_{metric}"): f"{value:.6g}" for metric, value in said["metrics"][_results.MODEL].items()}
     return {key: text(value) for key, value in (tags | worth).items()}
 
 
@@ -190,9 +191,9 @@ def _champion(tracked: TrackedRun, name: str) -> str | None:
     return None if version is None else str(version)
 
 
-def _judge(tracked: TrackedRun, name: str, champion: str, own: Measured, metric: str, degrees_I: Any) -> Verdict:
+def _judge(tracked: TrackedRun, name: str, champion: str, own: Measured, where: str, metric: str, degrees_I: Any) -> Verdict:
     """By what the champion's evaluation left in its MLflow run, so that its folder need not be there any more."""
-    run_id, where = _send(tracked, "get_model_version", name, champion).run_id, f"evaluation/{SPLIT}"
+    run_id = _send(tracked, "get_model_version", name, champion).run_id
     called = f"version {champion}"
     kept = {entry.path for entry in _send(tracked, "list_artifacts", run_id, where)} if run_id else set()
     files = [f"{where}/{file}" for file in EVALUATED]
@@ -211,7 +212,7 @@ def _judge(tracked: TrackedRun, name: str, champion: str, own: Measured, metric:
             return Verdict(False, f"not comparable: {error}")
 
 
-def _tell(tracked: TrackedRun, name: str, version: str, champion: str | None, verdict: Verdict) -> None:
+def _tell(tracked: TrackedRun, name: str, version: str, champion: str | None, verdict: Verdict, split: str) -> None:
     """The decision and its figures: as the version's tags and description, and in the terminal."""
     said = f"{'champion' if verdict.promoted else 'challenger'}: {verdict.reason}"
     tags = {"gate": "promoted" if verdict.promoted else "refused", "gate_reason": verdict.reason}
@@ -226,7 +227,7 @@ def _tell(tracked: TrackedRun, name: str, version: str, champion: str | None, ve
     _send(tracked, "update_model_version", name, version, text(said))
     console = Console()
     if verdict.differences:
-        console.print(tables.promotion(verdict.differences, f"version {version} against version {champion}, on {SPLIT}"))
+        console.print(tables.promotion(verdict.differences, f"version {version} against version {champion}, on {split}"))
     console.print(f"{name} version {version} is {said}", highlight=False, soft_wrap=True, markup=False)
 
 

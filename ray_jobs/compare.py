@@ -1,6 +1,6 @@
 """Compares evaluated runs: differences with bootstrap intervals over users and over seeds, popularity groups, cost.
 
-python -m ray_jobs.compare RUN RUN [RUN ...] [--split test] [--metric recall@20 ...] [--protocol masked | not_masked]
+python -m ray_jobs.compare RUN RUN [RUN ...] [--split NAME] [--metric recall@20 ...] [--protocol masked | not_masked]
                             [--storage-path runs] [--out DIR]
 
 Runs that differ in their seed alone are one system; the first RUN's is the baseline. Needs no recipe and no Ray. Leaves
@@ -21,7 +21,7 @@ METRICS = ("recall@20", "ndcg@20")
 def parse(line: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, MLflow id or the address of its MLflow page")
-    parser.add_argument("--split", default="test", help="on which the runs were evaluated; test by default")
+    parser.add_argument("--split", help="on which the runs were evaluated; evaluation.split of the first's recipe by default")
     parser.add_argument(
         "--metric", action="append", metavar="NAME@K", help=f"may be repeated; {' and '.join(METRICS)} by default"
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from components.data.splits import TRAIN, Codes, Hashes
 from components.errors import InputError
-from components.split_rules import ShiftedSplit
+from components.split_rules import ShiftedSplit, tested
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Shift:
 
 def names(rule: ShiftedSplit) -> list[str]:
     """The splits beside train, valid and test."""
-    return [*(f"test_gamma{gamma}" for gamma in rule.gammas), "valid_shifted"]
+    return [*(name for name in tested(rule) or () if name != "test"), "valid_shifted"]
 
 
 def law(rule: ShiftedSplit, count: Ints) -> Shift:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import storage
-from components.config import Recipe
+from components.config import Recipe, parse
 from components.data import interactions
 from components.errors import InputError
 from components.training import checkpoint
@@ -277,6 +277,23 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_registered(strong: 
     with pytest.raises(InputError, match=rf"^--run: {copy} was not evaluated on test"):
         _registration.register(strong.recipe, copy, strong.dataset, "never")
     assert not client(strong).search_registered_models("name = 'never'")
+
+
+def test_the_test_is_the_one_that_the_recipe_names(strong: Trained, weak: Trained) -> None:
+    """Where a dataset has test_NAME, say; a champion that was registered by another test is not comparable."""
+    name = "late"
+    weak.register(name)
+    tree = strong.recipe.model_dump(mode="json")
+    given = parse({**tree, "evaluation": {**tree["evaluation"], "split": "test_late"}})
+    with pytest.raises(InputError, match="was not evaluated on test_late, takes a run that was"):
+        _registration.register(given, strong.run, strong.dataset, name)
+    shutil.copytree(strong.run / "evaluation" / "test", strong.run / "evaluation" / "test_late")
+    found = _registration.register(given, strong.run, strong.dataset, name)
+    assert found.aliases == ["challenger"]
+    assert "has no evaluation/test_late/metrics.json" in found.reason
+    tags = client(strong).get_model_version(name, found.version).tags
+    assert "test_late_ndcg_at_10" in tags
+    assert "test_ndcg_at_10" not in tags
 
 
 def test_a_champion_without_its_evaluation_keeps_its_place_until_it_is_registered_again(weak: Trained, strong: Trained) -> None:

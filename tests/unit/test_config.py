@@ -63,6 +63,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
             "training.metric: got 'auc', takes recall, ndcg, hit, precision, mrr or map at a K, as recall@20",
         ),
         ("evaluation.ks", [], "evaluation.ks: got [], takes at least 1"),
+        ("evaluation.split", "valid", "evaluation.split: got 'valid', takes test or test_NAME"),
         ("data.keep", [{"column": "rating"}], "data.keep.0: got {'column': 'rating'}, takes at_least or above (a number)"),
         (
             "data.split",

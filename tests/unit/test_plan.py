@@ -196,6 +196,38 @@ def test_a_prepared_dataset_without_rows_to_choose_on_is_refused(tmp_path: Path)
         list(plan.of(recipe))
 
 
+@pytest.mark.parametrize(
+    ("split", "asked", "takes"),
+    [
+        ({"by": "given", "valid_fraction": 0.1}, "test", "test_early or test_late"),
+        ({"by": "given", "valid_fraction": 0.1}, "test_late", ""),
+        ({"by": "shifted", "gammas": [2], "test": 0}, "test", "test_gamma2"),
+        ({"by": "shifted", "gammas": [2]}, "test", ""),
+        ({"by": "ratio"}, "test_late", "test"),
+        ({"by": "ratio", "test": 0}, "test", ""),  # a log to train on alone
+    ],
+)
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_a_test_that_is_not_there_is_refused_where_others_are(
+    tmp_path: Path, split: dict[str, Any], asked: str, takes: str, is_prepared: bool
+) -> None:
+    places = ["train", "train", "test_early", "test_late"]
+    rows = [f"{n % 9},{n % 20},{places[n % 4]}" for n in range(180)]
+    (tmp_path / "splits.csv").write_text("\n".join(["user_id,item_id,split", *rows]))
+    data = {"source": str(tmp_path / "splits.csv"), "split": split}
+    evaluation = {"ks": [5], "recommend_k": 5, "split": asked}
+    recipe = recipe_of(tmp_path, data=data, evaluation=evaluation, training={"metric": "recall@5"})
+    if is_prepared:
+        tests = {"given": ["test_early", "test_late"], "shifted": ["test_gamma2"]}.get(split["by"], [])
+        has_test = split.get("test", 1) and split["by"] != "given"
+        finished(recipe, train=30, valid=9, test=9 * bool(has_test), **dict.fromkeys(tests, 9))
+    if not takes:
+        assert dict(plan.of(recipe))["sizes"]
+        return
+    with pytest.raises(InputError, match=rf"^evaluation\.split: got '{asked}', takes {takes}, which data\.split"):
+        list(plan.of(recipe))
+
+
 @pytest.mark.parametrize(("valid_fraction", "refused"), [(0.0, True), (0.1, False)])
 @pytest.mark.parametrize("by_file", [True, False])
 def test_a_source_that_gives_no_rows_to_choose_on_is_refused(
@@ -223,8 +255,8 @@ def test_another_validation_of_a_source_is_chosen_on_where_it_is_there(tmp_path:
     rows = [f"{u},{(u + n) % 20},{split}" for u in range(9) for n, split in enumerate(("train", "valid_late", "test_late"))]
     (tmp_path / "given.csv").write_text("\n".join(["user_id,item_id,split", *rows]))
     data = {"source": str(tmp_path / "given.csv"), "split": {"by": "given"}}
-    training = {"metric": "recall@5", "select_on": chosen}
-    recipe = recipe_of(tmp_path, data=data, evaluation={"ks": [5], "recommend_k": 5}, training=training)
+    training, evaluation = {"metric": "recall@5", "select_on": chosen}, {"ks": [5], "recommend_k": 5, "split": "test_late"}
+    recipe = recipe_of(tmp_path, data=data, evaluation=evaluation, training=training)
     if there:
         assert dict(plan.of(recipe))["epochs"].endswith("epoch chosen on valid_late, seen items masked")
         return

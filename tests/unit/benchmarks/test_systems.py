@@ -261,8 +261,8 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
     }
     text = "\n".join(_report_models.systems({"figures": figures}))
     assert "Epoch chosen on valid, seen items masked; tested once on test (1,000 users), not masked." in text
-    assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 | 1,234 | 1,234 | 5 | 68 |" in text
-    assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7 |  |  |  |  |" in text
+    assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7.0 | 1,234 | 1,234 | 5 | 68 |" in text
+    assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7.0 |  |  |  |  |" in text
     assert "| elsewhere: theirs | 0.3000 | 0.5000 |  |  |  |  |  |  |  |" in text
     table = [line for line in text.splitlines() if line.startswith(("| system", "| first", "| second | 0", "| elsewhere"))]
     assert [line.count("|") for line in table] == [11] * 5
@@ -304,7 +304,7 @@ def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(r
 
     text = told("gowalla_lightgcn_bsl")
     assert "recall@20 0.1920 of BSPM-EM, from which (p) is -5.0%; ndcg@20 0.1617 of NESCL, from which (p) is +0.0%" in text
-    assert "a training took 1 h without" in text, "40 epochs of 90 s"
+    assert "a training took 1.0 h without" in text, "40 epochs of 90 s"
     assert "Records" not in told("gowalla_lightgcn_ssm")
 
 

@@ -116,6 +116,18 @@ def compared(tmp_path: Path, *runs: Path | str, **options: Any) -> dict[str, Any
     return storage.read_json(_comparison.compare([str(run) for run in runs], **given) / "compare.json")
 
 
+def test_without_a_split_it_is_that_of_the_first_runs_recipe(make: Make, tmp_path: Path) -> None:
+    def late(temperature: float) -> Recipe:
+        tree = recipe(temperature).model_dump(mode="json")
+        return config.parse({**tree, "evaluation": {**tree["evaluation"], "split": "test_late"}})
+
+    runs = [make(late(temperature), split="test_late") for temperature in (0.1, 0.2)]
+    assert compared(tmp_path, *runs, split=None)["split"] == "test_late"
+    other = make(recipe(0.3))
+    with pytest.raises(InputError, match=r"^--split: got test, on which small-.* was not evaluated"):
+        compared(tmp_path, other, *runs, split=None)
+
+
 def test_runs_that_differ_in_their_seed_alone_are_one_system(make: Make, tmp_path: Path, capsys: Any) -> None:
     cold = [make(recipe(0.1, seed), noise=0.4) for seed in (3, 1, 2)]
     warm = [make(recipe(0.2, seed), noise=0.8) for seed in (1, 2, 3)]
