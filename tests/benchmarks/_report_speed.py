@@ -72,15 +72,16 @@ def costs(result: Result) -> Iterator[str]:
     ]
     yield from table(["recipe", "s per epoch", "s per adversarial pass", "epochs at most", "hours at most"], rows)
     yield ""
-    yield "What all claims ask for, each benchmark with the changes that it makes to its recipes; what of it was not run stands"
-    yield "last on this page."
+    yield "The hours that every benchmark of trainings would take, with the changes that it makes to its recipes; which of them were"
+    yield "not run stands last on this page."
     yield ""
     rows = [[name, str(cost["trainings"]), amount(cost["hours"])] for name, cost in figures["plan"].items()]
     rows.append(["all", str(sum(cost["trainings"] for cost in figures["plan"].values())), _hours(figures["plan"])])
     yield from table(["benchmark", "trainings, all seeds", "hours at most, one core"], rows)
     yield ""
     if otherwise := planned_since(figures["plan"]):
-        yield f"Not so, or not at all, when this was measured: {', '.join(otherwise)}."
+        yield "These plans came, or changed, since the costs were measured; where one stands in the table, its hours are of the"
+        yield f"older plan: {', '.join(otherwise)}."
         yield ""
     yield "And of searches, with what starting and ending a trial takes; where the hours are fixed, trials are as many as fit."
     yield ""
