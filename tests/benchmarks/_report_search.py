@@ -143,7 +143,8 @@ def memory(result: Result) -> Iterator[str]:
     looks = list(figures["looks"].values())
     yield f"## Memory of {figures['trials']} trials at once"
     yield ""
-    yield f"`{figures['recipe']}`; PSS of every process below the program, which counts a page that n map as 1/n for each; and how many these are."
+    yield f"`{figures['recipe']}`; PSS of every process below the program, which counts a page that n map as 1/n for each, and"
+    yield "how many these are."
     yield ""
     rows = [
         [kind, *(f"{look['kinds'][kind]:.0f} MiB, {look['processes'][kind]}" for look in looks)] for kind in looks[0]["kinds"]

@@ -72,8 +72,8 @@ def costs(result: Result) -> Iterator[str]:
     ]
     yield from table(["recipe", "s per epoch", "s per adversarial pass", "epochs at most", "hours at most"], rows)
     yield ""
-    yield "The hours that every benchmark of trainings would take, with the changes that it makes to its recipes; which of them were"
-    yield "not run stands last on this page."
+    yield "The hours that every benchmark of trainings would take, with the changes that it makes to its recipes; which of them"
+    yield "were not run stands last on this page."
     yield ""
     rows = [[name, str(cost["trainings"]), amount(cost["hours"])] for name, cost in figures["plan"].items()]
     rows.append(["all", str(sum(cost["trainings"] for cost in figures["plan"].values())), _hours(figures["plan"])])
