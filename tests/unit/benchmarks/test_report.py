@@ -81,6 +81,8 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     (first,) = re.findall(r"## First results\n(.*?)\n## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     epoch, startup = kept("epoch_1_threads"), kept("startup")
     of_threads = {name: [kept(f"{name}_{n}_threads") for n in (1, 2)] for name in ("lightgcn", "ranking")}
+    sequential = kept("sequential_1_threads")
+    of_epochs = [sequential["models"]["SASRec"], sequential["recbole"], sequential["models"]["MCLRec"]]
     yelp = of_choices("yelp2018_mf_ssm", "h", "p")
     recommend, mf = kept("recommend"), kept("scaling")["models"]["MF"]
     softmax = kept("negatives_1_threads")["losses"]["sampled_softmax"]
@@ -100,6 +102,7 @@ def test_readmes_figures_are_those_of_their_results() -> None:
         ],
         "MF, global batch 8,192": [times(mf["speedup"]), f"{before}x", times(mf["bound"])],
         "from program start": [f"{startup['median_seconds']['total']:.1f}"],
+        "an epoch of SASRec on Beauty": [f"{told['seconds_per_epoch']:.0f}" for told in of_epochs],
         "what a search costs beside training": [f"{kept('overhead')['overhead_seconds']:.1f}"],
         "Gowalla, classic split, LightGCN + SSM, (p)": of_choices("gowalla_lightgcn_ssm", "p"),
         "the same, (h): epoch chosen on validation, which": of_choices("gowalla_lightgcn_ssm", "h"),
