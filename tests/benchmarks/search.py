@@ -66,7 +66,22 @@ def _tuned(what: str, recipe: str, negatives: int, **space: dict[str, Any]) -> S
     )
 
 
-HEAVY, LIGHT = {"loguniform": [50.0, 1000.0]}, {"loguniform": [0.2, 20.0]}  # as published on large logs; as on Coat
+def _margins(log: str, recipe: str, trials: int, *changes: str) -> Search:
+    """Of a small log, whose recipe of CCL weighs negatives lightly."""
+    return Search(
+        f"{log}, MF: margins and weights of the Multi-Margin Loss",
+        recipe,
+        {
+            "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
+            "loss.weights": {"simplex": 3},
+            "loss.negative_weight": {"loguniform": [0.2, 20.0]},
+        },
+        changes=(f"loss={json.dumps(MULTI_MARGIN)}", *changes),
+        random=trials,
+    )
+
+
+WEIGHT = {"loguniform": [50.0, 1000.0]}
 TEMPERATURE, STEP_SIZE = "loss.temperature", "objective.adv_learning_rate"
 ADVERSARIAL = {"name": "adv_infonce", "adv_interval": 2, "positives": "rows"}
 OFTEN = "objective.adv_interval=5"  # a pass every five epochs, so that all are made before patience ends
@@ -86,17 +101,7 @@ SEARCHES = {
         (OFTEN, "training.min_epochs=200"),
         logarithmic=(STEP_SIZE,),
     ),
-    "coat_margins": Search(
-        "Coat, MF: margins and weights of the Multi-Margin Loss",
-        "coat_mf_ccl",
-        {
-            "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
-            "loss.weights": {"simplex": 3},
-            "loss.negative_weight": LIGHT,
-        },
-        changes=(f"loss={json.dumps(MULTI_MARGIN)}",),
-        random=60,
-    ),
+    "coat_margins": _margins("Coat", "coat_mf_ccl", 60),
     "yahoo_temperature": Search(
         "Yahoo! R3, MF: the temperature of InfoNCE",
         "yahoo_mf_infonce",
@@ -111,17 +116,7 @@ SEARCHES = {
         changes=(OFTEN, "training.epochs=300"),
         logarithmic=(STEP_SIZE,),
     ),
-    "yahoo_margins": Search(
-        "Yahoo! R3, MF: margins and weights of the Multi-Margin Loss",
-        "yahoo_mf_ccl",
-        {
-            "loss.margins": {"ordered": [0.0, 0.95], "count": 3},
-            "loss.weights": {"simplex": 3},
-            "loss.negative_weight": LIGHT,
-        },
-        changes=(f"loss={json.dumps(MULTI_MARGIN)}", "training.epochs=300"),
-        random=12,
-    ),
+    "yahoo_margins": _margins("Yahoo! R3", "yahoo_mf_ccl", 12, "training.epochs=300"),
     "gowalla_temperature": Search(
         "Gowalla, MF: the temperature of the softmax loss (no positive in its denominator), after 12 epochs at most",
         "gowalla_mf_ssm",
@@ -157,13 +152,13 @@ SEARCHES = {
     ),
     **{
         f"gowalla_ccl_{n}": _tuned(
-            "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=HEAVY
+            "margin and weight of CCL", "gowalla_mf_ccl", n, margin={"uniform": [0.2, 0.95]}, negative_weight=WEIGHT
         )
         for n in (10, 100)
     },
     **{
         f"gowalla_mml_{n}": _tuned(
-            "weight of the Multi-Margin Loss, its margins as published,", "gowalla_mf_mml", n, negative_weight=HEAVY
+            "weight of the Multi-Margin Loss, its margins as published,", "gowalla_mf_mml", n, negative_weight=WEIGHT
         )
         for n in (10, 100)
     },
