@@ -227,6 +227,18 @@ def user() -> str:
         return str(os.getuid())
 
 
+def remove_dead_lock(folder: Path) -> None:
+    """Removes the lock of a process of this host that was killed with its work done. Others' locks stay, as do those that
+    this process may not write.
+    """
+    path = folder / LOCK
+    with contextlib.suppress(FileNotFoundError, PermissionError), path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as _take_over_or_refuse
+        holder = _holder(path)
+        if holder and _died_here(holder) and _is_at(path, file.fileno()):
+            path.unlink(missing_ok=True)
+
+
 def _take_over_or_refuse(folder: Path, path: Path) -> None:
     """Removes the lock of an owner that is gone; one taker at a time, who removes the very file that it has watched.
 
@@ -262,7 +274,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 def _is_gone(path: Path, holder: dict[str, Any]) -> bool:
     """A process of this host is looked for. Of others the lock is watched: clocks may differ, so only its changes count."""
-    if holder.get("host") == socket.gethostname() and not _alive(holder["pid"]):
+    if _died_here(holder):
         return True
     seen, since, is_told = _touched(path), time.monotonic(), False
     while time.monotonic() - since < LEASE_SECONDS:
@@ -273,6 +285,10 @@ def _is_gone(path: Path, holder: dict[str, Any]) -> bool:
             is_told = True
             print(f"{path}: no sign of its owner; it is taken over after {LEASE_SECONDS:.0f} s without one", flush=True)
     return True
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    return holder.get("host") == socket.gethostname() and not _alive(holder["pid"])
 
 
 def _touched(path: Path) -> int:

@@ -70,6 +70,7 @@ def is_current(folder: Path) -> bool:
     if not storage.is_finished(folder):
         return False
     shutil.rmtree(folder / WORK, ignore_errors=True)
+    storage.remove_dead_lock(folder)
     return True
 
 

@@ -92,7 +92,8 @@ def contents(folder: Path) -> dict[str, str]:
     """Checksums of a dataset's files as they lie there, which are all that its manifest lists and as it lists them."""
     found = {path.relative_to(folder).as_posix(): storage.entry(path) for path in folder.rglob("*") if path.is_file()}
     del found[storage.MANIFEST]
-    assert found == storage.read_json(folder / storage.MANIFEST)["files"]
+    listed = storage.read_json(folder / storage.MANIFEST)["files"]
+    assert found == listed, f"{sorted(found.keys() ^ listed.keys())} differ, or what is in files of one name"
     return {name: entry["sha256"] for name, entry in found.items()}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -199,6 +201,23 @@ def test_what_a_crashed_run_left_is_cleared(cluster: None, tmp_path: Path) -> No
     found, _ = prepare(source, tmp_path, **RULES)
     assert found == folder
     assert not [name for name in contents(folder) if "99" in name.split("/")[-1]]
+
+
+def test_what_a_run_left_that_was_killed_with_its_manifest_written_is_cleared(cluster: None, tmp_path: Path) -> None:
+    first = recipe(write_log(tmp_path / "log.csv"), tmp_path, **RULES)
+    folder = _dataflow.prepare(first, report=lambda line: None)
+    before = contents(folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / ".work").mkdir()
+    with storage.lock(folder):
+        holder = storage.read_json(folder / storage.LOCK)
+    storage.write_json(folder / storage.LOCK, {**holder, "pid": dead.pid})
+    lines: list[str] = []
+    assert _dataflow.prepare(first, lines.append) == folder
+    assert lines == [f"{folder}: current, nothing to do"]
+    assert not (folder / ".work").exists()
+    assert contents(folder) == before
 
 
 def test_gowalla_is_the_published_split(cluster: None, tmp_path: Path) -> None:

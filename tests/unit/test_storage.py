@@ -126,6 +126,20 @@ def test_a_dead_processs_lock_is_taken_over_at_once(tmp_path: Path, monkeypatch:
         assert storage.read_json(tmp_path / storage.LOCK)["pid"] == os.getpid()
 
 
+def test_only_a_dead_processs_lock_is_removed_from_what_is_finished(tmp_path: Path) -> None:
+    storage.remove_dead_lock(tmp_path)  # there is none
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path, here = tmp_path / storage.LOCK, {**HOLDER, "host": socket.gethostname()}
+    for said in (json.dumps({**here, "pid": os.getpid()}), json.dumps(HOLDER), ""):
+        path.write_text(said)
+        storage.remove_dead_lock(tmp_path)
+        assert path.read_text() == said
+    path.write_text(json.dumps({**here, "pid": dead.pid}))
+    storage.remove_dead_lock(tmp_path)
+    assert not path.exists()
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "said",
