@@ -19,8 +19,8 @@ cluster-down:  ## ends them
 test: .venv/dev  ## the default tests (two at a time, 13 minutes; HARDNEG_DATA names the folder of real logs)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, half an hour)
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
+slow: .venv/dev .venv/linters/done  ## the slow tests (two at a time, 25 minutes)
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/.venv/linters/bin:$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 0 -m slow
 
 check: .venv/dev  ## ruff and pyright
 	$(BIN)/ruff check

@@ -227,7 +227,7 @@ def test_its_hours_end_it_and_are_to_last_for_a_validation(source: Path, tmp_pat
     assert not (folder / "best.yaml").exists()
     assert Tracked(folder).status == "FAILED"
 
-    folder = _search.run(given(0.025), dataset)
+    folder = _search.run(given(0.018), dataset)
     assert set(ended(folder)) == {"stopped"}
     assert (
         config.load(folder / "best.yaml").loss["temperature"] == _found.best(_found.trials(folder)).values["loss.temperature"]
