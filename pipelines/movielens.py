@@ -7,6 +7,7 @@ permission (https://grouplens.org/datasets/movielens/100k/). F. M. Harper and J.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -46,5 +47,10 @@ def fetch(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    found = fetch(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m pipelines.movielens", description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("folder", type=Path, help="where ml-100k/ is made")
+    try:
+        found = fetch(parser.parse_args().folder)
+    except RuntimeError as error:
+        parser.exit(2, f"{error}\n")
     print(f"MovieLens-100K (GroupLens, for research use) is in {found}")

@@ -25,7 +25,7 @@ FEWEST_TO_WEIGH = 4  # trials before importance means anything
 SHOWN = 10  # trials in the terminal and in MLflow's description, where the page has all; and tracebacks
 SAYS = {
     "best_so_far": "Every trial where it ended, and the best score until then",
-    "importance": "How much of the scores' variation each parameter that all trials have explains (PED-ANOVA)",
+    "importance": "How much each parameter that all trials have tells the best tenth of them from the others (PED-ANOVA)",
     "slices": "Each parameter against the score",
     "heat_map": "The two most important parameters of trials with the best one's parts, and the mean score in each cell",
     "parallel_coordinates": "A line per trial through its parameters to its score",
@@ -108,7 +108,7 @@ def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
 
 
 def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, float]:
-    """The share of each parameter that every trial has in the variation of scores; {} of too few trials.
+    """How much each parameter that every trial has tells the best tenth from all, as shares; {} of too few trials.
 
     Source: Watanabe et al. 2023, arXiv 2304.10255 (PED-ANOVA), by Optuna.
     """

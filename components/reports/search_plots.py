@@ -116,11 +116,12 @@ def pareto_front(trials: Sequence[Trial], path: Path, metric: str, against: str)
 
 
 def importance(shares: Mapping[str, float], path: Path) -> None:
-    """How much of the scores' variation each parameter explains, the most important first."""
+    """How much each parameter tells the best trials from all, as shares, the most important first."""
     names = sorted(shares, key=lambda name: shares[name])
     with figure(path, "Parameter importance", tall=1.6 + 0.4 * len(names)) as (axes,):
         axes.barh(names, [shares[name] for name in names], color=COLOURS[0])
         axes.set_xlim(0, 1)
+        axes.set_xlabel("share in telling the best tenth of trials from all")
         axes.grid(axis="y", visible=False)
 
 

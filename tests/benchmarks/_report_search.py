@@ -12,7 +12,7 @@ from components.reports import plots, search_plots
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import MASKED, ROOT, Result, amount, spread, table
 from tests.benchmarks.asha import band
-from tests.benchmarks.search import as_trial, by_point
+from tests.benchmarks.search import SEARCHES, as_trial, by_point
 
 SHOWN = 12  # points of a table; the picture has all
 MOMENTS = 200  # of a curve over time
@@ -24,16 +24,18 @@ def search(result: Result) -> Iterator[str]:
     metric, against = figures["metric"], figures["against"].replace("shifted_recall", "recall_snips")  # its name for a while
     points, names = by_point(figures["trials"]), list(figures["trials"][0]["values"])
     how = "every point of a grid" if figures["searcher"] == "grid" else f"{len(points)} random points"
-    yield f"## {figures['title']}"
+    named = SEARCHES.get(figures["search"])
+    yield f"## {named.title if named else figures['title']}"
     yield ""
     chosen_on = figures.get("chosen_on", MASKED)
     yield f"`{figures['recipe']}`, {how}; epoch and trial by {metric} on {chosen_on}; no test was looked at;"
-    yield f"{figures['epochs']} epochs at most."
+    yield f"{figures['epochs']} epochs at most. Epochs trained are those until a trial ended, by its patience for most:"
+    yield "the best came before. A recipe may ask for some at least (`training.min_epochs`)."
     if figures["changes"]:
         yield f"Changed in the recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
     yield ""
     rows = [_point(point, names) for point in points[:SHOWN]]
-    yield from table([*names, metric, against, "epochs", "ended"], rows)
+    yield from table([*names, metric, against, "epochs trained", "ended"], rows)
     yield ""
     if len(points) > SHOWN:
         yield f"The best {SHOWN} of {len(points)} points; the last has {metric} {_spread(points[-1]['score'])}."
@@ -60,7 +62,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _pictures(figures: dict[str, Any], names: list[str]) -> dict[str, Path]:
-    """One number against the score; of two, their map too; of more, how much each explains."""
+    """One number against the score; of two, their map too; of more, how much each tells."""
     trials, is_log = [as_trial(trial) for trial in figures["trials"]], dict.fromkeys(figures["logarithmic"], True)
     paths = {what: RESULTS / f"search_{figures['search']}_{what}.png" for what in ("slices", "heat_map", "importance")}
     search_plots.slices(trials, paths["slices"], figures["metric"], is_log)
@@ -70,7 +72,7 @@ def _pictures(figures: dict[str, Any], names: list[str]) -> dict[str, Path]:
         found |= {"both together": paths["heat_map"]}
     if len(names) > 2 and figures["importance"]:
         search_plots.importance(figures["importance"], paths["importance"])
-        found |= {"the share of the variation that each explains": paths["importance"]}
+        found |= {"how much each tells the best tenth of trials from all (PED-ANOVA)": paths["importance"]}
     return found
 
 

@@ -6,19 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.benchmarks import _logs, _report_models, _report_search, _report_sequential, _report_speed, costs
+from tests.benchmarks import _logs, _report_classic, _report_models, _report_search, _report_sequential, _report_speed, costs
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, Result
 from tests.benchmarks._plan import NO_BENCHMARK_YET, PLANNED, SEARCHED
 
 SECTIONS = {
     "costs": _report_speed.costs,
-    "classic_split": _report_models.classic,
+    "classic_split": _report_classic.classic,
     "systems": _report_models.systems,
     "sequential": _report_sequential.sequential,
     "views": _report_sequential.views,
     "noise": _report_sequential.noise,
-    "magnitudes": _report_models.magnitudes,
+    "magnitudes": _report_classic.magnitudes,
     "lightgcn": _report_speed.lightgcn,
     "epoch": _report_speed.epoch,
     "negatives": _report_speed.negatives,
@@ -84,6 +84,7 @@ def _not_run(results: dict[str, Result]) -> Iterator[str]:
     if without := _without_cost(results):
         logs = ", ".join(f"{number} of {log}" for log, number in without.items())
         yield f"- What recipes cost that came since ({logs}): `python -m tests.benchmarks.costs --keep`"
+    yield f"- Recipes that no benchmark trains to its end: {', '.join(f'`{name}`' for name in _unplanned())}."
     for missing in NO_BENCHMARK_YET:
         yield f"- {missing}."
 
@@ -93,6 +94,12 @@ def _without_cost(results: dict[str, Result]) -> Counter[str]:
     told = {name for each in results.values() if each["benchmark"] == "costs" for name in each["figures"]["recipes"]}
     logs = [path.stem.partition("_")[0] for path in sorted(costs.RECIPES.glob("*.yaml")) if path.stem not in told]
     return Counter(log for log in logs if log in _logs.NAMES)
+
+
+def _unplanned() -> list[str]:
+    planned = {recipe for each in PLANNED.values() for recipe, _ in each.trainings}
+    recipes = {path.stem for path in costs.RECIPES.glob("*.yaml") if path.stem.partition("_")[0] in _logs.NAMES}
+    return sorted(recipes - planned)
 
 
 if __name__ == "__main__":

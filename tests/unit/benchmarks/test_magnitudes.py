@@ -14,7 +14,7 @@ from components import config
 from components.data import interactions
 from components.evaluation import splits
 from components.training import checkpoint
-from tests.benchmarks import _report_models, magnitudes
+from tests.benchmarks import _report_classic, magnitudes
 from tests.worlds import small_log
 
 
@@ -77,7 +77,7 @@ def test_what_inner_products_do_to_each_is_said_where_every_seed_agrees() -> Non
 
     def told(*mf: dict[str, Any]) -> str:
         models = {"MF (no layer)": [*mf], "LightGCN, 1 layer": [run(0.18, 0.15), run(0.18, 0.17)]}
-        return "\n".join(_report_models.magnitudes({"figures": {"epochs": 12, "models": models}}))
+        return "\n".join(_report_classic.magnitudes({"figures": {"epochs": 12, "models": models}}))
 
     clear = told(run(0.08, 0.1), run(0.09, 0.1))
     assert (

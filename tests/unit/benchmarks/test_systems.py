@@ -10,7 +10,7 @@ import pytest
 
 from components import config, plan, storage
 from components.training.batches import steps_per_epoch
-from tests.benchmarks import _plan, _programs, _report_models, _report_sequential, search, systems
+from tests.benchmarks import _plan, _programs, _report_classic, _report_models, _report_sequential, search, systems
 from tests.benchmarks.gpu_train import GOALS
 from tests.benchmarks.search import SEARCHES
 from tests.benchmarks.systems import COMPARISONS, Comparison, System
@@ -141,7 +141,8 @@ def test_a_pair_is_told_with_its_verdict(results: Path, over_users: Any, over_bo
     apart = {"value": 0.02, "relative": 0.1, "over_users": over_users, "over_seeds_and_users": over_both}
     run = {"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0}
     values = {"recall@20": {"by_seed": {"1": 0.25, "2": 0.25}}}
-    one = {"label": "M1", "metrics": values, "runs": [run, run], "differences": {"recall@20": apart}, "cost": None}
+    what = {"recipe": "gowalla_mf_ccl", "changes": []}
+    one = {"label": "M1", **what, "metrics": values, "runs": [run, run], "differences": {"recall@20": apart}, "cost": None}
     found = {**one, "search": "gowalla_ccl_10", "changes": ['loss={"name": "ccl"}']}
     first = {**one, "label": "C0", "differences": None}
     figures = {"title": "T", "comparison": "t", "split": "test", "users": 9, "metrics": ["recall@20"], "changes": []}
@@ -149,7 +150,8 @@ def test_a_pair_is_told_with_its_verdict(results: Path, over_users: Any, over_bo
     text = "\n".join(_report_models.systems({"figures": {**figures, "systems": [first, found], "pairs": [pair]}}))
     assert f"M1 against C3: {says}" in text
     assert "| M1 | C3 | recall@20 | +0.0200 (+10.0%) |" in text
-    assert 'M1: `loss={"name": "ccl"}`, the best on validation of `search gowalla_ccl_10`.' in text
+    assert "| C0 | `gowalla_mf_ccl` |  |" in text
+    assert '| M1 | `gowalla_mf_ccl` | `loss={"name": "ccl"}`, the best on validation of `search gowalla_ccl_10` |' in text
 
 
 @pytest.mark.parametrize("name", ["gowalla_pools", "gowalla_pool_terms"])
@@ -187,7 +189,7 @@ def test_the_other_protocol_has_the_same_trainings() -> None:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (_report_models, _report_sequential):
+    for module in (_report_classic, _report_models, _report_sequential):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
         monkeypatch.setattr(module, "ROOT", tmp_path)
     return tmp_path
@@ -242,7 +244,7 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
         run = {"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0}
         apart = {"value": 0.1, "relative": 0.5, "over_users": [0.05, 0.2], "over_seeds_and_users": None}
         differences = None if label == "first" else dict.fromkeys(("ndcg@10", "hit@10"), apart)
-        about = {"label": label, "metrics": values, "runs": [run, run], "differences": differences}
+        about = {"label": label, "changes": [], "metrics": values, "runs": [run, run], "differences": differences}
         return {**about, "chosen_on": "valid, seen items masked", "cost": {"seconds_per_epoch": 7.0, **cost}}
 
     figures = {
@@ -260,6 +262,7 @@ def test_a_report_names_the_protocols_its_metrics_and_the_cost(results: Path) ->
         "systems": [system("first", 0.1, seconds=1234.5, parameters=1234.0, encode=5.4, rank=67.6), system("second", 0.2)],
     }
     text = "\n".join(_report_models.systems({"figures": figures}))
+    assert "| recipe |" not in text, "where none changes anything"
     assert "Epoch chosen on valid, seen items masked; tested once on test (1,000 users), not masked." in text
     assert "| first | 0.1100 ± 0.0141 | 0.1100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7.0 | 1,234 | 1,234 | 5 | 68 |" in text
     assert "| second | 0.2100 ± 0.0141 | 0.2100 ± 0.0141 | 0.5000 ± 0.0000 | 3, 3 | 7.0 |  |  |  |  |" in text
@@ -300,7 +303,7 @@ def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(r
         ratios = {"recall@20": 1.01, "ndcg@20": 1.07}
         figures = {"recipe": name, "runs": runs, "published_p": published, "p_over_published": ratios}
         about = {"encoder": {"name": "lightgcn"}, "loss": {"name": "bsl"}, "training": {"epochs": 40}}
-        return "\n".join(_report_models.classic({"figures": figures, "recipe": about}))
+        return "\n".join(_report_classic.classic({"figures": figures, "recipe": about}))
 
     text = told("gowalla_lightgcn_bsl")
     assert "recall@20 0.1920 of BSPM-EM, from which (p) is -5.0%; ndcg@20 0.1617 of NESCL, from which (p) is +0.0%" in text
@@ -309,9 +312,9 @@ def test_the_best_of_the_classic_split_are_told_beside_records_with_their_cost(r
 
 
 def test_records_are_told_of_models_that_are_planned() -> None:
-    for name in _report_models.BEYOND:
+    for name in _report_classic.BEYOND:
         assert _plan.PLANNED[f"classic_split {name}"].trainings
-        assert name.partition("_")[0] in _report_models.RECORDS
+        assert name.partition("_")[0] in _report_classic.RECORDS
 
 
 def test_pools_are_curves_by_their_size(results: Path) -> None:
@@ -334,7 +337,7 @@ def test_f1_stands_beside_precision_and_recall_where_every_run_has_it(results: P
     def told(*f1: dict[str, float]) -> str:
         runs = [{"validation": 0.5, "told": {}, "best_epoch": 3, "adversarial_passes": 0, "f1": each} for each in f1]
         values = {m: {"by_seed": {str(n): 0.25 for n, _ in enumerate(f1)}} for m in metrics}
-        about = {"label": "one", "metrics": values, "runs": runs, "differences": None, "cost": None}
+        about = {"label": "one", "changes": [], "metrics": values, "runs": runs, "differences": None, "cost": None}
         apart = {"value": 0.1, "relative": 0.5, "over_users": [0.05, 0.2], "over_seeds_and_users": None}
         other = {**about, "label": "other", "differences": dict.fromkeys(metrics, apart)}
         figures = {"title": "T", "comparison": "t", "split": "test", "users": 9, "metrics": metrics, "changes": []}
