@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from components import storage
-from tests.benchmarks import _report_speed, report
+from tests.benchmarks import _report_speed, report, search
 from tests.benchmarks._common import RESULTS
 from tests.benchmarks._markdown import ROOT, amount
 
@@ -125,6 +125,11 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     wanted = [tuple(of_metric(statistics.fmean(values[each]), statistics.stdev(values[each]))) for each in order]
     (on_coat,) = re.findall(r"^On Coat, .*?\n\n", first, re.DOTALL | re.MULTILINE)
     assert re.findall(r"(\.\d{4}) ± (\.\d{4})", on_coat) == wanted
+    best = [
+        max(statistics.fmean(point["score"]) for point in search.by_point(kept(f"search_coat_{name}")["trials"]))
+        for name in ("temperature", "margins")
+    ]
+    assert re.findall(r"(\.\d{4}) on validation; .* has (\.\d{4})", on_coat) == [tuple(of_metric(*best))]
     assert re.findall(r"(\d+) %(?! interval)", on_coat) == [
         f"{100 * statistics.fmean(run['told'][rate] for run in system['runs']):.0f}"
         for rate in ("false_negative_rate", "false_negative_rate_shuffled")
