@@ -123,7 +123,8 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     order = [(log, label) for log in ("mf", "lightgcn") for label in ("AdvInfoNCE", "InfoNCE")]
     order += [(log, label) for label in ("CCL", "BPR") for log in ("mf", "lightgcn")]
     wanted = [tuple(of_metric(statistics.fmean(values[each]), statistics.stdev(values[each]))) for each in order]
-    (on_coat,) = re.findall(r"^On Coat, .*?\n\n", first, re.DOTALL | re.MULTILINE)
+    (paragraph,) = re.findall(r"^On Coat, .*?\n\n", first, re.DOTALL | re.MULTILINE)
+    on_coat = " ".join(paragraph.split())
     assert re.findall(r"(\.\d{4}) ± (\.\d{4})", on_coat) == wanted
     best = [
         max(statistics.fmean(point["score"]) for point in search.by_point(kept(f"search_coat_{name}")["trials"]))
