@@ -93,7 +93,7 @@ class CCL4Rec:
         margin: Weight = 1.0,
         boundary_margin: Weight = 0.1,
         warm_up: Epochs = 2,
-        curriculum_epochs: Epochs = 30,
+        curriculum_epochs: Epochs = 10,
     ) -> None:
         if encoder.window is None:
             raise InputError(f"encoder.name: got {_name(encoder)!r}, takes one that reads histories under objective ccl4rec")
