@@ -113,15 +113,21 @@ def magnitudes(result: Result) -> Iterator[str]:
     for model, runs in figures["models"].items():
         correlation = spread([run["norm_degree_correlation"] for run in runs])
         for by in ("dot", "cosine"):
-            cells = [
-                spread([run[by][name] for run in runs]) for name in ("recall", "ndcg", "mean_popularity", "less_popular_half")
-            ]
+            recall, ndcg, half = (spread([run[by][name] for run in runs]) for name in ("recall", "ndcg", "less_popular_half"))
+            cells = [recall, ndcg, amount(statistics.fmean(run[by]["mean_popularity"] for run in runs)), half]
             rows.append([model if by == "dot" else "", by, *cells, correlation if by == "dot" else ""])
     header = ["model", "ranked by", "recall@20", "ndcg@20", "mean popularity", "recall from groups 1 to 5", "norm ~ degree"]
     yield from table(header, rows)
     yield ""
     yield "norm ~ degree: Spearman's correlation of the items' norms with their training degree."
+    yield f"Highest recall@20 by inner products: {_best(figures['models'])}."
     yield " ".join(_by_norms(model, figures["models"][model]) for model in ("LightGCN, 1 layer", "MF (no layer)"))
+
+
+def _best(models: dict[str, list[dict[str, Any]]]) -> str:
+    means = {model: statistics.fmean(run["dot"]["recall"] for run in runs) for model, runs in models.items()}
+    first, second = sorted(means, key=lambda model: -means[model])[:2]
+    return f"{first} ({means[first]:.4f}), then {second} ({means[second]:.4f})"
 
 
 def _by_norms(model: str, runs: list[dict[str, Any]]) -> str:

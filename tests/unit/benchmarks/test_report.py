@@ -140,6 +140,19 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     ]
 
 
+def test_readmes_figures_on_magnitudes_are_those_of_their_results() -> None:
+    (told,) = re.findall(
+        r"^Does ranking by inner product .*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    models = {name: runs[0] for name, runs in kept("magnitudes")["models"].items()}
+    assert all(len(runs) == 1 for runs in kept("magnitudes")["models"].values()), "one seed"
+    both = [models[name] for name in ("LightGCN, 1 layer", "MF (no layer)")]
+    gains = [run["dot"]["recall"] / run["cosine"]["recall"] - 1 for run in both]
+    assert re.findall(r"(\d+) %", told) == [f"{100 * gain:.0f}" for gain in gains]
+    sides = ("items alone", "LightGCN, 1 layer", "users alone (SVD++-like)")
+    assert re.findall(r"\.\d{4}", told) == of_metric(*(models[side]["dot"]["recall"] for side in sides))
+
+
 def test_readmes_figures_on_pools_are_those_of_their_results() -> None:
     """In the order of its sentences."""
     (told,) = re.findall(
