@@ -153,6 +153,27 @@ def test_readmes_figures_on_magnitudes_are_those_of_their_results() -> None:
     assert re.findall(r"\.\d{4}", told) == of_metric(*(models[side]["dot"]["recall"] for side in sides))
 
 
+def test_readmes_figures_on_yahoo_are_those_of_their_results() -> None:
+    (told,) = re.findall(r"^On Yahoo! R3, .*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    systems = {system["label"]: system for system in kept("systems_yahoo_mf")["systems"]}
+    order = ("AdvInfoNCE", "InfoNCE", "CCL", "BPR")
+    values = [list(systems[label]["metrics"]["ndcg@20"]["by_seed"].values()) for label in order]
+    wanted = [tuple(of_metric(statistics.fmean(each), statistics.stdev(each))) for each in values]
+    assert re.findall(r"(\.\d{4}) ± (\.\d{4})", told) == wanted
+    certain = {
+        label: system["differences"]["ndcg@20"]["over_seeds_and_users"]
+        for label, system in systems.items()
+        if label != "InfoNCE"
+    }
+    assert {label: high < 0 for label, (_, high) in certain.items()} == {"AdvInfoNCE": False, "CCL": True, "BPR": True}
+    assert certain["AdvInfoNCE"][0] < 0 < certain["AdvInfoNCE"][1]
+    rates = [
+        [run["told"][rate] for run in systems["AdvInfoNCE"]["runs"]]
+        for rate in ("false_negative_rate", "false_negative_rate_shuffled")
+    ]
+    assert re.findall(r"(\d+) %", told) == [f"{100 * statistics.fmean(each):.0f}" for each in rates]
+
+
 def test_readmes_figures_on_pools_are_those_of_their_results() -> None:
     """In the order of its sentences."""
     (told,) = re.findall(
