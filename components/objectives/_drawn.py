@@ -35,7 +35,7 @@ class Drawn:
         """What `products` holds for each: its scores of all items, or the vectors of its candidates."""
         return len(self.items_U) if self._is_dense else self.candidates * width
 
-    def tile_sizes(self, items_UD: Tensor) -> tuple[int, int]:
+    def tile_sizes(self, items_UD: Tensor, _rows: int) -> tuple[int, int]:
         """Rows, and the candidates of each."""
         return max(NUMBERS_AT_ONCE // max(self.numbers_of_a_row(items_UD.shape[1]), 1), 1), self.candidates
 

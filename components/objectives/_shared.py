@@ -26,9 +26,10 @@ class Shared:
         """What `products` holds for each."""
         return self.candidates
 
-    def tile_sizes(self, vectors_CD: Tensor) -> tuple[int, int]:
-        """Rows and candidates."""
-        return (ROWS, COLUMNS) if vectors_CD.device.type == "cpu" else (ROWS_OF_DEVICE, COLUMNS_OF_DEVICE)
+    def tile_sizes(self, vectors_CD: Tensor, rows: int) -> tuple[int, int]:
+        """Rows and candidates: as many numbers where a batch has fewer rows."""
+        height, width = (ROWS, COLUMNS) if vectors_CD.device.type == "cpu" else (ROWS_OF_DEVICE, COLUMNS_OF_DEVICE)
+        return height, width * height // min(max(rows, 1), height)
 
     def tile(self, queries_RD: Tensor, vectors_CD: Tensor, rows: slice, columns: slice, less_R: Tensor | None = None) -> Tensor:
         """[R, T] inner products of some rows with some candidates, less a number of each row; where the last tile was."""

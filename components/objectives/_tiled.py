@@ -96,7 +96,7 @@ class _Tiles:
         self.pool, self._log_count, self._rows = pool, log_count, len(queries_BD)
         device = queries_BD.device.type
         self._rounded_to = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        self._height, self._width = pool.tile_sizes(vectors)
+        self._height, self._width = pool.tile_sizes(vectors, self._rows)
         self._excluded = excluded
         self._pairs: tuple[slice, tuple[Tensor, Tensor, list[int]]] | None = None  # of the last columns asked for
 
@@ -125,7 +125,9 @@ class _Tiles:
             scores_RT.view(-1).index_fill_(0, place_X, score)
 
     def _by_tile(self, row_X: Tensor, column_X: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """The pairs of some columns in the order of rows, and where each tile's begin."""
+        """The pairs of some columns in the order of tiles, and where each tile's begin."""
+        if self._rows <= self._height:
+            return row_X, column_X, [0, len(row_X)]
         row_X, order_X = torch.sort(row_X)
         tops = torch.arange(0, self._rows + self._height, self._height, device=row_X.device)
         return row_X, column_X[order_X], torch.searchsorted(row_X, tops).tolist()
