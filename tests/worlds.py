@@ -20,6 +20,14 @@ from components.config import Recipe
 from components.data.interactions import Interactions
 from components.evaluation.evaluate import Task
 from components.objectives import _drawn, _fold, _shared
+from components.training.collectives import Workers
+
+
+class Share(Workers):
+    """One of several workers, without the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
 
 
 @contextmanager

@@ -37,8 +37,9 @@ class SASRec(Reader):
     Source: Kang and McAuley 2018, arXiv 1808.09781, in the form of RecBole, DuoRec and MCLRec (Qin et al. 2023, arXiv
     2304.07763): post-LN, gelu, initial values, dropout on embeddings, weights and both outputs.
     Differs: the padding is no candidate (there, a column of the softmax); without a history x is 0. Dropout draws are keyed by
-    the row and the place, so that they do not depend on the number of workers, and drop with probabilities of 16 bits. L2 on
-    rows and positives is taken on candidates' rows, not on those of histories.
+    the row and the place, so that they do not depend on the number of workers, and drop with probabilities of 16 bits: where
+    weights are dropped, attention is spelt out, for torch's own would draw by the process's generator. L2 on rows and
+    positives is taken on candidates' rows, not on those of histories.
     """
 
     def __init__(

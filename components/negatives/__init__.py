@@ -58,7 +58,7 @@ class Memory(nn.Module):
 
     @abstractmethod
     def push(self, batch: Batch) -> None:
-        """Called on every worker after each of the model's steps, with its batch."""
+        """Called on every worker with each batch of the model's, after its step, or the last of its turns' steps."""
 
     def follow(self, encoder: Any) -> None:
         """Called once, before the first step, with the encoder as it is then."""

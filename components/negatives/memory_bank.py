@@ -24,13 +24,13 @@ ROWS_AT_ONCE = 2**16  # of those whose drift is measured
 
 
 class MemoryBank(Memory):
-    """The positives of the last `size` rows that a model's step was taken on, over all workers, with multiplicity.
+    """The positives of the last `size` rows that the model's steps were taken on, over all workers, with multiplicity.
 
     Of ids the encoder is asked for the vectors as they are now; before the first step they are those of `size` rows of the log
     at equal distances. Where `stale`, rows keep the vectors that they had in their step, without a gradient, and the bank
-    begins empty. With a `momentum` m they are of a slow encoder, which begins as the encoder; after each of the model's steps
-    it becomes m times itself and 1 - m times the encoder, and then has the vectors of that batch.
-    Rows of the last `max_age` steps count (null: all), from `warm_up` steps on; a user's training items are masked. Ids and
+    begins empty. With a `momentum` m they are of a slow encoder, which begins as the encoder; after each batch, of
+    one step or more (`turns`), it becomes m times itself and 1 - m times the encoder, and then has the vectors of that batch.
+    Rows of the last `max_age` batches count (null: all), from `warm_up` of them on; a user's training items are masked. Ids and
     steps are on every worker, 16 bytes a row, and a slow encoder; slot m, its vector and its scores are worker m mod W's.
 
     Shapes: items_M, born_M, a ring whose next row goes to `cursor`; vectors_SD, this worker's.

@@ -10,17 +10,10 @@ from torch import Tensor
 from components.training.batches import Batch, batches
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from tests.worlds import recipe, small_log
+from tests.worlds import Share, recipe, small_log
 
 LOG = small_log(users=120, items=300, rows=3000).seen
 ROWS = 500
-
-
-class Share(Workers):
-    """One of several workers, without the others."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
 
 
 def float32_trainer() -> Trainer:

@@ -1,17 +1,21 @@
-"""What CCL4Rec-style tells of its views while it trains, against loops; and that telling it changes nothing."""
+"""What CCL4Rec-style tells of its views while it trains, against loops; that telling it changes nothing; and their damage."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from components.objectives import _diagnosis
 from components.objectives.ccl4rec import CCL4Rec
-from tests.unit.objectives.test_ccl4rec import EPOCH, SASREC, batch_of, cosine, drawn, told, trainer_of
+from components.training.batches import Batch, Histories
+from components.views import Weights
+from tests.unit.objectives.test_ccl4rec import EPOCH, MEAN_POOL, SASREC, batch_of, cosine, drawn, told, trainer_of
 
 NAMES = {f"{what}_{kind}" for what in ("damage", "sharpness") for kind in ("dispensable", "indispensable")} | {"damage_order"}
 
@@ -74,3 +78,38 @@ def test_it_is_told_after_the_warm_up_and_training_does_not_notice(monkeypatch: 
 def test_without_views_nothing_is_told(objective: dict[str, Any]) -> None:
     trainer = trainer_of(objective)
     assert trainer.objective.diagnose(batch_of(trainer), None) == {}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def at(angle: float, length: float = 1.0) -> Tensor:
+    return length * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "related", "damage"),
+    [((0, 2), (0.8, 0.1), 0.28), ((), (), 0.0), ((0, 1, 2), (1.0, 1.0, 1.0), 0.0), ((0, 1, 2), (0.0, 0.0, 0.0), 1.0)],
+)
+def test_damage(replaced: tuple[int, ...], related: tuple[float, ...], damage: float) -> None:
+    """Importance .5, .3 and .2; some behaviours are replaced by items so related to them."""
+    trainer = trainer_of({}, encoder={**MEAN_POOL, "dim": 2})
+    objective: Any = trainer.objective
+    angles = [math.acos(0.9 + 0.2 * math.log(a / 0.5)) for a in (0.5, 0.3, 0.2)]  # to the target's, 0
+    new = dict(zip(replaced, (4, 5, 6), strict=False))
+    with torch.no_grad():
+        objective.bank.items_M[:3] = torch.tensor([4, 5, 6])
+        trainer.encoder.item_table[0] = at(0, 2)
+        for place, angle in enumerate(angles):
+            trainer.encoder.item_table[1 + place] = at(angle, 3)
+        for place, r in zip(replaced, related, strict=True):
+            trainer.encoder.item_table[new[place]] = at(angles[place] + math.acos(2 * r - 1))
+
+    def view(histories_BL: Tensor, lengths_B: Tensor, uniforms: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+        made_BL = histories_BL.clone()
+        for place, item in new.items():
+            made_BL[:, place] = item
+        return made_BL, lengths_B
+
+    view.replaces = "dispensable"  # pyright: ignore[reportFunctionMemberAccess]
+    objective.views = [view, view]
+    histories = Histories(torch.tensor([[1, 2, 3]]), torch.tensor([3]), 0)
+    _, damage_BV = objective.drawn(Batch(torch.tensor([0]), torch.tensor([0]), 0, 1, (0, 0, 0), histories=histories))
+    assert damage_BV.tolist() == [[pytest.approx(damage, abs=1e-7)] * 5]

@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from components.config import Recipe
+from components.data.histories import Window, with_positives
 from components.data.interactions import Interactions
 from components.evaluation.evaluate import Task
 from components.negatives.in_batch import InBatch
-from components.training.batches import Batch, batches, units
+from components.training.batches import Batch, batches, steps_per_epoch, units
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from components.training.optimizer import penalty
-from tests.worlds import recipe, small_log
+from tests.benchmarks import _logs
+from tests.logs import log
+from tests.worlds import Share, recipe, small_log
 
 TASK = small_log()
 LONGEST = int(np.diff(TASK.seen.offsets).max())
@@ -37,13 +40,6 @@ def test_l2_leaves_the_tables_gradient_sparse(name: str, on: str) -> None:
     outcome = made.objective(batch)
     (outcome.loss_B.sum() + penalty(made.recipe.optimizer.l2, outcome, batch.rows, 1)).backward()
     assert made.encoder.item_table.grad.is_sparse
-
-
-class Share(Workers):
-    """One of several workers, without the others."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
 
 
 def sequential(positives: str = "rows", dropout: float = 0.0, length: int = LONGEST, **sections: Any) -> Recipe:
@@ -246,3 +242,12 @@ def test_it_learns_what_comes_next(encoder: str, positives: str, loss: str) -> N
     )
     told = [progress.metrics["valid_hit@1"] for progress in trainer(given, Task(truth, seen)).run() if progress.metrics]
     assert max(told) > (0.9 if encoder == "sasrec" else 0.6)
+
+
+@pytest.mark.parametrize(("name", "rows", "steps"), [("beauty", 131_413, 514), ("sports", 189_543, 741)])
+def test_published_logs_have_as_many_prefixes(name: str, rows: int, steps: int) -> None:
+    """A user of n rows has n - 3: the last two are held out, and the first has nothing before it."""
+    log(Path(_logs.SEQUENCES[name]).stem)
+    train = with_positives(_logs.read(name, "train"), Window(50), "rows")
+    assert units(train, "rows") == rows
+    assert steps_per_epoch(rows, 256) == steps
