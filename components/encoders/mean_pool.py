@@ -60,7 +60,8 @@ class MeanPool(Reader):
     def encode_replaced(self, histories: Histories, views_BVL: Tensor) -> Tensor:
         """[B, V, D] the vectors of views of histories in which some items are others: m moves by 1/n sum (e_new - e_old).
 
-        Only what differs is looked up. Neither may hold the padding's id within its length.
+        Only what differs is looked up, each item once, so that the table's gradient has a row for each. Neither may hold the
+        padding's id within its length.
         """
         assert histories.sequence_B is None, "a history for each row"
         means_BD, counts_B = self.means(histories)
@@ -71,9 +72,10 @@ class MeanPool(Reader):
         shares_K2 = torch.stack([shares_K, -shares_K], dim=1)
         in_view_N = 2 * differs_BVL.sum(dim=2).view(-1)
         firsts_N = in_view_N.cumsum(0) - in_view_N
-        moves_ND = F.embedding_bag(
-            items_K2.view(-1), self.item_table, firsts_N, mode="sum", per_sample_weights=shares_K2.view(-1), sparse=True
-        )
+        counts_I = torch.bincount(items_K2.view(-1), minlength=1)
+        distinct_UD = F.embedding(counts_I.nonzero().squeeze(1), self.item_table, sparse=True)
+        place_K2 = ((counts_I > 0).cumsum(0) - 1)[items_K2]
+        moves_ND = F.embedding_bag(place_K2.view(-1), distinct_UD, firsts_N, mode="sum", per_sample_weights=shares_K2.view(-1))
         moved_BVD = means_BD.unsqueeze(1) + moves_ND.view(*views_BVL.shape[:2], moves_ND.shape[1])
         return self.project(moved_BVD) * (counts_B > 0).view(-1, 1, 1)
 

@@ -110,3 +110,7 @@ def test_a_view_is_what_encoding_it_gives_value_and_gradient() -> None:
         )
     assert len(gradients[0]) == 5
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(*gradients, strict=True))
+    encoder.zero_grad()
+    unchanged_BVD = encoder.encode_replaced(histories, histories.items_SL.unsqueeze(1))
+    assert torch.equal(unchanged_BVD.squeeze(1), encoder.encode(histories)), "nothing is replaced"
+    unchanged_BVD.sum().backward()
