@@ -198,7 +198,8 @@ def _pools(figures: dict[str, Any]) -> Path:
             if 0 in curve:
                 axes.axhline(curve[0], color=colour, linestyle="--", label=kind)
             else:
-                axes.plot(list(curve), list(curve.values()), marker="o", color=colour, label=kind)
+                label = f"{kind} (of as many rows)" if kind == "in-batch" else kind
+                axes.plot(list(curve), list(curve.values()), marker="o", color=colour, label=label)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("candidates of a row")
         axes.set_ylabel("recall@20 on test")
