@@ -174,6 +174,20 @@ def test_readmes_figures_on_yahoo_are_those_of_their_results() -> None:
     assert re.findall(r"(\d+) %", told) == [f"{100 * statistics.fmean(each):.0f}" for each in rates]
 
 
+def test_readmes_figures_on_noise_are_those_of_their_results() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (told,) = re.findall(
+        r"with 30 % of the behaviours .*? loses (\d+) % of ndcg@10, mean pooling (\d+) % and SASRec (\d+) %", readme
+    )
+    models = {model["label"]: model for model in kept("noise_test_beauty_sampled")["models"]}
+
+    def lost(model: dict[str, Any]) -> str:
+        left = statistics.fmean(draw["masked"]["ndcg@10"] for draw in model["noise"]["random"]["0.3"])
+        return f"{100 * (1 - left / model['clean'][0]['masked']['ndcg@10']):.0f}"
+
+    assert told == tuple(lost(models[label]) for label in ("CCL4Rec-style", "mean pooling", "SASRec"))
+
+
 def test_readmes_figures_on_pools_are_those_of_their_results() -> None:
     """In the order of its sentences."""
     (told,) = re.findall(
