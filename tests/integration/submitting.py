@@ -86,8 +86,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def asking_for(user: str, password: str, behind: str) -> Iterator[str]:
-    """The URI of a proxy that wants a name and a password before it asks the server `behind` it."""
+def asking_for(user: str, password: str, behind: str, answering: threading.Event | None = None) -> Iterator[str]:
+    """The URI of a proxy that wants a name and a password before it asks the server `behind` it, once it is `answering`."""
     wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,6 +96,7 @@ def asking_for(user: str, password: str, behind: str) -> Iterator[str]:
             if self.headers.get("Authorization") != wanted:
                 self.send_error(401)
                 return
+            assert answering is None or answering.wait(60)
             headers = {"Content-Type": self.headers.get("Content-Type", "application/json")}
             answer = requests.request(self.command, behind + self.path, data=body, headers=headers, timeout=60)
             self.send_response(answer.status_code)

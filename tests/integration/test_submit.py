@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ def _places(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_is_started_once_and_goes_on_without_its_followers(
     ray_nodes: Nodes, server: MlflowServer, recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answering = threading.Event()  # the job asks MLflow, and does not end before
     with (
-        submitting.asking_for(USER, PASSWORD, behind=server.uri) as uri,
+        submitting.asking_for(USER, PASSWORD, behind=server.uri, answering=answering) as uri,
         submitting.watching_commands([PASSWORD, "_ray_pkg_"]) as on_command_lines,
     ):
         asked = ["check", recipe, "--address", ray_nodes.address, "--submission-id", "once"]
@@ -74,6 +76,7 @@ def test_a_job_is_started_once_and_goes_on_without_its_followers(
         one, other = Submit(tmp_path / "one", *asked, **here), Terminal(*asked, **here)
         other.shows("running  ")
         assert other.press_ctrl_c() == 130
+        answering.set()
         assert one.end() == 0, one.log
     assert f"follow     python -m ray_jobs.submit follow once --address {ray_nodes.address}" in other.text
     assert f"stop       python -m ray_jobs.submit stop once --address {ray_nodes.address}" in other.text
