@@ -254,7 +254,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     """Ctrl-C, then SIGKILL: finished trials are as they were, the others go on; told by --resume, or as a job's next try."""
     asked = {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid"}
     scale = {"storage_path": str(tmp_path), "num_workers": 1}
-    given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 20}, scale=scale)
+    given = searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 40}, scale=scale)
     file = recipe_file(tmp_path / "recipe.json", given)
     _dataflow.prepare(given, report=lambda line: None)
 
@@ -286,7 +286,7 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
     assert {how: len(runs) for how, runs in ended(folder).items()} == {"finished": 3}
     for run, began in before.items():
         history = _tracking.read_history(run)
-        assert [entry["step"] for entry in history] == list(range(1, 21))
+        assert [entry["step"] for entry in history] == list(range(1, 41))
         assert history[:2] == began, "it went on from where it was"
     assert {run.info.status for run in children(folder).values()} == {"FINISHED"}
     assert len(children(folder)) == 3
