@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from components.errors import FullError, InputError
 
 MANIFEST = "manifest.json"
@@ -197,6 +199,12 @@ def lock(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether the folder is locked, and not by a process of this host that is gone."""
+    holder = _holder(folder / LOCK)
+    return holder is not None and not _died_here(holder)
+
+
 def _beat(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):  # a storage that is away for a moment: the next beat tells
@@ -301,10 +309,10 @@ def _touched(path: Path) -> int:
 
 
 def _alive(pid: int) -> bool:
+    """One that has ended and whose parent has not asked how holds nothing any more."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True

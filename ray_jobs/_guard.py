@@ -15,9 +15,12 @@ def main() -> None:
     if sys.stdin.buffer.read() == b"done":  # end of file without it: the driver is gone
         return
     time.sleep(GRACE_SECONDS)
+    from components import storage
     from ray_jobs import _found, _tracking  # imports MLflow only now: the guard costs next to nothing while it waits
 
     run = Path(sys.argv[1])
+    if storage.is_held(run):  # somebody goes on with it already
+        return
     _tracking.end_left(run)
     if (run / "trials").is_dir():  # of a search: the guards of trials are gone with Ray's processes
         _found.close(run)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from components import storage
@@ -124,6 +125,23 @@ def test_a_dead_processs_lock_is_taken_over_at_once(tmp_path: Path, monkeypatch:
     (tmp_path / storage.LOCK).write_text(json.dumps({**HOLDER, "host": socket.gethostname(), "pid": dead.pid}))
     with storage.lock(tmp_path):
         assert storage.read_json(tmp_path / storage.LOCK)["pid"] == os.getpid()
+
+
+def test_a_lock_that_a_dead_process_left_is_not_held(tmp_path: Path) -> None:
+    assert not storage.is_held(tmp_path), "there is none"
+    with storage.lock(tmp_path):
+        assert storage.is_held(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    until_dead = psutil.Process(dead.pid)
+    while until_dead.status() != psutil.STATUS_ZOMBIE:  # nobody has asked how it ended
+        time.sleep(0.01)
+    path, here = tmp_path / storage.LOCK, {**HOLDER, "host": socket.gethostname()}
+    path.write_text(json.dumps({**here, "pid": dead.pid}))
+    assert not storage.is_held(tmp_path)
+    dead.wait()
+    assert not storage.is_held(tmp_path)
+    path.write_text(json.dumps(HOLDER))
+    assert storage.is_held(tmp_path), "of another host it may be"
 
 
 def test_only_a_dead_processs_lock_is_removed_from_what_is_finished(tmp_path: Path) -> None:
