@@ -35,19 +35,17 @@ Answers = dict[str, float | int]
 
 @dataclass(frozen=True)
 class Question:
-    """One number that a searcher chooses: in [low, high], whole where `is_whole`, on a logarithmic scale where `is_log`."""
+    """One number that a searcher chooses: in [low, high], whole where `is_whole`, on a logarithmic scale where `is_log`.
+
+    Where it is not `is_ordered` it is the place of an option, whose neighbours are not more like it than others.
+    """
 
     name: str
     low: float
     high: float
     is_whole: bool = False
     is_log: bool = False
-
-    def at(self, share: float) -> float:
-        """The number at a share of the range: uniform shares give what a random search draws."""
-        if self.is_log:
-            return min(self.high, self.low * (self.high / self.low) ** share)
-        return self.low + (self.high - self.low) * share
+    is_ordered: bool = True
 
 
 Ask = Callable[[Question], float | int]
@@ -87,7 +85,7 @@ def _walk(space: Mapping[str, Any], answers: list[int]) -> list[tuple[Question, 
 
     def ask(question: Question) -> int:
         if not question.is_whole:
-            raise InputError(f"search.space.{question.name}: a grid takes choice or int")
+            raise InputError(f"search.space.{question.name}: got a range of numbers, takes choice or int in a grid")
         place = len(asked)
         asked.append((question, answers[place] if place < len(answers) else int(question.low)))
         return asked[-1][1]
@@ -196,7 +194,8 @@ def _value(name: str, distribution: Mapping[str, Any], ask: Ask) -> Any:
     (kind,) = (kind for kind in KINDS if kind in distribution)
     given = distribution[kind]
     if kind == "choice":
-        option = given[int(ask(Question(name, 0, len(given) - 1, is_whole=True)))]
+        is_ordered = all(isinstance(option, int | float) and not isinstance(option, bool) for option in given)
+        option = given[int(ask(Question(name, 0, len(given) - 1, is_whole=True, is_ordered=is_ordered)))]
         return _filled(f"{name}[{label(option)}]", option, ask)
     if kind == "ordered":
         shares = [float(ask(Question(f"{name}.{n}", 0.0, 1.0))) for n in range(distribution["count"])]

@@ -95,6 +95,8 @@ def patiently(tracking_uri: str, call: Callable[[Any], Answer], patience: float 
             answer = call(client(tracking_uri))
         except Exception as error:
             found = trouble_of(error)
+            if found != "away":  # it answers, if not well
+                _away.pop(tracking_uri, None)
             since = _away.setdefault(tracking_uri, began) if found == "away" else time.monotonic()
             pause = random.uniform(0.5, 1.0) * min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
             has_tried_enough = tries >= MOST_TRIES and time.monotonic() > first + patience

@@ -53,6 +53,13 @@ def begun(recipe: Recipe, kind: str = "runs") -> Path | None:
     return folder
 
 
+def require_begun(folder: Path, kind: str, asked_by: str) -> None:
+    """Raises InputError where no run, or no search, was begun in this folder; `asked_by` is what names it."""
+    links = folder / _tracking.LINKS
+    if not links.is_file() or storage.read_json(links).get("kind") != kind:
+        raise InputError(f"{asked_by}: got {folder}, takes the folder of a {kind} that was started")
+
+
 def _of_attempt(recipe: Recipe, kind: str) -> Path | None:
     attempt = os.environ.get(ATTEMPT)
     if not attempt:

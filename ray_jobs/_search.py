@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from components import config, plan, space, storage
 from components.config import Recipe
 from components.data import interactions
-from components.errors import FailedError, InputError, TrackingError
+from components.errors import FailedError, InputError
 from components.search import Trial
 from components.split_rules import ShiftedSplit, selectable
 from ray_jobs import _found, _program, _remote, _results, _runs, _search_report, _searchers, _tracking, _trials, _workers
@@ -143,7 +145,11 @@ def run(recipe: Recipe, dataset: Path) -> Path:
     _check_data(recipe, dataset)
     folder = _runs.create(recipe, "searches")
     with storage.lock(folder):
-        tracked = _tracking.create(recipe, folder, dataset, {"kind": "search", "mlflow.source.name": "ray_jobs.tune"})
+        try:
+            tracked = _tracking.create(recipe, folder, dataset, {"kind": "search", "mlflow.source.name": "ray_jobs.tune"})
+        except InputError:
+            shutil.rmtree(folder)  # nothing has begun
+            raise
         _search(recipe, dataset, folder, tracked)
     return folder
 
@@ -155,8 +161,7 @@ def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     Raises:
         InputError: it was started from another recipe; names the differences.
     """
-    if not (folder / _tracking.LINKS).is_file():
-        raise InputError(f"{asked_by}: got {folder}, takes the folder of a search that was started")
+    _runs.require_begun(folder, "search", asked_by)
     began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     if differ := list(_differences(began, recipe)):
         raise InputError(f"{asked_by}: {folder} was started from another recipe: {'; '.join(differ)}")
@@ -188,12 +193,16 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, tracked: _tracking.Trac
             tuner = _searchers.tuner(recipe, shared, Stopper(folder, recipe.search.hours), Watch(folder, recipe), TUNE)
         try:
             tuner.fit()
+        except (KeyboardInterrupt, SystemExit):
+            ray.shutdown()  # a trial that lived on could begin its MLflow run when all are closed
+            raise
         finally:
             _found.close(folder)
         _found.sweep(folder)
         trials = _found.trials(folder)
         _search_report.write(trials, recipe, folder, tracked)
-        if 2 * [trial.ended for trial in trials].count("failed") > len(trials):
+        counted = [trial.ended for trial in trials if trial.ended]  # less those that began anew by another name
+        if 2 * counted.count("failed") > len(counted):
             raise FailedError(f"search: ended, for over half of its trials failed: {_found.failures(folder)}")
         best = _found.best(trials)
         about = {
@@ -263,7 +272,8 @@ class Stopper(tune.Stopper):
             return False
         self._looked = now
         runs = _found.runs(self._folder)
-        if math.isinf(self._over) and (by := self._over_by([_found.ended(run) for run in runs])):
+        going_or_ended = [run for run in runs if _found.ended(run) or not _found.has_left(run)]  # less those begun anew
+        if math.isinf(self._over) and (by := self._over_by([_found.ended(run) for run in going_or_ended])):
             self._over = now
             storage.write_json(self._folder / _trials.OVER, {"by": by})
         if math.isinf(self._over):
@@ -312,12 +322,17 @@ class Watch(tune.Callback):
         self._say(run)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process or node was lost, or MLflow away, more often than scale.max_failures."""
+        """More often than scale.max_failures its process or node was lost, MLflow away, or what comes before its training
+        failed, as where a node lacks a package or the storage: then it left no trace in its folder.
+        """
         run = self._folder / _trials.TRIALS / trial.trial_id
         if _found.ended(run):
             return
+        if not (run / _trials.POINT).exists():
+            run.mkdir(parents=True, exist_ok=True)
+            storage.write_json(run / _trials.POINT, _trials.point_of(self._recipe, trial.config))
         error = Path(trial.error_file).read_text() if trial.error_file else "lost"
-        _trials.keep_failure(run, "tracking" if TrackingError.__name__ in error else "lost workers", error)
+        _trials.keep_failure(run, _trials.kind_of_text(error), error)
         self._say(run)
 
     def _say(self, run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from components import space, storage
 from components.config import Recipe
+from components.errors import reason
 from components.reports import search_plots, tables
 from components.reports.page import Page
 from components.search import Trial
@@ -38,9 +40,12 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
     storage.write_json(folder / TRIALS, [dataclasses.asdict(trial) for trial in trials])
     written, pictures = [folder / TRIALS, folder / PAGE], list[Path]()
     if any(trial.score is not None for trial in trials):
-        storage.write_text(folder / BEST, best_recipe(trials, folder))
+        storage.write_text(folder / BEST, best_recipe(trials, recipe, folder))
         written.append(folder / BEST)
-        pictures = draw(trials, recipe, folder / PLOTS)
+        try:
+            pictures = draw(trials, recipe, folder / PLOTS)
+        except Exception as error:  # what a picture stumbles on ends no search
+            print(f"warning: the search's pictures are not all there: {reason(error)}", file=sys.stderr, flush=True)
     storage.write_text(folder / PAGE, _page(trials, recipe, folder, pictures))
     title = f"{recipe.name}, on {recipe.training.chosen_on}: {_counts(trials)}"
     Console().print(tables.trials(ranked(trials)[:SHOWN], _trials.metric_of(recipe), title))
@@ -63,11 +68,11 @@ def write(trials: Sequence[Trial], recipe: Recipe, folder: Path, tracked: _track
         )
 
 
-def best_recipe(trials: Sequence[Trial], folder: Path) -> str:
-    """As YAML that train takes."""
+def best_recipe(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> str:
+    """As YAML that train takes, on the workers that the search has: a trial of before it was resumed may have had others."""
     chosen = folder / _trials.TRIALS / _found.best(trials).name / "recipe.json"
     tree = Recipe.from_json(chosen.read_text(encoding="utf-8")).model_dump(mode="json", exclude={"search"})
-    return yaml.safe_dump(tree, sort_keys=False)
+    return yaml.safe_dump({**tree, "scale": recipe.scale.model_dump(mode="json")}, sort_keys=False)
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -88,7 +93,7 @@ def say(trials: Sequence[Trial], name: str, recipe: Recipe) -> None:
 def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
     """The search's pictures."""
     folder.mkdir(exist_ok=True)
-    name, is_log = _trials.metric_of(recipe), dict.fromkeys(space.logarithmic(recipe.search.space), True)
+    name, is_log = _trials.metric_of(recipe), _logarithmic(trials, recipe)
     search_plots.best_so_far(trials, folder / "best_so_far.png", name)
     search_plots.slices(trials, folder / "slices.png", name, is_log)
     search_plots.parallel_coordinates(trials, folder / "parallel_coordinates.png", name, is_log)
@@ -105,6 +110,12 @@ def draw(trials: Sequence[Trial], recipe: Recipe, folder: Path) -> list[Path]:
         x, y = sorted(own, key=lambda key: -own[key])[:2]
         search_plots.heat_map(alike, x, y, folder / "heat_map.png", name, is_log)
     return [path for each in SAYS if (path := folder / f"{each}.png").exists()]
+
+
+def _logarithmic(trials: Sequence[Trial], recipe: Recipe) -> dict[str, bool]:
+    """What is drawn on a logarithmic scale and has no value that is not on it, as another option of a choice may be."""
+    values = {key: [trial.values.get(key, 1.0) for trial in trials] for key in space.logarithmic(recipe.search.space)}
+    return {key: all(isinstance(value, int | float) and value > 0 for value in own) for key, own in values.items()}
 
 
 def importance(trials: Sequence[Trial], is_log: dict[str, bool]) -> dict[str, float]:

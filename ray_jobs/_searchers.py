@@ -116,6 +116,8 @@ def _optuna(search: Search, seed: int, folder: Path) -> Optuna:
 
 def _ask_optuna(tree: dict[str, Any], trial: Any) -> None:
     def ask(question: Question) -> float | int:
+        if not question.is_ordered:
+            return trial.suggest_categorical(question.name, range(int(question.low), int(question.high) + 1))
         if question.is_whole:
             return trial.suggest_int(question.name, int(question.low), int(question.high))
         return trial.suggest_float(question.name, question.low, question.high, log=question.is_log)

@@ -28,6 +28,7 @@ from ray_jobs._mlflow import client as client  # for what a TrackedRun does not 
 HISTORY = "metrics.jsonl"
 STOPPED = "stopped.json"  # of a trial that the search's scheduler ended
 LINKS = "links.json"  # a run's dataset and its MLflow run
+REASON = "reason"  # the tag that says why a run ended
 MOST_PARAMS = 100  # that one request takes
 LARGEST_BATCH = 1000  # metrics that one request takes
 
@@ -92,13 +93,19 @@ class TrackedRun:
         patiently(self.tracking_uri, lambda mlflow: mlflow.set_tag(self.run_id, name, text(value)))
 
     def reopen(self) -> None:
-        """RUNNING again, for a training that continues."""
-        patiently(self.tracking_uri, lambda mlflow: mlflow.update_run(self.run_id, "RUNNING"))
+        """RUNNING again, for a training that continues: why it ended before is no longer so."""
+
+        def ask(mlflow: Any) -> None:
+            mlflow.update_run(self.run_id, "RUNNING")
+            if REASON in mlflow.get_run(self.run_id).data.tags:
+                mlflow.delete_tag(self.run_id, REASON)
+
+        patiently(self.tracking_uri, ask)
 
     def end(self, status: str, reason: str = "") -> None:
         """FINISHED, FAILED or KILLED."""
         if reason:
-            self.tag("reason", reason)
+            self.tag(REASON, reason)
         patiently(self.tracking_uri, lambda mlflow: mlflow.set_terminated(self.run_id, status))
 
 
@@ -139,8 +146,8 @@ def create(
     try:
         begun = patiently(where, beginning.create)
         tracked = TrackedRun(where, begun.run_id)
-        links = {"dataset": str(dataset), "tracking_uri": where, "experiment_id": begun.experiment_id, "run_id": begun.run_id}
-        storage.write_json(run / LINKS, links)
+        links = {"kind": told.get("kind", "run"), "dataset": str(dataset), "tracking_uri": where}
+        storage.write_json(run / LINKS, {**links, "experiment_id": begun.experiment_id, "run_id": begun.run_id})
         for start in range(0, len(logged), MOST_PARAMS):
             batch = logged[start : start + MOST_PARAMS]
             patiently(where, lambda mlflow, batch=batch: mlflow.log_batch(begun.run_id, params=batch))
@@ -349,7 +356,7 @@ def tell_stopped(tracked: TrackedRun, run: Path) -> None:
     with saying(tracked, run / STOPPED):
         tracked.tag("stopped", told["by"])
         tracked.tag("stopped_epoch", str(told["epoch"]))
-        tracked.tag("reason", f"stopped by {told['by']} at epoch {told['epoch']}")
+        tracked.tag(REASON, f"stopped by {told['by']} at epoch {told['epoch']}")
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -114,6 +114,7 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Map
         return folder
     _program.require_server(_tracking.uri(recipe))
     _program.require_slots(recipe.scale, recipe.scale.num_workers, recipe.scale.use_gpu)
+    _check_fit_on(recipe, dataset)
     log, _ = _workers.open_data(recipe, dataset)  # finds mistakes, and fills this node's cache, before any worker starts
     needs = plan.needs_of(recipe, log)
     plan.check_fits(recipe, needs)
@@ -129,6 +130,14 @@ def train(recipe: Recipe, dataset: Path, extended: Path | None = None, tags: Map
             raise
         _fit(recipe, dataset, folder, tracked, needs)
     return folder
+
+
+def _check_fit_on(recipe: Recipe, dataset: Path) -> None:
+    """Raises InputError where one of the splits to fit on has no row: the other alone would be told as both."""
+    rows = storage.read_json(dataset / storage.MANIFEST)["rows"]
+    if empty := [split for split in recipe.training.fit_on.split("+") if not rows[split]]:
+        got = f"{recipe.training.fit_on}, and {dataset} has no row in {empty[0]}"
+        raise InputError(f"training.fit_on: got {got}, takes splits that have rows")
 
 
 def result_of(folder: Path) -> _results.TrainedRun:
@@ -151,8 +160,7 @@ def resume(recipe: Recipe, folder: Path, asked_by: str = "--resume") -> None:
     Raises:
         InputError: it was never started, or from another recipe.
     """
-    if not (folder / _tracking.LINKS).is_file():
-        raise InputError(f"{asked_by}: got {folder}, takes the folder of a run that was started")
+    _runs.require_begun(folder, "run", asked_by)
     began = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
     if began.model_copy(update={"seed": recipe.seed}).fingerprint() != recipe.fingerprint():
         raise InputError(f"{asked_by}: {folder} was started from another recipe than this, takes the one in its recipe.json")

@@ -1,7 +1,7 @@
 """A trial: a Ray Train run inside Ray Tune, with a folder and an MLflow run of its own. It tells Tune how good it is so far.
 
-What goes wrong in a trial ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune itself sees
-fail is a trial whose process or node is gone: only that is tried again, from its last checkpoint.
+What goes wrong in a trial's training ends that trial, and is kept in its folder: Tune sees it end without a result. What Tune
+itself sees fail is tried again, from the last checkpoint: a process or node is gone, MLflow away, or a trial could not begin.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ OVER = "over.json"  # of a search that asks its trials to end
 LEFT = "left.json"  # of a trial that has ended, where it was asked; or that Tune has forgotten
 ANSWERS = "answers"
 NO_MEMORY = "running low on memory"  # what Ray says of a process that its memory monitor killed
+LOST = r"(Actor|Node|Owner|Raylet)Died|RayActorError|ActorUnavailable|ObjectLost|WorkerCrashed"  # Ray's errors of what is gone
 SCORE, AGAINST, EPOCH = "score", "against", "epoch"
 
 
@@ -103,7 +104,7 @@ def run(config: dict[str, Any], plan: Plan) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each trial: a drained node is a lost one
     if plan.keeper:
         os.environ |= ray.get(ray.get_actor(plan.keeper).read.remote())
-    base, answers = plan.base(), config.get(ANSWERS, config)  # a list of points is one choice to Tune; Optuna's are flat
+    base = plan.base()
     folder = Path(plan.folder) / TRIALS / tune.get_context().get_trial_id()
     if (folder / FAILED).exists():
         return
@@ -111,7 +112,7 @@ def run(config: dict[str, Any], plan: Plan) -> None:
         time.sleep(1)  # until it is killed: were it to end, Tune would begin another
     if not storage.is_finished(folder) and not (folder / _tracking.STOPPED).exists():
         try:
-            _train(base, answers, folder, plan)
+            _train(base, point_of(base, config), folder, plan)
         except (RayActorError, TrackingError):  # Train's controller is gone, or MLflow away for long: Tune tries again
             raise
         except Exception as error:
@@ -123,9 +124,13 @@ def run(config: dict[str, Any], plan: Plan) -> None:
         tune.report(found)  # again, for the last one may not have arrived
 
 
-def _train(base: Recipe, answers: Mapping[str, float | int], folder: Path, plan: Plan) -> None:
+def point_of(base: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune's configuration of a trial asks for: a list of points is one choice to Tune, Optuna's answers are flat."""
+    return space.again(base.search.space, config.get(ANSWERS, config))
+
+
+def _train(base: Recipe, point: Mapping[str, Any], folder: Path, plan: Plan) -> None:
     dataset = Path(plan.dataset)
-    point = space.again(base.search.space, answers)
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_json(folder / POINT, point)
     recipe = recipe_of(base, point)
@@ -269,3 +274,12 @@ def kind_of(error: BaseException | None) -> str:
             return "out of memory" if any(kind_of(own) == "out of memory" for own in lost) else "lost workers"
         error = error.__cause__ or error.__context__
     return "error"
+
+
+def kind_of_text(text: str) -> str:
+    """The same of what Tune kept of an error; tracking where MLflow was away."""
+    if NO_MEMORY in text:
+        return "out of memory"
+    if TrackingError.__name__ in text:
+        return "tracking"
+    return "lost workers" if text == "lost" or re.search(LOST, text) else "error"

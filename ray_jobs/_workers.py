@@ -95,7 +95,8 @@ def train_worker(config: dict[str, str]) -> dict[str, Any]:
     """
     run = Path(config["run"])
     try:
-        if (run / ERROR).exists() or (run / STOPPED).exists():  # asked to end while it waited for its place
+        is_over = (run / ERROR).exists() or (run / STOPPED).exists()  # asked to end while it waited for its place
+        if any(Workers().gather_objects(is_over)):  # all alike: over a network a file is seen by one before another
             return {}
         _train(Recipe.from_json(config["recipe"]), Path(config["dataset"]), run, config["also_on"])
     except (InputError, DivergedError) as error:  # on every worker alike: raised, Ray would try it again

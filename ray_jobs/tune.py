@@ -31,15 +31,17 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         folder = Path(arguments.resume).absolute()
         if arguments.refit:
-            _refits.check(folder)
+            _refits.check(folder, arguments.refit)
         with _program.cluster(trains=True):
             _search.resume(recipe, folder)
     else:
         dataset = _training.dataset_of(recipe)
+        if arguments.refit:
+            _refits.tests_of(dataset)
         with _program.cluster(trains=True):
             folder = _search.run(recipe, dataset)
     if arguments.refit:
-        _refits.refit(folder, arguments.refit)
+        _refits.refit(recipe, folder, arguments.refit)
     print(folder)
     _results.tell(_search.result_of(folder))
 

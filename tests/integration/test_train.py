@@ -166,6 +166,7 @@ def test_a_killed_driver_is_resumed_and_nobody_else_gets_in(
     assert run.name == f"{given.name}-{given.fingerprint()}-job"
     assert outcome(run) == outcome(calm)
     assert Tracked(run).status == "FINISHED"
+    assert "reason" not in Tracked(run).tags, "it was not killed in the end"
     has_all_epochs(run, Tracked(run))
     assert _training.train(given, dataset) == run, "it is done: MLflow is sent again what it may lack, which changes nothing"
     has_all_epochs(run, Tracked(run))

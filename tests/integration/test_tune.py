@@ -108,8 +108,11 @@ def test_the_parent_has_pictures_a_page_and_a_table(search: Path) -> None:
     assert tracked.history("best_valid_recall@20")[-1][1] == best
 
 
-def test_the_best_is_fitted_on_train_and_valid_from_several_seeds_and_tested_once(search: Path) -> None:
-    told = _refits.refit(search, 2)
+def test_the_best_is_fitted_on_train_and_valid_from_several_seeds_and_tested_once(
+    search: Path, given: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = given.model_copy(update={"scale": given.scale.model_copy(update={"num_workers": 1})})
+    told = _refits.refit(fewer, search, 2)
     assert told == storage.read_json(search / _refits.REFIT)
     assert len({*told["runs"]}) == 2
     recall = told["metrics"]["test"]["recall@20"]
@@ -121,10 +124,16 @@ def test_the_best_is_fitted_on_train_and_valid_from_several_seeds_and_tested_onc
         fitted = recipe["training"]
         assert (recipe["seed"], fitted["fit_on"], fitted["select_on"]) == (seed, "train+valid", "none")
         assert validated[fitted["epochs"]] == max(validated.values())
+        assert recipe["scale"]["num_workers"] == 1, "on the workers that there are now"
         assert Tracked(Path(run)).tags["search"] == _tracking.attach(search).run_id
     assert Tracked(search).history("test_recall@20_mean") == [(0, recall["mean"])]
+    begun = training.runs(Path(given.scale.storage_path))
+    capsys.readouterr()
+    assert _refits.refit(given, search, 2) == told
+    assert training.runs(Path(given.scale.storage_path)) == begun, "it is shown again, and nothing is trained"
+    assert f"recall@20 {recall['mean']:.4f}" in capsys.readouterr().out
     with pytest.raises(InputError, match="a test is looked at once"):
-        _refits.refit(search, 2)
+        _refits.refit(given, search, 3)
 
 
 def _of(search: Path, trial: str) -> Path:
@@ -299,7 +308,10 @@ def test_interrupted_twice_and_with_a_worker_lost_it_loses_no_trial(
         assert history[:2] == began, "it went on from where it was"
     assert {run.info.status for run in children(folder).values()} == {"FINISHED"}
     assert len(children(folder)) == 3
-    assert Tracked(folder).status == "FINISHED"
+    assert not [run for run in children(folder).values() if "reason" in run.data.tags], "none is said to have been killed"
+    tracked = Tracked(folder)
+    assert tracked.status == "FINISHED"
+    assert "reason" not in tracked.tags
 
 
 def workers_below(pid: int) -> list[psutil.Process]:

@@ -174,6 +174,17 @@ def test_patience_has_an_end_and_is_with_the_outage_not_with_each_call(
     assert _mlflow.patiently(WHERE, failing([away] * 3)) == f"client of {WHERE}", "it was back: patience is whole again"
 
 
+def test_a_server_that_refuses_is_back(clock: Clock) -> None:
+    """Patience with the next outage is whole again, however long ago the last one was."""
+    refusal = refused(codes.INVALID_PARAMETER_VALUE, "no")
+    with pytest.raises(requests.ConnectionError):
+        _mlflow.patiently(WHERE, failing([requests.ConnectionError("reset")] * 1000))
+    with pytest.raises(type(refusal)):
+        _mlflow.patiently(WHERE, failing([refusal]))
+    clock.now += 3600
+    assert _mlflow.patiently(WHERE, failing([requests.ConnectionError("reset")] * 3)) == f"client of {WHERE}"
+
+
 def test_a_server_that_answers_that_it_is_busy_is_not_away(clock: Clock) -> None:
     """However long it takes to say so; but nobody asks for ever."""
     busy = refused(codes.BAD_REQUEST, "QueuePool limit reached, connection timed out, timeout 30.00")

@@ -11,7 +11,7 @@ import pytest
 
 from components import storage
 from components.config import Recipe
-from components.errors import InputError
+from components.errors import InputError, TrackingError
 from ray_jobs import _checkpoints, _runs, _search, _tracking, _training
 from tests import worlds
 
@@ -36,9 +36,8 @@ class World:
 
     def create(self, recipe: Recipe, folder: Path, dataset: Path, tags: Any = None) -> _tracking.TrackedRun:
         self.at("before its MLflow run")
-        storage.write_json(
-            folder / _tracking.LINKS, {"tracking_uri": "http://mlflow:5000", "run_id": "0", "dataset": str(dataset)}
-        )
+        links = {"kind": (tags or {}).get("kind", "run"), "tracking_uri": "http://mlflow:5000", "run_id": "0"}
+        storage.write_json(folder / _tracking.LINKS, {**links, "dataset": str(dataset)})
         self.at("began")
         return _tracking.attach(folder)
 
@@ -58,6 +57,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
+    (tmp_path / "dataset").mkdir()
+    storage.write_json(tmp_path / "dataset" / storage.MANIFEST, {"rows": {"train": 9, "valid": 0, "valid_late": 3}})
     monkeypatch.setenv(_runs.ATTEMPT, JOB)
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
     for module in (_training, _search):
@@ -126,6 +127,38 @@ def test_a_search_of_another_space_is_said_to_be_one(world: World) -> None:
     search(world, search={"space": {"loss.temperature": {"uniform": [0.1, 0.9]}}, "trials": 3})
     with pytest.raises(InputError, match=r"^HARDNEG_ATTEMPT: .* was started from another recipe: search.trials was 3, is 4$"):
         search(world, search={"space": {"loss.temperature": {"uniform": [0.1, 0.9]}}, "trials": 4})
+
+
+@pytest.mark.parametrize(("start", "other", "kind"), [(train, _search, "search"), (search, _training, "run")])
+def test_what_is_of_another_kind_is_not_gone_on_with(
+    world: World, start: Callable[[World], Path], other: Any, kind: str
+) -> None:
+    world.dies = "under way"
+    with pytest.raises(Lost):
+        start(world)
+    (folder,) = (path for of in ("runs", "searches") for path in (world.folder / of).glob("small-*"))
+    with pytest.raises(InputError, match=rf"^--resume: got {folder}, takes the folder of a {kind} that was started$"):
+        other.resume(world.recipe(), folder)
+
+
+def test_an_empty_split_is_not_told_as_fitted_on(world: World) -> None:
+    both = {"fit_on": "train+valid", "select_on": "none"}
+    with pytest.raises(
+        InputError, match=r"^training\.fit_on: got train\+valid, and .*dataset has no row in valid, takes splits"
+    ):
+        train(world, training=both)
+    assert not (world.folder / "runs").exists(), "nothing has begun"
+
+
+def test_mlflow_that_is_away_as_a_search_begins_leaves_no_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise TrackingError("tracking.uri: got http://mlflow:5000, where no run could be begun")
+
+    monkeypatch.setattr(_tracking, "create", away)
+    for start in (train, search):
+        with pytest.raises(TrackingError):
+            start(world)
+    assert [path for kind in ("runs", "searches") for path in (world.folder / kind).iterdir()] == []
 
 
 def test_who_holds_it_is_left_alone(world: World) -> None:

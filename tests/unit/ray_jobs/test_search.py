@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from components import storage
 from components.config import Recipe, parse
 from components.errors import DivergedError, FailedError, InputError, WorkerError
 from components.search import Trial
-from ray_jobs import _found, _refits, _search, _search_report, _searchers, _tracking, _trials, _workers
+from ray_jobs import _found, _search, _search_report, _searchers, _tracking, _trials, _workers
 
 KILLED = "Some common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop"
 SHORT = "the actor was killed due to the node running low on memory"
@@ -119,6 +118,41 @@ def test_what_a_worker_says_of_another_that_is_gone_is_tried_again(tmp_path: Pat
 )
 def test_over_half_of_those_that_began_is_too_many(ended: list[str], too_many: bool) -> None:
     assert _search.too_many_failed(ended) == too_many
+
+
+def test_a_trial_that_could_not_begin_is_a_failed_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What left no trace in its folder is counted; what Tune forgot, and began anew by another name, is not."""
+    storage.write_text(tmp_path / "recipe.json", recipe().to_json())
+    watch, error = _search.Watch(tmp_path, recipe()), tmp_path / "error.txt"
+    for name in ("x", "y", "z"):
+        forgotten = tmp_path / _trials.TRIALS / name
+        forgotten.mkdir(parents=True)
+        storage.write_json(forgotten / _trials.POINT, {})
+        storage.write_json(forgotten / _trials.LEFT, {})
+    said = {
+        "PermissionError: [Errno 13] Permission denied: '/mnt/store'": "error",
+        "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.": "lost workers",
+        f"ray.exceptions.OutOfMemoryError: Task was killed due to the node {_trials.NO_MEMORY}.": "out of memory",
+        "components.errors.TrackingError: tracking.uri: got http://mlflow": "tracking",
+    }
+    for n, text in enumerate(said):
+        error.write_text(f"Traceback (most recent call last):\n{text}")
+        config = {"loss.temperature": 0.1 * (n + 1)}
+        watch.on_trial_error(n, [], SimpleNamespace(trial_id=f"t{n}", error_file=str(error), config=config))
+    failed = [run for run in _found.runs(tmp_path) if _found.ended(run) == "failed"]
+    assert [(_found.failure(run) or {})["kind"] for run in failed] == [*said.values()]
+    assert [trial.values["loss.temperature"] for trial in _found.trials(tmp_path) if trial.ended] == [0.1, 0.2, 0.1 * 3, 0.4]
+    assert "4 t3 failed at epoch 0: tracking, components.errors.TrackingError" in capsys.readouterr().out
+    _search.Stopper(tmp_path, hours=None).stop_all()
+    assert storage.read_json(tmp_path / _trials.OVER)["by"] == "the search's failures"
+
+
+def test_workers_agree_on_whether_they_were_asked_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a network one may see the file before another: who began alone would wait for the rest."""
+    config = {"recipe": recipe().to_json(), "dataset": str(tmp_path), "run": str(tmp_path), "also_on": ""}
+    monkeypatch.setattr(_workers, "Workers", lambda: SimpleNamespace(gather_objects=lambda own: [True, own]))
+    monkeypatch.setattr(_workers, "_train", lambda *_: pytest.fail("it began alone"))
+    assert _workers.train_worker(config) == {}
 
 
 def test_trials_of_a_search_that_is_over_are_asked_to_end_and_waited_for(
@@ -293,51 +327,19 @@ def test_random_points_are_the_same_from_the_same_seed(tmp_path: Path) -> None:
     assert len({*drawn(1), *drawn(2)}) == 10
 
 
+def test_options_without_an_order_have_no_neighbours_for_optuna(tmp_path: Path) -> None:
+    space = {
+        "loss": {"choice": [{"name": "ccl"}, {"name": "bpr"}, {"name": "bce"}]},
+        "encoder.dim": {"choice": [8, 16, 32]},
+    }
+    asked = _searchers._optuna(recipe(space=space, searcher="tpe").search, 0, tmp_path)
+    asked.suggest("a")
+    assert asked._ot_study is not None
+    found = {name: type(kind).__name__ for name, kind in asked._ot_study.trials[0].distributions.items()}
+    assert found == {"loss": "CategoricalDistribution", "encoder.dim": "IntDistribution"}
+
+
 def test_the_best_is_of_the_highest_score_and_there_must_be_one() -> None:
     assert _found.best([trial("a", 0.1), trial("b", None, "failed"), trial("c", 0.3, "stopped")]).name == "c"
     with pytest.raises(FailedError, match=r"none of 2 trials was validated once; takes a budget for at least one"):
         _found.best([trial("a", None, "failed"), trial("b", None, "")])
-
-
-def test_importance_finds_the_parameter_that_matters() -> None:
-    found = [trial(f"{n}", (n % 4) / 4, temperature=0.1 * (1 + n % 4), width=8 * (1 + n // 4), name="mf") for n in range(16)]
-    shares = _search_report.importance(found, {"temperature": True})
-    assert set(shares) == {"temperature", "width"}, "one that never changes explains nothing"
-    assert shares["temperature"] > 3 * shares["width"]
-    assert math.isclose(sum(shares.values()), 1)
-    assert _search_report.importance(found[:3], {}) == {}
-
-
-def test_the_heat_map_is_of_the_best_trials_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters that one part alone has are in it, though importance over all trials knows none of them."""
-    drawn: list[Any] = []
-    monkeypatch.setattr(_search_report.search_plots, "heat_map", lambda trials, x, y, *_: drawn.append((len(trials), {x, y})))
-    margins = {"loss": "multi_margin", "loss.margin": 0.5}
-    found = [
-        *(
-            trial(f"a{n}", n / 10, **{"loss": "ssm", "loss.temperature": 0.1 * n, "loss.scale": 1.0 + n % 3})
-            for n in range(1, 9)
-        ),
-        *(trial(f"b{n}", n / 100, **margins) for n in range(5)),
-    ]
-    pictures = _search_report.draw(found, recipe(), tmp_path)
-    assert drawn == [(8, {"loss.temperature", "loss.scale"})]
-    assert "importance" not in {path.stem for path in pictures}, "the part alone is known of every trial"
-
-
-def test_a_refit_that_was_interrupted_before_its_test_goes_on_and_one_after_it_is_refused(tmp_path: Path) -> None:
-    told = {"trial": "a", "seeds": [1, 2], "runs": ["runs/a"]}
-    storage.write_json(tmp_path / _refits.REFIT, told)
-    _refits.check(tmp_path)
-    assert _refits._begun(tmp_path) == told
-    storage.write_json(tmp_path / _refits.REFIT, {**told, "metrics": {}})
-    with pytest.raises(InputError, match="a test is looked at once"):
-        _refits.check(tmp_path)
-
-
-def test_the_interval_is_students() -> None:
-    about = _refits.interval([0.1, 0.2, 0.3])
-    assert about["mean"] == pytest.approx(0.2)
-    half = 4.302652729911275 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, deviation .1
-    assert (about["low"], about["high"]) == pytest.approx((0.2 - half, 0.2 + half))
-    assert _refits.interval([0.1]) == {"mean": 0.1, "low": None, "high": None}
