@@ -30,7 +30,7 @@ from components.split_rules import GivenSplit, tested
 from components.training.batches import steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
-from components.views import most_neighbours
+from components.views import check_neighbours, most_neighbours
 
 SAMPLE_BYTES = 32 * 2**20
 SMALL_BANK, SMALL_RATE = 240, 1e-3  # rows of a bank and learning rate of a model that are tried
@@ -76,6 +76,7 @@ def of(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name, k in {**cut_offs, "evaluation.recommend_k": recipe.evaluation.recommend_k}.items():
             check_k(k, sizes.items, name)
         check_counts(recipe.negatives, sizes.items, sizes.rows)  # before a part is tried with them
+        check_neighbours(recipe.views, sizes.items)
     trainer = try_parts(recipe)
     needs = _needs(recipe, trainer, sizes)
     rows_are, ids_are, batch_size = sizes.rows_are, sizes.ids_are, recipe.training.batch_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import statistics
 import sys
@@ -25,7 +26,7 @@ from components.evaluation import comparison, exact
 from components.evaluation.comparison import Difference, System
 from components.evaluation.protocols import PROTOCOLS, Protocol
 from components.reports import comparison_page, plots, tables
-from ray_jobs import _mlflow, _results, _runs, _tracking
+from ray_jobs import _credentials, _mlflow, _results, _runs, _tracking
 
 PAGE = "compare.html"
 NOT_METRICS = ("user", "relevant", "items", "hits")  # columns of per_user.parquet
@@ -131,6 +132,10 @@ def _log(page: Path, runs: Sequence[Run]) -> None:
             each = _tracking.attach(run.folder)
             tracked[each.tracking_uri].append(each)
     for tracking_uri, there in tracked.items():
+        if not _credentials.may_go_to(tracking_uri, os.environ.get("MLFLOW_TRACKING_URI", "")):
+            said = "the credentials that are set here go to MLFLOW_TRACKING_URI alone"
+            print(f"MLflow at {tracking_uri} is not asked ({said}); the page is kept in {page}", file=sys.stderr)
+            continue
         if why := _mlflow.trouble(tracking_uri):
             print(f"MLflow at {tracking_uri} does not answer ({why}); the page is kept in {page}", file=sys.stderr)
             continue

@@ -30,6 +30,11 @@ def seal(values: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     return {SEALED: _xor(text, pad).hex()}, {PAD: pad.hex()}
 
 
+def may_go_to(tracking_uri: str, known: str) -> bool:
+    """Whether MLflow there may be asked: it is the one that is `known`, or a file, or nothing is here to be sent to it."""
+    return not here() or tracking_uri.startswith("sqlite:") or tracking_uri.rstrip("/") == known.rstrip("/")
+
+
 def unseal() -> None:
     """Puts a submitted job's credentials into this process's environment."""
     metadata = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata") or {}

@@ -227,7 +227,7 @@ def attach_by(recipe: Recipe, run: Path) -> TrackedRun:
         InputError: it is elsewhere.
     """
     tracked, here = attach(run), uri(recipe)
-    if _credentials.here() and tracked.tracking_uri.rstrip("/") != here.rstrip("/"):
+    if not _credentials.may_go_to(tracked.tracking_uri, here):
         raise InputError(
             f"tracking.uri: got {here}, takes {tracked.tracking_uri}, where {run} is tracked (its {LINKS}); "
             "the credentials that are set here go to no other server"

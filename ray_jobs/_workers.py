@@ -29,6 +29,7 @@ from components.negatives import check_counts, check_memory, full_user
 from components.training.checkpoint import MODEL, save_model
 from components.training.collectives import Workers
 from components.training.loop import Progress, Trainer
+from components.views import check_neighbours
 from ray_jobs import _checkpoints
 from ray_jobs._gauges import Gauges
 from ray_jobs._reporter import ERROR, Reporter, read_notices
@@ -66,8 +67,9 @@ def open_data(recipe: Recipe, dataset: Path) -> tuple[interactions.Interactions,
 
 
 def check_negatives(recipe: Recipe, train: interactions.Interactions, dataset: Path) -> None:
-    """Raises InputError where the log has not what they are to draw or remember, or a worker has no room for it."""
+    """Raises InputError where the log has not what they, or views, are to draw or remember, or a worker has no room for it."""
     check_counts(recipe.negatives, train.num_items, len(train))
+    check_neighbours(recipe.views, train.num_items)
     check_memory(recipe)
     if full := full_user(recipe.negatives, train):
         (raw,) = pq.read_table(dataset / "users.parquet", filters=[("id", "==", full[1])])["raw"].to_pylist()

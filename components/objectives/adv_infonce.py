@@ -70,7 +70,8 @@ class AdvInfoNCE:
         positives: Positives = "users",
     ) -> None:
         if loss.family != "log_sum_exp":
-            raise InputError("objective.adv_infonce: got a loss that is no log-sum-exp, takes sampled_softmax or bsl")
+            name = type(loss).__module__.rpartition(".")[2]
+            raise InputError(f"loss.name: got {name!r}, takes sampled_softmax or bsl under objective adv_infonce")
         if loss.logq:
             raise InputError("loss.logq: got True, takes False where hardness weighs the candidates (objective.adv_infonce)")
         if hardness == "mlp" and encoder.window is not None:

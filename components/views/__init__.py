@@ -29,6 +29,7 @@ from torch import Tensor
 
 from components.data import similar
 from components.data.interactions import Interactions
+from components.errors import InputError
 
 Uniforms = Callable[[str, int], Tensor]
 
@@ -57,6 +58,13 @@ def mask_id(num_items: int) -> int:
 def most_neighbours(specs: Iterable[dict[str, Any]]) -> int:
     """How many similar items of each some views draw from."""
     return max((spec.get("neighbours", 0) for spec in specs), default=0)
+
+
+def check_neighbours(specs: Iterable[dict[str, Any]], items: int) -> None:
+    """Raises an InputError where a view is to draw from more similar items than an item has others."""
+    for n, spec in enumerate(specs):
+        if spec.get("neighbours", 0) >= items:
+            raise InputError(f"views.{n}.neighbours: got {spec['neighbours']}, takes less than {items}, the number of items")
 
 
 def similar_for(specs: Iterable[dict[str, Any]], train: Interactions) -> Tensor | None:

@@ -109,7 +109,7 @@ def test_a_search_outlives_a_node_that_is_lost(cluster: Cluster, tmp_path: Path)
         **cluster.recipe.model_dump(),
         "name": "searched",
         "search": {"space": {"loss.temperature": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid"},
-        "training": {**cluster.recipe.model_dump()["training"], **searching.SLOW, "epochs": 20},
+        "training": {**cluster.recipe.model_dump()["training"], **searching.SLOW, "epochs": 40},
         "scale": {**cluster.recipe.model_dump()["scale"], "num_workers": 1},
     }
     job = cluster.submit("tune", file=training.recipe_file(tmp_path / "searched.yaml", Recipe.model_validate(searched)))
@@ -126,7 +126,7 @@ def test_a_search_outlives_a_node_that_is_lost(cluster: Cluster, tmp_path: Path)
     assert {how: len(found) for how, found in searching.ended(folder).items()} == {"finished": 3}
     for run in _found.runs(folder):
         history = _tracking.read_history(run)
-        assert [entry["step"] for entry in history] == list(range(1, 21))
+        assert [entry["step"] for entry in history] == list(range(1, 41))
         assert history[:1] == before.get(run, history[:1]), "it went on from where it was"
     assert {run.info.status for run in searching.children(folder).values()} == {"FINISHED"}
     assert len(searching.children(folder)) == 3

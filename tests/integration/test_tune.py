@@ -229,13 +229,13 @@ def test_its_hours_end_it_and_are_to_last_for_a_validation(
 ) -> None:
     """Where they do, all trials are stopped and the best is known; where they do not, no best recipe is made up."""
 
-    def given(hours: float) -> Recipe:
+    def given(hours: float, validate_every: int = 1) -> Recipe:
         asked = {"space": {"loss.temperature": {"uniform": [0.1, 0.5]}}, "searcher": "random", "hours": hours}
-        return searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 2000})
+        return searching.recipe(source, tmp_path, asked, training={**SLOW, "epochs": 2000, "validate_every": validate_every})
 
     dataset = _dataflow.prepare(given(1), report=lambda line: None)
     with pytest.raises(FailedError, match=r"^search: none of \d trials was validated once; takes a budget for at least one"):
-        _search.run(given(0.0005), dataset)
+        _search.run(given(0.0005, validate_every=1000), dataset)
     folder = max((tmp_path / "searches").iterdir())
     assert not (folder / "best.yaml").exists()
     assert Tracked(folder).status == "FAILED"

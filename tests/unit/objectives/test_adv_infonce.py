@@ -19,7 +19,7 @@ from components.errors import InputError
 from components.evaluation import metrics
 from components.negatives import Candidates
 from components.objectives import _diagnosis
-from components.training.batches import Batch, batches, steps_per_epoch
+from components.training.batches import Batch, _rows_of_users, batches, steps_per_epoch
 from components.training.collectives import Workers
 from components.training.loop import Trainer
 from tests.worlds import recipe, small_log, tiles
@@ -372,6 +372,8 @@ def test_users_weigh_alike() -> None:
     pairs = {pair for batch in drawn for pair in zip(batch.users_B.tolist(), batch.items_B.tolist(), strict=True)}
     assert pairs <= known
     assert len(pairs) > 200
+    in_order = _rows_of_users(train, np.random.default_rng(0).random(300))
+    assert all(sorted(train.users[in_order[k : k + 60]]) == list(range(60)) for k in range(241))
 
 
 def test_steps_of_the_specification() -> None:
@@ -382,7 +384,7 @@ def test_steps_of_the_specification() -> None:
 def test_what_it_does_not_take() -> None:
     with pytest.raises(InputError, match=r"loss\.logq: got True"):
         trainer_of(EVERY, loss={"name": "sampled_softmax", "logq": True})
-    with pytest.raises(InputError, match="takes sampled_softmax or bsl"):
+    with pytest.raises(InputError, match=r"^loss\.name: got 'ccl', takes sampled_softmax or bsl under objective adv_infonce"):
         trainer_of(EVERY, loss={"name": "ccl"})
 
 

@@ -83,6 +83,23 @@ def test_each_runs_mlflow_gets_it(make: Make, tmp_path: Path) -> None:
         assert kept.read_bytes() == (folder / "compare.html").read_bytes()
 
 
+def test_credentials_go_to_no_mlflow_that_a_folder_names(
+    make: Make, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(_mlflow, "trouble", lambda uri: asked.append(uri) or "away")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")
+    runs = [make(recipe(temperature)) for temperature in (0.1, 0.2, 0.3)]
+    file = f"sqlite:///{tmp_path}/mlflow.db"
+    for run, uri in zip(runs, ["http://elsewhere:5000", "http://127.0.0.1:9", file], strict=True):
+        link(run, uri, "a" * 32)
+    compared(tmp_path, *runs)
+    assert asked == ["http://127.0.0.1:9", file]
+    assert "MLflow at http://elsewhere:5000 is not asked (the credentials" in capsys.readouterr().err
+
+
 def test_an_mlflow_that_is_away_or_gone_is_named_once(make: Make, tmp_path: Path, capsys: Any) -> None:
     runs = [make(recipe(temperature)) for temperature in (0.1, 0.2, 0.3, 0.4)]
     gone = f"sqlite:///{tmp_path}/gone/mlflow.db"

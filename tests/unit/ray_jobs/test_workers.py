@@ -29,13 +29,22 @@ def test_more_candidates_than_the_training_log_has_items(monkeypatch: pytest.Mon
     train = small_log().seen
     monkeypatch.setattr(interactions, "load", lambda *_: train)
 
-    def opened(count: int) -> interactions.Interactions:
+    def opened(count: int, **sections: Any) -> interactions.Interactions:
         negatives = [{"name": "in_batch"}, {"name": "uniform", "count": count}]
-        return _workers.open_data(recipe(negatives=negatives, training={"select_on": "none"}), Path("dataset"))[0]
+        given = recipe(negatives=negatives, training={"select_on": "none"}, **sections)
+        return _workers.open_data(given, Path("dataset"))[0]
 
     assert opened(count=train.num_items) is train
     with pytest.raises(InputError, match=r"^negatives\.1\.count: got 41, takes at most 40, the number of items$"):
         opened(count=41)
+    given = {
+        "data": {"source": "log.csv", "split": {"by": "leave_one_out"}},
+        "encoder": {"name": "sasrec"},
+        "objective": {"name": "mclrec"},
+        "views": [{"name": "crop"}, {"name": "substitute", "neighbours": 40}],
+    }
+    with pytest.raises(InputError, match=r"^views\.1\.neighbours: got 40, takes less than 40, the number of items$"):
+        opened(count=4, **given)
 
 
 def test_an_epoch_is_chosen_with_seen_items_masked_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
