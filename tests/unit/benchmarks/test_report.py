@@ -83,11 +83,12 @@ def test_readmes_figures_are_those_of_their_results() -> None:
     of_threads = {name: [kept(f"{name}_{n}_threads") for n in (1, 2)] for name in ("lightgcn", "ranking")}
     sequential = kept("sequential_1_threads")
     of_epochs = [sequential["models"]["SASRec"], sequential["recbole"], sequential["models"]["MCLRec"]]
-    yelp = of_choices("yelp2018_mf_ssm", "h", "p")
+    yelp, yelp_gcn = (of_choices(f"yelp2018_{encoder}_ssm", "h", "p") for encoder in ("mf", "lightgcn"))
     recommend, mf = kept("recommend"), kept("scaling")["models"]["MF"]
     softmax = kept("negatives_1_threads")["losses"]["sampled_softmax"]
     (before,) = re.findall(r"gave MF (\S+) times", storage.read_json(RESULTS / "scaling.json")["note"])
     assert yelp[:2] == yelp[2:], "both chose the same epoch"
+    assert yelp_gcn[:2] == yelp_gcn[2:], "here too"
     rows = {
         "MF + SSM epoch on Gowalla": [times(epoch["ratio"]), times(epoch["ratio_masked"])],
         "LightGCN + SSM epoch on Gowalla": [times(each["ratio"]) for each in of_threads["lightgcn"]],
@@ -106,9 +107,10 @@ def test_readmes_figures_are_those_of_their_results() -> None:
         "what a search costs beside training": [f"{kept('overhead')['overhead_seconds']:.1f}"],
         "Gowalla, classic split, LightGCN + SSM, (p)": of_choices("gowalla_lightgcn_ssm", "p"),
         "the same, (h): epoch chosen on validation, which": of_choices("gowalla_lightgcn_ssm", "h"),
+        "Yelp2018, classic split, LightGCN + SSM, (h) and (p)": yelp_gcn[:2],
         "Gowalla, classic split, MF + softmax loss, (h)": of_choices("gowalla_mf_ssm", "h"),
         "the same, (p): best epoch on test": of_choices("gowalla_mf_ssm", "p"),
-        "Yelp2018, the same, (h) and (p)": yelp[:2],
+        "Yelp2018, MF, the same, (h) and (p)": yelp[:2],
     }
     table = [line.split("|")[1:3] for line in first.splitlines() if line.startswith("| ")][1:]
     assert len(table) == len(rows) + 1  # the line below the header
