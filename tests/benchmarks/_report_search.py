@@ -29,8 +29,11 @@ def search(result: Result) -> Iterator[str]:
     yield ""
     chosen_on = figures.get("chosen_on", MASKED)
     yield f"`{figures['recipe']}`, {how}; epoch and trial by {metric} on {chosen_on}; no test was looked at;"
-    yield f"{figures['epochs']} epochs at most. Epochs trained are those until a trial ended, by its patience for most:"
-    yield "the best came before. A recipe may ask for some at least (`training.min_epochs`)."
+    if all(trial["epochs"] == figures["epochs"] for trial in figures["trials"]):
+        yield f"{figures['epochs']} epochs, the best of which counts."
+    else:
+        yield f"{figures['epochs']} epochs at most. Epochs trained are those until a trial ended, by its patience for most:"
+        yield "the best came before. A recipe may ask for some at least (`training.min_epochs`)."
     if figures["changes"]:
         yield f"Changed in the recipe: {', '.join(f'`{change}`' for change in figures['changes'])}."
     yield ""
