@@ -45,7 +45,7 @@ ORDERED = {"source": "/logs/log.csv", "columns": {"user": "u", "item": "i", "tim
         ),
         (
             spaced({"objective": {"choice": [{"name": "supervised"}, {"name": "adv_infonce"}]}}, loss={"name": "bpr"}),
-            r'has {"objective": {"name": "adv_infonce"}}, which is refused: objective\.adv_infonce',
+            r'has {"objective": {"name": "adv_infonce"}}, which is refused: loss\.name: got \'bpr\'',
         ),
         (  # of a grid every point: here the second of hardest with the first of count
             spaced(
