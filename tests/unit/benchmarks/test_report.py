@@ -155,6 +155,17 @@ def test_readmes_figures_on_magnitudes_are_those_of_their_results() -> None:
     assert re.findall(r"\.\d{4}", told) == of_metric(*(models[side]["dot"]["recall"] for side in sides))
 
 
+def test_readmes_figures_on_margins_are_those_of_their_results() -> None:
+    (told,) = re.findall(r"^Several margins or .*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = kept("systems_gowalla_margins_10")
+    recall = {each["label"][:2]: each["metrics"]["recall@20"]["mean"] for each in found["systems"]}
+    assert re.findall(r"\.\d{4}", told) == of_metric(*(recall[label] for label in ("M0", "C0", "C3", "M1")))
+    assert re.findall(r"gain of (\d+) %", told) == [f"{100 * (recall['M0'] / recall['C0'] - 1):.0f}"]
+    (tuned,) = (pair for pair in found["pairs"] if pair["label"].startswith("M1"))
+    low, high = tuned["differences"]["recall@20"]["over_users"]
+    assert low < 0 < high, "no certain difference"
+
+
 def test_readmes_figures_on_yahoo_are_those_of_their_results() -> None:
     (told,) = re.findall(r"^On Yahoo! R3, .*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     systems = {system["label"]: system for system in kept("systems_yahoo_mf")["systems"]}
